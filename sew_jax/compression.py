@@ -1,0 +1,114 @@
+"""Compression settings: the value that names one compute budget, the table of a run, and the draw of each update.
+
+A setting says by how much the transformer's input is squeezed and by how much each layer pools its queries and its keys
+and values. It is frozen and hashable, because it is the only static argument of a step: one setting, one XLA program.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+from sew_jax.errors import UserError
+from sew_jax.hashing import uniform_int
+
+Factor = int | tuple[int, ...]
+_NAME = re.compile(r"s(\d+)q(\d+(?:\.\d+)*)k(\d+(?:\.\d+)*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compression:
+    """One compute budget; `Compression()` is wav2vec 2.0 itself.
+
+    Args:
+      squeeze: factor S between the 50 Hz features and the transformer's input.
+      query_pool: factor Q of each layer's queries: one number, or one per layer.
+      kv_pool: factor K of each layer's keys and values: one number, or one per layer.
+
+    Raises:
+      UserError: a factor is not an integer of at least 1.
+    """
+
+    squeeze: int = 1
+    query_pool: Factor = 1
+    kv_pool: Factor = 1
+
+    def __post_init__(self):
+        for field in ("squeeze", "query_pool", "kv_pool"):
+            value = getattr(self, field)
+            per_layer = isinstance(value, (tuple, list)) and field != "squeeze"
+            factors = tuple(value) if per_layer else (value,)
+            if not factors or not all(isinstance(f, int) and not isinstance(f, bool) and f >= 1 for f in factors):
+                raise UserError(f"compression.{field}: {value!r} is not a factor; give integers of at least 1 (1 = off)")
+            if per_layer:  # a schedule of equal factors is the uniform one, and must compare and hash equal to it
+                object.__setattr__(self, field, factors[0] if len(set(factors)) == 1 else factors)
+
+    @property
+    def name(self) -> str:
+        """`s2q1k2`; per-layer factors are joined by dots: `s1q1.2.2k1`."""
+        return f"s{self.squeeze}q{_spell(self.query_pool)}k{_spell(self.kv_pool)}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def layer_pools(self, layers: int) -> list[tuple[int, int]]:
+        """The (Q, K) of each of `layers` layers.
+
+        Raises:
+          UserError: a per-layer schedule has another number of layers.
+        """
+        return list(zip(_spread(self, "query_pool", layers), _spread(self, "kv_pool", layers), strict=True))
+
+    @classmethod
+    def parse(cls, name: str) -> "Compression":
+        """The setting that `name` spells.
+
+        Raises:
+          UserError: it spells none.
+        """
+        match = _NAME.fullmatch(name.strip())
+        if not match:
+            raise UserError(
+                f"setting {name!r} is unknown; write squeeze, query and key-value factors such as s1q1k1, s2q1k2 or, "
+                "one factor per layer, s2q1.2.2.1k1"
+            )
+        squeeze, query, kv = match.groups()
+        return cls(int(squeeze), tuple(map(int, query.split("."))), tuple(map(int, kv.split("."))))
+
+
+def _spell(factor: Factor) -> str:
+    return str(factor) if isinstance(factor, int) else ".".join(map(str, factor))
+
+
+def _spread(setting: Compression, field: str, layers: int) -> tuple[int, ...]:
+    factor = getattr(setting, field)
+    if isinstance(factor, int):
+        return (factor,) * layers
+    if len(factor) != layers:
+        raise UserError(f"setting {setting}: {field} has {len(factor)} factors, but the model has {layers} layers")
+    return factor
+
+
+def product_table(squeeze: Iterable[int], query_pool: Iterable[Factor], kv_pool: Iterable[Factor]) -> list[Compression]:
+    """Every combination of the three sets, in order and without repetition.
+
+    Raises:
+      UserError: a set is empty or holds something that is not a factor.
+    """
+    table = [Compression(*factors) for factors in itertools.product(squeeze, query_pool, kv_pool)]
+    if not table:
+        raise UserError("compression: an empty set of factors; give at least (1,) for squeeze, query_pool and kv_pool")
+    return list(dict.fromkeys(table))
+
+
+def parse_table(names: str | Sequence[str]) -> list[Compression]:
+    """A table from setting names: a sequence, or one string separated by commas."""
+    names = [name for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+    if not names:
+        raise UserError("settings: no names given; write for example --config.settings=s1q1k1,s2q1k1")
+    return list(dict.fromkeys(Compression.parse(name) for name in names))
+
+
+def draw(table: Sequence[Compression], seed: int, step: int) -> Compression:
+    """The setting of update `step`: uniform over the table, and the same on every host without a word exchanged."""
+    return table[uniform_int(len(table), seed, step, "setting")]

@@ -1,0 +1,48 @@
+"""Length arithmetic, in one convention: a length counts valid positions, masks are derived from it where they are used.
+
+All functions take Python ints, numpy arrays or traced arrays alike. B utterances, T frames, D channels.
+"""
+
+import jax.numpy as jnp
+
+
+def conv_length(length, kernel: int, stride: int):
+    """Output positions of an unpadded convolution that see valid input only; 0 when the input is shorter than a kernel."""
+    out = (length - kernel) // stride + 1
+    return max(out, 0) if isinstance(out, int) else jnp.maximum(out, 0)
+
+
+def pooled_length(length, factor: int):
+    """Windows of `factor` positions that hold at least one valid one."""
+    return -(-length // factor)
+
+
+def mask_from_lengths(length_B, positions: int):
+    """(B, T) booleans, true at valid positions."""
+    return jnp.arange(positions) < length_B[:, None]
+
+
+def zero_padding(x_BxTxD, length_B):
+    """Zeros every padded position, whatever it holds (NaN too)."""
+    mask = mask_from_lengths(length_B, x_BxTxD.shape[1])
+    return jnp.where(mask[:, :, None], x_BxTxD, jnp.zeros((), x_BxTxD.dtype))
+
+
+def mean_pool(x_BxTxD, length_B, factor: int):
+    """Means over windows of `factor` frames, counting valid frames only: (B, ceil(T / factor), D)."""
+    if factor == 1:
+        return x_BxTxD
+    batch, frames, width = x_BxTxD.shape
+    windows = pooled_length(frames, factor)
+    x = zero_padding(x_BxTxD, length_B).astype(jnp.float32)
+    x = jnp.pad(x, ((0, 0), (0, windows * factor - frames), (0, 0)))
+    total = x.reshape(batch, windows, factor, width).sum(2)
+    count_BxW = jnp.clip(length_B[:, None] - jnp.arange(windows) * factor, 1, factor)
+    return (total / count_BxW[:, :, None]).astype(x_BxTxD.dtype)
+
+
+def repeat_frames(x_BxTxD, factor: int, frames: int):
+    """Each frame `factor` times, cut to `frames`: brings a pooled sequence back to the rate it came from."""
+    if factor == 1:
+        return x_BxTxD[:, :frames]
+    return jnp.repeat(x_BxTxD, factor, axis=1)[:, :frames]

@@ -1,0 +1,69 @@
+"""The part that pre-training and fine-tuning share: front end, feature projection, mask embedding, encoder.
+
+B utterances, N samples, T frames at 50 Hz, C feature channels, D width.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sew_jax.compression import Compression
+from sew_jax.lengths import mask_from_lengths
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.encoder import Encoder
+from sew_jax.models.frontend import Frontend, feature_width
+from sew_jax.models.layers import Dropout, layer_norm, torch_dense
+
+
+class Hidden(NamedTuple):
+    """What the backbone computes for a batch."""
+
+    context_BxTxD: jax.Array  # the encoder's output at 50 Hz
+    features_BxTxC: jax.Array  # normalised features before any mask: what targets are made of
+    penalty: jax.Array  # mean square of the front end's raw output over valid frames
+    length_B: jax.Array  # valid frames
+
+
+class Backbone(nn.Module):
+    """Waveform to hidden states at 50 Hz, at a compression setting.
+
+    Order as in fairseq's `wav2vec2.py`: extractor, gradient scale, feature penalty, LayerNorm, projection, dropout,
+    masks, encoder.
+    """
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(
+        self, wave_BxN, length_B, compression: Compression, *, deterministic: bool, time_mask_BxT=None,
+        channel_mask_BxD=None,
+    ) -> Hidden:  # fmt: skip
+        """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing."""
+        config = self.config
+        raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
+        raw = _scale_gradient(raw, config.feature_grad_scale)
+        valid = mask_from_lengths(frames_B, raw.shape[1])
+        count = jnp.maximum(valid.sum(), 1) * raw.shape[-1]
+        penalty = jnp.square(raw.astype(jnp.float32)).sum() / count  # the tail is zero already
+
+        features = layer_norm(config.dtype, name="feature_norm")(raw)
+        x_BxTxD = features
+        if feature_width(config) != config.width:
+            x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(features)
+        x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic)
+
+        embedding_D = self.param("mask_embedding", nn.initializers.uniform(1.0), (config.width,))
+        if time_mask_BxT is not None:
+            x_BxTxD = jnp.where(time_mask_BxT[:, :, None], embedding_D.astype(x_BxTxD.dtype), x_BxTxD)
+        if channel_mask_BxD is not None:
+            x_BxTxD = jnp.where(channel_mask_BxD[:, None, :], jnp.zeros((), x_BxTxD.dtype), x_BxTxD)
+        context = Encoder(config, name="encoder")(x_BxTxD, frames_B, compression, deterministic)
+        return Hidden(context, features, penalty, frames_B)
+
+
+def _scale_gradient(x, scale: float):
+    """Identity whose gradient is multiplied by `scale` (fairseq `GradMultiply`); 0 cuts the backward pass off."""
+    stopped = jax.lax.stop_gradient(x)
+    return stopped if scale == 0 else stopped + scale * (x - stopped)

@@ -1,0 +1,124 @@
+"""The architecture as one frozen, hashable value; and the published sizes."""
+
+import dataclasses
+from typing import Any, Literal
+
+from sew_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """Everything from the waveform to 50 Hz hidden states (the defaults are wav2vec 2.0 base, fairseq's defaults)."""
+
+    frontend: Literal["wav2vec2", "compact", "logmel"] = "wav2vec2"
+    conv_width: int = 512  # channels of the wav2vec2 extractor; the compact one's base width c (its output has 8c)
+    conv_norm: Literal["group", "layer"] = "group"  # norm after the first convolution only, or after each one
+    conv_bias: bool = False
+    normalize_wave: bool = False  # zero mean and unit variance per utterance, as the layer-norm extractors expect
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn_width: int = 3072
+    pre_norm: bool = False  # post-LN (base) or pre-LN (large)
+    pos_kernel: int = 128  # taps of the positional convolution
+    pos_groups: int = 16
+    upsampler: Literal["linear", "repeat"] = "linear"
+    upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own a linear up-sampler
+    tail: Literal["keep", "drop"] = "keep"  # the last T mod S frames: a shorter window, or dropped as SEW does
+    pool_ffn: bool = False  # the whole layer at the pooled query rate, feed-forward part included
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    input_dropout: float = 0.1
+    layerdrop: float = 0.05
+    feature_grad_scale: float = 0.1  # on the gradient that reaches the extractor; 0 freezes it and skips its backward pass
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32 always
+
+    def __post_init__(self):
+        object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))
+        for field, allowed in _CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise UserError(f"model.{field}: {getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}")
+        if self.width % self.heads:
+            raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
+        if self.width % self.pos_groups:
+            raise UserError(f"model.width {self.width} is no multiple of model.pos_groups {self.pos_groups}")
+
+
+_CHOICES = {
+    "frontend": ("wav2vec2", "compact", "logmel"),
+    "conv_norm": ("group", "layer"),
+    "upsampler": ("linear", "repeat"),
+    "tail": ("keep", "drop"),
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainHeadConfig:
+    """Quantizer, projections and contrastive task (defaults: wav2vec 2.0 base)."""
+
+    codebooks: int = 2  # G
+    codes: int = 320  # V, entries of each codebook
+    code_width: int = 256  # of a quantized target, all groups together
+    final_width: int = 256  # of the space in which cosines are taken
+    projection: Literal["linear", "mlp"] = "linear"  # wav2vec 2.0's, or SEW's two-layer heads with BatchNorm
+    mlp_width: int = 4096
+    feature_dropout: float = 0.1  # on the quantizer's input
+    negatives: int = 100
+    logit_temperature: float = 0.1
+    diversity_weight: float = 0.1
+    penalty_weight: float = 10.0
+
+    def __post_init__(self):
+        if self.projection not in ("linear", "mlp"):
+            raise UserError(f"head.projection: {self.projection!r} is unknown; choose linear or mlp")
+        if self.code_width % self.codebooks:
+            raise UserError(f"head.code_width {self.code_width} is no multiple of head.codebooks {self.codebooks}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCHeadConfig:
+    """The fine-tuning head."""
+
+    symbols: int = 32
+    dropout: float = 0.0  # before the linear layer
+
+
+_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, tail="keep")
+
+# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's examples/wav2vec configurations
+# (base, large) and SEW's scripts/pt-sew.sh; `demo` is this project's own.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "base": ({}, {}),
+    "large": (
+        dict(width=1024, layers=24, heads=16, ffn_width=4096, pre_norm=True, conv_norm="layer", conv_bias=True)
+        | dict(normalize_wave=True, layerdrop=0.2),
+        dict(final_width=768, code_width=768),
+    ),
+    "sew_tiny": (_SEW | dict(width=512, heads=8, ffn_width=2048), dict(projection="mlp")),
+    "sew_small": (_SEW, dict(projection="mlp")),
+    "sew_mid": (_SEW | dict(layers=24, layerdrop=0.2), dict(projection="mlp")),
+    "demo": (
+        dict(frontend="logmel", width=192, layers=4, heads=4, ffn_width=768, pos_kernel=31)
+        | dict(dropout=0.05, attention_dropout=0.0, input_dropout=0.05, layerdrop=0.0),
+        dict(codes=64, code_width=128, final_width=128, feature_dropout=0.0),
+    ),
+}
+
+
+def size_names() -> str:
+    """The published sizes, for messages."""
+    return ", ".join(SIZES)
+
+
+def published(size: str) -> tuple[BackboneConfig, PretrainHeadConfig]:
+    """The two configurations of a published size.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if size not in SIZES:
+        raise UserError(f"size {size!r} is unknown; choose one of {size_names()}")
+    backbone, head = SIZES[size]
+    return BackboneConfig(**backbone), PretrainHeadConfig(**head)

@@ -1,0 +1,31 @@
+"""The fine-tuned model: backbone, dropout, one linear layer to the symbols (blank is 0)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sew_jax.compression import Compression
+from sew_jax.models.backbone import Backbone
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.layers import Dropout
+
+
+class CTCModel(nn.Module):
+    """wave (B, N), length (B,) samples -> float32 logits (B, T, symbols), length (B,) frames."""
+
+    backbone: BackboneConfig
+    head: CTCHeadConfig
+
+    @nn.compact
+    def __call__(
+        self, wave_BxN, length_B, compression: Compression, *, deterministic: bool, time_mask_BxT=None,
+        channel_mask_BxD=None,
+    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        hidden = Backbone(self.backbone, name="backbone")(
+            wave_BxN, length_B, compression, deterministic=deterministic, time_mask_BxT=time_mask_BxT,
+            channel_mask_BxD=channel_mask_BxD,
+        )  # fmt: skip
+        x = Dropout(self.head.dropout)(hidden.context_BxTxD, deterministic)
+        init = nn.initializers.xavier_uniform()
+        logits = nn.Dense(self.head.symbols, dtype=self.backbone.dtype, kernel_init=init, name="symbols")(x)
+        return logits.astype(jnp.float32), hidden.length_B

@@ -1,0 +1,151 @@
+"""The squeezed transformer: positional convolution, squeeze, layers with pooling, up-sampler.
+
+B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sew_jax.compression import Compression
+from sew_jax.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
+from sew_jax.models.attention import Attention
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
+
+
+class Encoder(nn.Module):
+    """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
+
+    Squeeze and up-sampler follow SEW (`squeeze_wav2vec2.py`); at s1q1k1 this is wav2vec 2.0's encoder.
+    """
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool):
+        config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
+        x_BxTxD = zero_padding(x_BxTxD, length_B)
+        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze))
+        if config.tail == "drop":
+            x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
+        else:
+            squeezed_B = pooled_length(length_B, squeeze)
+
+        norm = layer_norm(config.dtype, name="norm")
+        if not config.pre_norm:
+            x_BxWxD = norm(x_BxWxD)
+        x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic)
+        for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
+            y_BxWxD = Layer(config, name=f"layer_{i}")(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
+            if not deterministic and config.layerdrop > 0:  # drawn in the program: the same on all devices and hosts
+                keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
+                y_BxWxD = jnp.where(keep, y_BxWxD, x_BxWxD)
+            x_BxWxD = y_BxWxD
+        if config.pre_norm:
+            x_BxWxD = norm(x_BxWxD)
+
+        x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
+        # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
+        return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
+
+    def _upsample(self, x_BxWxD, squeeze: int, frames: int):
+        factors = self.config.upsample_factors if self.config.upsampler == "linear" else ()
+        upsamplers = {s: Upsampler(s, self.config.dtype, name=f"upsample_{s}") for s in factors}
+        if self.is_initializing():  # every factor of the run owns its parameters, whichever setting initialises
+            outputs = {s: upsampler(x_BxWxD) for s, upsampler in upsamplers.items()}
+            out = outputs.get(squeeze, x_BxWxD if squeeze == 1 else repeat_frames(x_BxWxD, squeeze, frames))
+        elif squeeze == 1 or not upsamplers:
+            out = repeat_frames(x_BxWxD, squeeze, frames)
+        else:  # a factor that was not trained borrows the nearest one's frames: output i reads frame i * lender // S
+            lender = min(upsamplers, key=lambda s: (abs(math.log(s / squeeze)), s))
+            out = upsamplers[lender](x_BxWxD)
+            if lender != squeeze:
+                batch, windows, width = x_BxWxD.shape
+                source = jnp.arange(squeeze) * lender // squeeze
+                out = out.reshape(batch, windows, lender, width)[:, :, source].reshape(batch, windows * squeeze, width)
+        missing = max(frames - out.shape[1], 0)
+        return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
+
+
+class PositionalConv(nn.Module):
+    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor with one kernel for all.
+
+    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad` convolution.
+    """
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD, stride: int):
+        taps, groups, width = self.config.pos_kernel, self.config.pos_groups, self.config.width
+        init = nn.initializers.normal(math.sqrt(4 / (taps * width)))
+        v_KxIxO = self.param("weight_v", init, (taps, width // groups, width))
+        gain_K = self.param("weight_g", lambda key: jnp.sqrt(jnp.square(v_KxIxO).sum((1, 2))))
+        bias_D = self.param("bias", nn.initializers.zeros, (width,))
+        scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
+        y = jax.lax.conv_general_dilated(
+            x_BxTxD, (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype), (stride,),
+            [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups,
+        )  # fmt: skip
+        return y + bias_D.astype(y.dtype)
+
+
+class Upsampler(nn.Module):
+    """SEW's: Linear(D -> D * S), GELU, and each squeezed frame becomes S frames (time-major split)."""
+
+    factor: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x_BxWxD):
+        batch, windows, width = x_BxWxD.shape
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        y = nn.Dense(width * self.factor, dtype=self.dtype, kernel_init=init, name="linear")(x_BxWxD)
+        return gelu(y).reshape(batch, windows * self.factor, width)
+
+
+class Layer(nn.Module):
+    """A transformer layer, post-LN or pre-LN, with query and key-value pooling.
+
+    Queries and keys and values are pooled before they are projected. The attention's update is brought back to the full
+    rate by repetition, so the feed-forward part runs at full rate; with `pool_ffn` the whole layer runs at the query
+    rate and its update is repeated.
+    """
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool):
+        config, frames = self.config, x_BxWxD.shape[1]
+        attention_norm = layer_norm(config.dtype, name="attention_norm")
+        ffn_norm = layer_norm(config.dtype, name="ffn_norm")
+
+        source = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
+        query = mean_pool(source, length_B, query_pool)
+        key = query if kv_pool == query_pool else mean_pool(source, length_B, kv_pool)
+        update = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
+            query, key, pooled_length(length_B, kv_pool), deterministic
+        )
+        update = Dropout(config.dropout)(update, deterministic)
+
+        layer_rate = query_pool if config.pool_ffn else 1
+        base = mean_pool(x_BxWxD, length_B, layer_rate)
+        if not config.pool_ffn:
+            update = repeat_frames(update, query_pool, frames)
+        y = base + update
+        if config.pre_norm:
+            y = y + self._feed_forward(ffn_norm(y), deterministic)
+        else:
+            y = attention_norm(y)
+            y = ffn_norm(y + self._feed_forward(y, deterministic))
+        return y if layer_rate == 1 else x_BxWxD + repeat_frames(y - base, layer_rate, frames)
+
+    def _feed_forward(self, x, deterministic: bool):
+        config = self.config
+        x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
+        x = Dropout(config.activation_dropout)(x, deterministic)
+        x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
+        return Dropout(config.dropout)(x, deterministic)

@@ -1,0 +1,96 @@
+"""The whole pre-training model: backbone, quantizer, and the two projections that meet in the contrastive task.
+
+B utterances, M masked frames (static, some may be of zero weight), F final width, G codebooks.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sew_jax.compression import Compression
+from sew_jax.masking import MaskedFrames, gather_frames
+from sew_jax.models.backbone import Backbone
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.layers import EPSILON, Dropout, torch_dense
+from sew_jax.models.quantizer import Quantized, Quantizer
+
+
+class PretrainOutput(NamedTuple):
+    prediction_BxMxF: jax.Array  # from the context network, float32
+    target_BxMxF: jax.Array  # from the quantizer, float32
+    quantized: Quantized
+    penalty: jax.Array  # mean square of the front end's output
+
+
+class PretrainModel(nn.Module):
+    """wave (B, N) and masked frames -> predictions and targets at those frames."""
+
+    backbone: BackboneConfig
+    head: PretrainHeadConfig
+
+    @nn.compact
+    def __call__(
+        self, wave_BxN, length_B, masked: MaskedFrames, compression: Compression, temperature, *, deterministic: bool
+    ) -> PretrainOutput:
+        head = self.head
+        hidden = Backbone(self.backbone, name="backbone")(
+            wave_BxN, length_B, compression, deterministic=deterministic, time_mask_BxT=masked.mask_BxT
+        )
+        features_BxMxC = gather_frames(hidden.features_BxTxC, masked.index_BxM)
+        features_BxMxC = Dropout(head.feature_dropout)(features_BxMxC, deterministic)
+        quantized = Quantizer(head, name="quantizer")(features_BxMxC, temperature, deterministic)
+        context_BxMxD = gather_frames(hidden.context_BxTxD, masked.index_BxM).astype(jnp.float32)
+
+        def project(name, x):
+            if head.projection == "linear":
+                return torch_dense(head.final_width, x.shape[-1], jnp.float32, name=name)(x)
+            return MLP(head.mlp_width, head.final_width, name=name)(x, masked.valid_BxM, deterministic)
+
+        return PretrainOutput(
+            project("project_prediction", context_BxMxD),
+            project("project_target", quantized.vectors_BxMxQ),
+            quantized,
+            hidden.penalty,
+        )
+
+
+class MLP(nn.Module):
+    """SEW's head (`modules/mlp.py`, MLPv3): linear without bias, BatchNorm, ReLU, linear."""
+
+    width: int
+    out: int
+
+    @nn.compact
+    def __call__(self, x_BxMxC, valid_BxM, deterministic: bool):
+        xavier = nn.initializers.xavier_normal()
+        x = nn.Dense(self.width, use_bias=False, kernel_init=xavier, name="hidden")(x_BxMxC)
+        x = nn.relu(MaskedBatchNorm(name="norm")(x, valid_BxM, deterministic))
+        return nn.Dense(self.out, kernel_init=xavier, name="out")(x)
+
+
+class MaskedBatchNorm(nn.Module):
+    """BatchNorm over valid frames of the global micro-batch (torch's momentum 0.1 and unbiased running variance)."""
+
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, x_BxMxC, valid_BxM, deterministic: bool):
+        width = x_BxMxC.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        variance = self.variable("batch_stats", "variance", jnp.ones, (width,))
+        if deterministic:
+            mean_C, variance_C = mean.value, variance.value
+        else:
+            weight = valid_BxM[:, :, None].astype(jnp.float32)
+            count = jnp.maximum(weight.sum(), 1.0)
+            mean_C = (x_BxMxC * weight).sum((0, 1)) / count
+            variance_C = (jnp.square(x_BxMxC - mean_C) * weight).sum((0, 1)) / count
+            if not self.is_initializing():
+                unbiased = variance_C * count / jnp.maximum(count - 1, 1)
+                mean.value += self.momentum * (mean_C - mean.value)
+                variance.value += self.momentum * (unbiased - variance.value)
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        return (x_BxMxC - mean_C) * jax.lax.rsqrt(variance_C + EPSILON) * scale + bias

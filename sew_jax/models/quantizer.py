@@ -1,0 +1,45 @@
+"""Product quantizer with hard straight-through Gumbel softmax, in float32 (wav2vec 2.0, section 2; Jang et al. 2017).
+
+B utterances, M masked frames, C feature channels, G codebooks, V codes of each, E = code width / G.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sew_jax.models.config import PretrainHeadConfig
+
+
+class Quantized(NamedTuple):
+    vectors_BxMxQ: jax.Array  # targets before their projection
+    codes_BxMxG: jax.Array  # the chosen entries (with Gumbel noise when training)
+    best_BxMxG: jax.Array  # the most likely entries, without noise
+    probs_BxMxGxV: jax.Array  # softmax without noise or temperature
+
+
+class Quantizer(nn.Module):
+    """One codeword a group and frame: one-hot forward, soft backward at `temperature`; argmax when deterministic."""
+
+    config: PretrainHeadConfig
+
+    @nn.compact
+    def __call__(self, features_BxMxC, temperature, deterministic: bool) -> Quantized:
+        groups, codes = self.config.codebooks, self.config.codes
+        logits = nn.Dense(groups * codes, kernel_init=nn.initializers.normal(1.0), name="logits")(
+            features_BxMxC.astype(jnp.float32)
+        )
+        logits = logits.reshape(*logits.shape[:2], groups, codes)
+        best = logits.argmax(-1)
+        chosen = best
+        if deterministic:
+            weights = jax.nn.one_hot(chosen, codes)
+        else:
+            noisy = (logits + jax.random.gumbel(self.make_rng("gumbel"), logits.shape)) / temperature
+            chosen, soft = noisy.argmax(-1), jax.nn.softmax(noisy)
+            weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(chosen, codes) - soft)
+        shape = (groups, codes, self.config.code_width // groups)
+        codebook = self.param("codebook", nn.initializers.uniform(1.0), shape)
+        vectors = jnp.einsum("bmgv,gve->bmge", weights, codebook)
+        return Quantized(vectors.reshape(*vectors.shape[:2], -1), chosen, best, jax.nn.softmax(logits))
