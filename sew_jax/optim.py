@@ -1,0 +1,83 @@
+"""Schedules, freezing and the optimiser."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """wav2vec 2.0's pre-training schedule: update n has peak * n / warmup, then a straight line to 0 at `total_steps`."""
+
+    def schedule(count):
+        n = count + 1.0  # optax counts from 0, fairseq from 1
+        down = (total_steps - n) / max(total_steps - warmup_steps, 1)
+        return peak * jnp.clip(jnp.minimum(n / max(warmup_steps, 1), down), 0.0, 1.0)
+
+    return schedule
+
+
+def tri_stage(
+    peak: float, total_steps: int, warmup: float = 0.1, hold: float = 0.4, initial: float = 0.01, final: float = 0.05
+) -> optax.Schedule:
+    """Fine-tuning schedule (fairseq `tri_stage`): linear warm-up from initial * peak, hold, exponential fall to final * peak."""
+    warmup_steps, hold_steps = warmup * total_steps, hold * total_steps
+    decay_steps = max(total_steps - warmup_steps - hold_steps, 1)
+
+    def schedule(count):
+        up = initial + (1 - initial) * jnp.minimum(count / max(warmup_steps, 1), 1.0)
+        decay = jnp.clip((count - warmup_steps - hold_steps) / decay_steps, 0.0, 1.0)
+        return peak * up * final**decay
+
+    return schedule
+
+
+def gumbel_temperature(progress, start: float, end: float, anneal: float):
+    """Temperature at a fraction `progress` of training: geometric from `start` to `end`, reached at the fraction `anneal`.
+
+    fairseq multiplies by 0.999995 an update: 2.0 falls to 0.5 after 277,258 of 400,000 updates, a fraction of 0.693.
+    """
+    return start * (end / start) ** jnp.minimum(progress / anneal, 1.0)
+
+
+def adam(
+    schedule: optax.Schedule, *, eps: float, weight_decay: float, clip_norm: float, frozen_until=None, b2: float = 0.98
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay on every parameter (fairseq), and parameter groups that start late.
+
+    Args:
+      clip_norm: bound of the global gradient norm; 0 clips nothing.
+      frozen_until: function from a parameter's path ("a/b/c") to the update count at which it starts to move (inf: never);
+        None freezes nothing.
+    """
+    gate = _gate(frozen_until) if frozen_until else optax.identity()
+    return optax.chain(
+        gate,
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=0.9, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
+        gate,  # again: decay must not move what is frozen
+    )
+
+
+def _gate(frozen_until) -> optax.GradientTransformation:
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+
+        def scale(path, g):
+            start = frozen_until(path_name(path))
+            return jnp.zeros_like(g) if start == float("inf") else g * (state.count >= start)
+
+        updates = jax.tree_util.tree_map_with_path(scale, updates)
+        return updates, optax.ScaleByScheduleState(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def path_name(path) -> str:
+    """A tree path as "a/b/c"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,184 @@
+"""Pure training steps: (state, batch, setting) -> (state, metrics).
+
+A task gives a micro-batch's loss as sums; the step accumulates sums, weights and gradients over micro-batches and
+divides once, so accumulation is exact. (BatchNorm heads and the diversity term see one micro-batch at a time.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sew_jax import losses
+from sew_jax.compression import Compression
+from sew_jax.lengths import mask_from_lengths
+from sew_jax.losses import Term
+from sew_jax.masking import mask_slots, masked_frames, negative_indices, span_mask
+from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.optim import gumbel_temperature
+from sew_jax.state import TrainState
+
+# (params, batch_stats, micro-batch, key, step, setting) -> (loss as a Term, (metrics as Terms, batch_stats))
+MicroLoss = Callable[..., tuple[Term, tuple[dict[str, Term], Any]]]
+LOG2E = 1.4426950408889634  # nats to bits, as fairseq logs losses
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanMask:
+    """Spans as fairseq counts them: `prob` is spans a frame times `span`."""
+
+    prob: float
+    span: int
+    min_spans: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """Gumbel temperature over training; see `optim.gumbel_temperature`."""
+
+    start: float
+    end: float
+    anneal: float
+
+
+def pretrain_micro_loss(model: PretrainModel, mask: SpanMask, temperature: Temperature, num_steps: int) -> MicroLoss:
+    """Contrastive + diversity + feature penalty; the weight is the number of masked frames."""
+    head = model.head
+    learned_frontend = model.backbone.frontend != "logmel"  # a fixed one has nothing to penalise
+
+    def micro_loss(params, batch_stats, batch, key, step, compression: Compression):
+        mask_key, negative_key, *model_keys = jax.random.split(key, 5)
+        frames = frame_count(model.backbone, batch["wave"].shape[1])
+        masked = masked_frames(
+            mask_key, frame_count(model.backbone, batch["length"]), frames,
+            slots=mask_slots(frames, prob=mask.prob, span=mask.span), **dataclasses.asdict(mask),
+        )  # fmt: skip
+        tau = gumbel_temperature(step / num_steps, temperature.start, temperature.end, temperature.anneal)
+        out, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats}, batch["wave"], batch["length"], masked, compression, tau,
+            deterministic=False, mutable=["batch_stats"],
+            rngs=dict(zip(("dropout", "gumbel", "layerdrop"), model_keys, strict=True)),
+        )  # fmt: skip
+
+        quantized, valid_BxM = out.quantized, masked.valid_BxM
+        negative_BxMxN = negative_indices(negative_key, valid_BxM, head.negatives)
+        contrastive, accuracy = losses.contrastive(
+            out.prediction_BxMxF, out.target_BxMxF, quantized.codes_BxMxG, valid_BxM, negative_BxMxN,
+            head.logit_temperature,
+        )  # fmt: skip
+        weight = contrastive.weight
+        diversity = losses.diversity(quantized.probs_BxMxGxV, valid_BxM, weight)
+        penalty = Term(out.penalty * weight * learned_frontend, weight)
+        total = contrastive.sum + head.diversity_weight * diversity.sum + head.penalty_weight * penalty.sum
+
+        probs_GxV = losses.mean_probabilities(quantized.probs_BxMxGxV, valid_BxM)
+        hard_GxV = losses.mean_probabilities(jax.nn.one_hot(quantized.best_BxMxG, head.codes), valid_BxM)
+        valid_frames = frame_count(model.backbone, batch["length"]).sum().astype(jnp.float32)
+        metrics = {
+            "loss": Term(total * LOG2E, weight),
+            "loss_contrastive": Term(contrastive.sum * LOG2E, weight),
+            "loss_diversity": Term(head.diversity_weight * diversity.sum * LOG2E, weight),
+            "loss_penalty": Term(head.penalty_weight * penalty.sum * LOG2E, weight),
+            "accuracy": accuracy,
+            "code_perplexity": Term(losses.perplexity(hard_GxV) * weight, weight),
+            "prob_perplexity": Term(losses.perplexity(probs_GxV) * weight, weight),
+            "temperature": Term(tau * weight, weight),
+            "masked_frac": Term(valid_BxM.sum().astype(jnp.float32), valid_frames),
+        }
+        return Term(total, weight), (metrics, updated.get("batch_stats", {}))
+
+    return micro_loss
+
+
+def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask) -> MicroLoss:
+    """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
+
+    def micro_loss(params, batch_stats, batch, key, step, compression: Compression):
+        del step
+        time_key, channel_key, *model_keys = jax.random.split(key, 4)
+        rows, samples = batch["wave"].shape
+        frames, width = frame_count(model.backbone, samples), model.backbone.width
+        time_BxT = channel_BxD = None
+        if time_mask.prob > 0:
+            lengths = frame_count(model.backbone, batch["length"])
+            time_BxT = span_mask(time_key, lengths, frames, **dataclasses.asdict(time_mask))
+        if channel_mask.prob > 0:
+            widths = jnp.full((rows,), width)
+            channel_BxD = span_mask(channel_key, widths, width, **dataclasses.asdict(channel_mask))
+        logits, length_B = model.apply(
+            {"params": params}, batch["wave"], batch["length"], compression, deterministic=False,
+            time_mask_BxT=time_BxT, channel_mask_BxD=channel_BxD,
+            rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
+        )  # fmt: skip
+        loss, impossible = losses.ctc(
+            logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0
+        )
+        valid_BxT = mask_from_lengths(length_B, frames)
+        blanks = ((logits.argmax(-1) == 0) & valid_BxT).sum().astype(jnp.float32)
+        metrics = {
+            "loss": Term(loss.sum * LOG2E, loss.weight),
+            "ctc_invalid_frac": impossible,
+            "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
+        }
+        return loss, (metrics, batch_stats)
+
+    return micro_loss
+
+
+def make_step(
+    micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, seed: int, accumulate: int
+):
+    """The training step; `accumulate` micro-batches of equal size make one update. Row r belongs to micro r % accumulate,
+
+    so that each host's contiguous rows hold its share of every micro-batch.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array], compression: Compression):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def gradients(batch_stats, micro, index):
+            def loss(params):
+                term, aux = micro_loss(
+                    params, batch_stats, micro, jax.random.fold_in(key, index), state.step, compression
+                )
+                return term.sum, (term.weight, *aux)
+
+            grads, (weight, metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+            return (grads, weight, metrics), batch_stats
+
+        if accumulate == 1:
+            (grads, weight, metrics), batch_stats = gradients(state.batch_stats, batch, 0)
+        else:
+            micros = jax.tree.map(
+                lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
+            )
+            first = jax.tree.map(lambda x: x[0], micros)
+            shapes, _ = jax.eval_shape(gradients, state.batch_stats, first, 0)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+            def body(carry, inputs):
+                total, batch_stats = carry
+                new, batch_stats = gradients(batch_stats, *inputs)
+                return (jax.tree.map(jnp.add, total, new), batch_stats), None
+
+            carry = (zeros, state.batch_stats)
+            ((grads, weight, metrics), batch_stats), _ = jax.lax.scan(body, carry, (micros, jnp.arange(accumulate)))
+
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        scalars = {name: term.mean for name, term in metrics.items()}
+        scalars |= {"weight": weight, "lr": schedule(state.step), "grad_norm": optax.global_norm(grads)}
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            batch_stats=batch_stats,
+        )
+        return new_state, scalars
+
+    return step
