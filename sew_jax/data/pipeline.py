@@ -1,0 +1,103 @@
+"""Planned batches as arrays, read ahead through Grain. Free of JAX, since worker processes import it.
+
+Element k of the pipeline is batch start + k: position is a number, and neither workers nor hosts change what a batch holds.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from sew_jax.data.audio import AudioError
+from sew_jax.data.plan import BatchPlan
+from sew_jax.data.sources import Problem, Source
+from sew_jax.data.text import Vocabulary
+from sew_jax.hashing import uniform_int
+
+
+class Batch(NamedTuple):
+    """This host's rows: `wave` (B, N) float32, `length` (B,) samples and, with a vocabulary, `labels` (B, U) and
+    `label_length` (B,); filler rows have length 0.
+    """
+
+    arrays: dict[str, np.ndarray]
+    index: int
+    epoch: int
+    bucket: int
+    ids: tuple[str, ...]  # of the global batch
+    problems: tuple[Problem, ...]  # utterances of this host that could not be read; their rows are filler
+
+
+class Batches:
+    """Batch i by random access.
+
+    Args:
+      seed: of the crops.
+      vocabulary: None makes batches without labels.
+      host, hosts: this process and their number; each reads a contiguous share of the rows.
+    """
+
+    def __init__(
+        self, source: Source, plan: BatchPlan, *, seed: int, vocabulary: Vocabulary | None, start: int, stop: int,
+        host: int = 0, hosts: int = 1,
+    ):  # fmt: skip
+        self._source, self._plan, self._seed, self._vocabulary = source, plan, seed, vocabulary
+        self._start, self._stop, self._host, self._hosts = start, stop, host, hosts
+        self._label_slots = label_slots(source, plan) if vocabulary else {}
+
+    def __len__(self) -> int:
+        return max(self._stop - self._start, 0)
+
+    def __getitem__(self, k: int) -> Batch:
+        planned = self._plan[self._start + k]
+        bucket, share = planned.bucket, len(planned.utterances) // self._hosts
+        mine = planned.utterances[self._host * share : (self._host + 1) * share]
+        wave, length = np.zeros((share, bucket), np.float32), np.zeros(share, np.int32)
+        arrays = {"wave": wave, "length": length}
+        if self._vocabulary:
+            arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
+            arrays["label_length"] = np.zeros(share, np.int32)
+        problems = []
+        for row, utterance in enumerate(map(int, mine)):
+            if utterance < 0:
+                continue
+            try:
+                speech = self._source.audio(utterance)
+            except AudioError as error:
+                problems.append(Problem(self._source.id(utterance), str(error)))
+                continue
+            if len(speech) > bucket:
+                begin = uniform_int(len(speech) - bucket + 1, self._seed, planned.epoch, utterance, "crop")
+                speech = speech[begin : begin + bucket]
+            wave[row, : len(speech)], length[row] = speech, len(speech)
+            if self._vocabulary:
+                labels = self._vocabulary.encode(self._source.text(utterance))
+                arrays["labels"][row, : len(labels)], arrays["label_length"][row] = labels, len(labels)
+        ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
+        return Batch(arrays, planned.index, planned.epoch, bucket, ids, tuple(problems))
+
+
+def label_slots(source: Source, plan: BatchPlan) -> dict[int, int]:
+    """Static label length of each bucket: its longest transcript (a symbol a letter and one a word), on a grid of 16."""
+    slots = {}
+    for bucket in plan.buckets:
+        longest = max(len(" ".join(source.text(int(u)).split())) + 1 for u in plan.members(bucket))
+        slots[bucket] = -(-longest // 16) * 16
+    return slots
+
+
+@contextlib.contextmanager
+def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8) -> Iterator[Iterator[Batch]]:
+    """Iterates over `batches` in order, read by threads of this process or by worker processes; closed on exit."""
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    )
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(dataset)
+    try:
+        yield iterator
+    finally:
+        iterator.close()

@@ -1,0 +1,67 @@
+"""What a user reads while something long runs: lines, durations, rates and the time that is left."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+_quiet = False
+
+
+def quiet(on: bool) -> None:
+    """Silences `say`, for the processes of a multi-host job that are not the first."""
+    global _quiet
+    _quiet = on
+
+
+def say(text: str = "") -> None:
+    """Prints a line to the screen at once."""
+    if not _quiet:
+        print(text, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Two units at most: `8.2 s`, `3 m 05 s`, `2 h 10 m`, `1 d 11 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if hours < 1:
+        return f"{minutes} m {whole % 60:02d} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60:02d} m"
+    return f"{days} d {hours % 24:02d} h"
+
+
+class Progress:
+    """Rate and time left over a sliding window, without the time spent in pauses (checkpoints, evaluation)."""
+
+    def __init__(self, total: int, start: int = 0, window: int = 50, clock: Callable[[], float] = time.monotonic):
+        """`total` units in all, of which `start` are done; the window counts updates."""
+        self._total, self._clock, self._paused = total, clock, 0.0
+        self._marks = collections.deque([(clock(), start)], maxlen=window + 1)
+
+    def update(self, done: int) -> None:
+        """Notes that `done` units are done by now."""
+        self._marks.append((self._clock() - self._paused, done))
+
+    @property
+    def rate(self) -> float:
+        """Units a second; 0 before the first update."""
+        (first_time, first), (last_time, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (last_time - first_time) if last_time > first_time else 0.0
+
+    @property
+    def left(self) -> str:
+        """Time left, in words."""
+        remaining = self._total - self._marks[-1][1]
+        return format_duration(remaining / self.rate) if self.rate else "?"
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - begin
