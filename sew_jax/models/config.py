@@ -122,3 +122,15 @@ def published(size: str) -> tuple[BackboneConfig, PretrainHeadConfig]:
         raise UserError(f"size {size!r} is unknown; choose one of {size_names()}")
     backbone, head = SIZES[size]
     return BackboneConfig(**backbone), PretrainHeadConfig(**head)
+
+
+def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a config file says of a published size: every field that is not derived from the run (table, dtype).
+
+    Raises:
+      UserError: there is no such size.
+    """
+    backbone, head = published(size)
+    options = dataclasses.asdict(backbone)
+    del options["upsample_factors"], options["dtype"]
+    return options, dataclasses.asdict(head)

@@ -1,0 +1,83 @@
+"""CTC fine-tuning of a pre-trained model on transcripts.
+
+  python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
+  python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain --config.data=/data/librispeech_10h
+
+Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an amount of
+transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another than in
+pre-training; with one row it specialises: --config.compression.names=s2q1k1
+"""
+
+from ml_collections import ConfigDict
+
+# updates, learning rate, frozen fraction, channel mask, layer-drop (fairseq's and SEW's configurations)
+RECIPES = {
+    "10m": (13_000, 5e-5, 10 / 13, 0.25, 0.1),
+    "1h": (13_000, 5e-5, 10 / 13, 0.25, 0.1),
+    "10h": (20_000, 5e-5, 10 / 20, 0.5, 0.05),
+    "100h": (80_000, 3e-5, 0.0, 0.5, 0.1),
+}
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+    recipe = arguments.strip()
+    if recipe and recipe not in RECIPES:
+        raise ValueError(f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model")
+    small = not recipe
+    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (1200, 1e-3, 0.0, 0.25, 0.0))
+
+    config = ConfigDict()
+    config.mode = "finetune"
+    config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it)
+    config.from_scratch = False  # random weights in place of init_from's: the baseline that shows what pre-training is worth
+    config.data = "demo"
+    config.split = "train"
+    config.vocabulary = "letters"  # or `auto` (the characters of the transcripts), or the path of a vocab.json
+    config.seed = 0
+    config.num_steps = num_steps
+    config.checkpoint_every = 500 if small else 1000
+    config.log_every = 50
+    config.dtype = "float32" if small else "bfloat16"
+    config.accumulate = 1
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+
+    # Over the pre-trained model's own; SEW's `stable` recipe keeps pre-training's dropouts at 0.1, 0.1, 0, 0.1
+    config.model = ConfigDict()
+    config.model.dropout = 0.1 if small else 0.0
+    config.model.attention_dropout = 0.0
+    config.model.activation_dropout = 0.1
+    config.model.input_dropout = 0.0
+    config.model.layerdrop = layerdrop
+    config.head = ConfigDict({"dropout": 0.0})
+
+    config.compression = ConfigDict()
+    config.compression.squeeze = (1, 2, 3, 4)
+    config.compression.query_pool = (1, 2)
+    config.compression.kv_pool = (1, 2)
+    config.compression.names = "s1q1k1,s1q2k2,s2q1k1,s2q2k2,s3q1k1,s3q2k2,s4q1k1,s4q2k2" if small else ""
+
+    config.mask = ConfigDict()
+    config.mask.time_prob = 0.2 if small else 0.65
+    config.mask.time_span = 5 if small else 10
+    config.mask.channel_prob = channel_prob
+    config.mask.channel_span = 24 if small else 64
+
+    config.optim = ConfigDict()
+    config.optim.lr = lr
+    config.optim.warmup = 0.1  # tri-stage: fractions of num_steps, and of the rate at its start and end
+    config.optim.hold = 0.4
+    config.optim.initial = 0.01
+    config.optim.final = 0.05
+    config.optim.freeze = freeze  # fraction of num_steps in which the head alone is trained
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.clip_norm = 5.0 if small else 0.0
+
+    config.input = ConfigDict()
+    config.input.batch_seconds = 48.0 if small else 1600.0
+    config.input.buckets = 2 if small else 4
+    config.input.min_seconds = 0.1
+    config.input.max_bad = 10
+    config.input.workers = 0
+    config.input.threads = 4
+    return config

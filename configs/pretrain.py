@@ -1,0 +1,66 @@
+"""Pre-training with stochastic compression.
+
+  python -m sew_jax.main --config=configs/pretrain.py              # a small model on the embedded synthetic speech
+  python -m sew_jax.main --config=configs/pretrain.py:sew_tiny --config.data=/data/LibriSpeech \\
+    --config.split=train-clean-100,train-clean-360,train-other-500
+
+Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid), and `stochastic` (the default:
+squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for
+SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
+large): on fewer devices raise --config.accumulate, and check the first screen.
+"""
+
+from ml_collections import ConfigDict
+
+from sew_jax.models.config import model_options
+
+def get_config(arguments: str = "demo") -> ConfigDict:
+    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    modes = {"stochastic", "fixed"} & set(names)
+    sizes = [name for name in names if name not in modes] or ["demo"]
+    size, fixed = sizes[0], "fixed" in modes
+    small, sew, large = size == "demo", size.startswith("sew"), size == "large"
+    model, head = model_options(size)
+
+    config = ConfigDict()
+    config.mode = "pretrain"
+    config.data = "demo"  # a folder in LibriSpeech's layout, a manifest, or several joined by commas
+    config.split = "train"  # splits joined by commas
+    config.init_from = ""  # a workdir whose parameters to start from
+    config.seed = 0
+    config.num_steps = 1500 if small else 250_000 if large else 100_000 if sew else 400_000
+    config.checkpoint_every = 500 if small else 2000
+    config.log_every = 50
+    config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
+    config.accumulate = 1  # micro-batches of an update
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
+
+    config.model = ConfigDict(model)
+    config.head = ConfigDict(head)
+
+    # The table of settings: `names` (s1q1k1,s2q1k2,...) or the product of the three sets
+    config.compression = ConfigDict()
+    config.compression.squeeze = ((2,) if sew else (1,)) if fixed else (1, 2, 3, 4)
+    config.compression.query_pool = (1,) if fixed else (1, 2)
+    config.compression.kv_pool = (1,) if fixed else (1, 2)
+    config.compression.names = "" if fixed or not small else "s1q1k1,s1q2k2,s2q1k1,s2q2k2,s3q1k1,s3q2k2,s4q1k1,s4q2k2"
+
+    config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
+    config.temperature = ConfigDict({"start": 2.0, "end": 0.1 if large else 0.5, "anneal": 0.693})
+    config.optim = ConfigDict()
+    config.optim.lr = 2e-3 if small else 3e-4 if large else 5e-4
+    config.optim.warmup = 0.32 if sew else 0.08  # fraction of num_steps
+    config.optim.total = 4.0 if sew else 1.0  # where the rate would reach 0, as a fraction of num_steps
+    config.optim.eps = 1e-6
+    config.optim.weight_decay = 0.01
+    config.optim.clip_norm = 5.0 if small else 0.0
+
+    config.input = ConfigDict()
+    config.input.batch_seconds = 48.0 if small else 9600.0 if large else 5600.0  # audio of an update, all devices together
+    config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
+    config.input.buckets = 1
+    config.input.min_seconds = 0.5 if small else 2.0
+    config.input.max_bad = 10  # damaged utterances that may be skipped
+    config.input.workers = 0  # processes that read audio; 0 reads in threads
+    config.input.threads = 4
+    return config

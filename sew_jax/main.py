@@ -1,0 +1,94 @@
+"""The entry point: `python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]`.
+
+Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from sew_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where outputs go; by default runs/NAME")
+_HELP = """\
+usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
+
+  --config=configs/demo.py       pre-train, fine-tune and evaluate a small model on synthetic speech, in minutes
+  --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
+  --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
+  --config=configs/evaluate.py   word error rate and time at every setting
+
+Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the config's mode; returns the exit status."""
+    if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
+        print(_HELP)
+        return 0 if len(argv) > 1 else 2
+    try:
+        config, workdir = _parse(argv)
+        _run(config, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str]):
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise UserError(f"{rest[0]!r} is not understood; overrides are written --config.KEY=VALUE")
+        if _CONFIG.value is None:
+            raise UserError("no config; add for example --config=configs/demo.py")
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"config file {error.filename} does not exist; the configs are in configs/") from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_one_line(error)) from error
+    # Orbax and others log through absl; what matters is on our own screen
+    flags.FLAGS.set_default("verbosity", -1) if "verbosity" in flags.FLAGS else None
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    return _CONFIG.value, Path(_WORKDIR.value or Path("runs") / name)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return re.sub(r"^Unknown command line flag '([^']*)'", r"--\1 is unknown", text)
+
+
+def _run(config, workdir: Path) -> None:
+    import jax  # here: a mistyped flag must not wait for it
+
+    from sew_jax import distributed
+    from sew_jax.progress import quiet
+
+    distributed.initialize()
+    quiet(jax.process_index() > 0)
+    if config.mode == "demo":
+        from sew_jax.demo import demo
+
+        demo(config, workdir)
+    elif config.mode == "evaluate":
+        from sew_jax.evaluate import evaluate
+
+        evaluate(config, workdir)
+    elif config.mode in ("pretrain", "finetune"):
+        from sew_jax.train import train
+
+        train(config, workdir)
+    else:
+        raise UserError(f"mode {config.mode!r} is unknown; choose pretrain, finetune, evaluate or demo")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

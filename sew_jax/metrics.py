@@ -1,0 +1,54 @@
+"""`metrics.jsonl`: one JSON object for each update, none lost and none twice, whatever happens to the process."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends rows; a resumed run first drops rows beyond the checkpoint it starts from.
+
+    Args:
+      path: the file; None writes nothing (hosts other than the first).
+      step: the update that the run starts after; later rows are dropped.
+    """
+
+    def __init__(self, path: Path | None, step: int):
+        self._file = None
+        if path is None:
+            return
+        if path.exists():
+            kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(b"".join(kept))
+            os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+        if self._file:
+            self._file.write(json.dumps(row) + "\n")
+
+    def flush(self) -> None:
+        """Rows so far reach the disk; done before each checkpoint, so that none is missing after a resume."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self.flush()
+            self._file.close()
+
+
+def _step(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a kill cut short
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """All rows of a run."""
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
