@@ -22,14 +22,18 @@ RECIPES = {
 def get_config(arguments: str = "") -> ConfigDict:
     recipe = arguments.strip()
     if recipe and recipe not in RECIPES:
-        raise ValueError(f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model")
+        raise ValueError(
+            f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
+        )
     small = not recipe
     num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (1200, 1e-3, 0.0, 0.25, 0.0))
 
     config = ConfigDict()
     config.mode = "finetune"
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it)
-    config.from_scratch = False  # random weights in place of init_from's: the baseline that shows what pre-training is worth
+    config.from_scratch = (
+        False  # random weights in place of init_from's: the baseline that shows what pre-training is worth
+    )
     config.data = "demo"
     config.split = "train"
     config.vocabulary = "letters"  # or `auto` (the characters of the transcripts), or the path of a vocab.json
@@ -53,8 +57,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.compression = ConfigDict()
     config.compression.squeeze = (1, 2, 3, 4)
     config.compression.query_pool = (1, 2)
-    config.compression.kv_pool = (1, 2)
-    config.compression.names = "s1q1k1,s1q2k2,s2q1k1,s2q2k2,s3q1k1,s3q2k2,s4q1k1,s4q2k2" if small else ""
+    config.compression.kv_pool = (1,) if small else (1, 2)
+    config.compression.names = ""
 
     config.mask = ConfigDict()
     config.mask.time_prob = 0.2 if small else 0.65

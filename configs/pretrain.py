@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.models.config import model_options
 
+
 def get_config(arguments: str = "demo") -> ConfigDict:
     names = [name.strip() for name in arguments.split(",") if name.strip()]
     modes = {"stochastic", "fixed"} & set(names)
@@ -38,12 +39,12 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.model = ConfigDict(model)
     config.head = ConfigDict(head)
 
-    # The table of settings: `names` (s1q1k1,s2q1k2,...) or the product of the three sets
+    # The table of settings is the product of the three sets, or a list of names (s1q1k1,s2q1.1.2.2k2,...) where given
     config.compression = ConfigDict()
     config.compression.squeeze = ((2,) if sew else (1,)) if fixed else (1, 2, 3, 4)
     config.compression.query_pool = (1,) if fixed else (1, 2)
-    config.compression.kv_pool = (1,) if fixed else (1, 2)
-    config.compression.names = "" if fixed or not small else "s1q1k1,s1q2k2,s2q1k1,s2q2k2,s3q1k1,s3q2k2,s4q1k1,s4q2k2"
+    config.compression.kv_pool = (1,) if fixed or small else (1, 2)
+    config.compression.names = ""
 
     config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": 0.1 if large else 0.5, "anneal": 0.693})
@@ -56,7 +57,9 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.optim.clip_norm = 5.0 if small else 0.0
 
     config.input = ConfigDict()
-    config.input.batch_seconds = 48.0 if small else 9600.0 if large else 5600.0  # audio of an update, all devices together
+    config.input.batch_seconds = (
+        48.0 if small else 9600.0 if large else 5600.0
+    )  # audio of an update, all devices together
     config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
     config.input.buckets = 1
     config.input.min_seconds = 0.5 if small else 2.0

@@ -68,7 +68,9 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
       UserError: the workdir holds no checkpoint.
     """
     if not (Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"init_from: {workdir} holds no checkpoints; give the workdir of a finished pretrain or finetune run")
+        raise UserError(
+            f"init_from: {workdir} holds no checkpoints; give the workdir of a finished pretrain or finetune run"
+        )
     checkpoints = Checkpoints(workdir)
     try:
         step = checkpoints.latest()

@@ -39,7 +39,9 @@ class Compression:
             per_layer = isinstance(value, (tuple, list)) and field != "squeeze"
             factors = tuple(value) if per_layer else (value,)
             if not factors or not all(isinstance(f, int) and not isinstance(f, bool) and f >= 1 for f in factors):
-                raise UserError(f"compression.{field}: {value!r} is not a factor; give integers of at least 1 (1 = off)")
+                raise UserError(
+                    f"compression.{field}: {value!r} is not a factor; give integers of at least 1 (1 = off)"
+                )
             if per_layer:  # a schedule of equal factors is the uniform one, and must compare and hash equal to it
                 object.__setattr__(self, field, factors[0] if len(set(factors)) == 1 else factors)
 

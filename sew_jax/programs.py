@@ -17,7 +17,9 @@ from sew_jax.progress import format_duration, say
 Key = tuple[Compression, int]  # setting, bucket in samples
 
 
-def compile_table(jitted, keys: Iterable[Key], arguments: Callable[[Key], tuple[Any, ...]], what: str) -> dict[Key, Any]:
+def compile_table(
+    jitted, keys: Iterable[Key], arguments: Callable[[Key], tuple[Any, ...]], what: str
+) -> dict[Key, Any]:
     """Compiles `jitted(*arguments(key), compression=setting)` for each key, longest bucket first, a line for each.
 
     Args:

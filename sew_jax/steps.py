@@ -115,9 +115,7 @@ def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask)
             time_mask_BxT=time_BxT, channel_mask_BxD=channel_BxD,
             rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
         )  # fmt: skip
-        loss, impossible = losses.ctc(
-            logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0
-        )
+        loss, impossible = losses.ctc(logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0)
         valid_BxT = mask_from_lengths(length_B, frames)
         blanks = ((logits.argmax(-1) == 0) & valid_BxT).sum().astype(jnp.float32)
         metrics = {
@@ -154,9 +152,7 @@ def make_step(
         if accumulate == 1:
             (grads, weight, metrics), batch_stats = gradients(state.batch_stats, batch, 0)
         else:
-            micros = jax.tree.map(
-                lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
-            )
+            micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
             first = jax.tree.map(lambda x: x[0], micros)
             shapes, _ = jax.eval_shape(gradients, state.batch_stats, first, 0)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

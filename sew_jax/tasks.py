@@ -151,9 +151,7 @@ def _finetune(config: ConfigDict) -> Task:
     head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout)
     model = CTCModel(backbone, head)
     optim_ = config.optim
-    schedule = optim.tri_stage(
-        optim_.lr, config.num_steps, optim_.warmup, optim_.hold, optim_.initial, optim_.final
-    )
+    schedule = optim.tri_stage(optim_.lr, config.num_steps, optim_.warmup, optim_.hold, optim_.initial, optim_.final)
     start = 0 if scratch else round(optim_.freeze * config.num_steps)
 
     def frozen_until(path: str) -> float:
@@ -219,7 +217,7 @@ def _aside(what: str, names: list[str]) -> str:
     return f"; {what}: {', '.join(modules)}" if modules else ""
 
 
-def merge_params(fresh, saved, origin: str) -> tuple[Any, list[str], list[str]]:
+def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
     """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
 
     Raises:
@@ -232,8 +230,10 @@ def merge_params(fresh, saved, origin: str) -> tuple[Any, list[str], list[str]]:
         name = path_name(path)
         if name in have and have[name].shape == x.shape:
             return have.pop(name)
-        fits = name.startswith(_FRESH) and (name not in have or name.startswith("symbols/"))
-        (new if fits else wrong).append(name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}")
+        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
+        (new if fits else wrong).append(
+            name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
+        )
         have.pop(name, None)
         return x
 

@@ -27,8 +27,8 @@ from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.sources import Problem
 from sew_jax.errors import UserError
 from sew_jax.metrics import MetricsFile
-from sew_jax.progress import Progress, format_duration, say
 from sew_jax.programs import compile_table
+from sew_jax.progress import Progress, format_duration, say
 from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_batch, tree_shardings
 from sew_jax.state import TrainState, new_state
 from sew_jax.steps import make_step
@@ -116,7 +116,10 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             saved = step
 
     try:
-        with _stop_signals() as stop, read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
+        with (
+            _stop_signals() as stop,
+            read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data,
+        ):
             # no hidden copy between host and device inside the loop
             with jax.transfer_guard("disallow"):
                 while step < config.num_steps and not stop:
@@ -146,7 +149,9 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     if step < config.num_steps:
         say(f"stopped by {stop[0]} after update {step}, everything is saved; the same command goes on from there")
     elif start == config.num_steps:
-        say(f"nothing to do: {workdir} is at update {start} of {config.num_steps} already; raise --config.num_steps to go on")
+        say(
+            f"nothing to do: {workdir} is at update {start} of {config.num_steps} already; raise --config.num_steps to go on"
+        )
     else:
         say(f"done: {step} updates, {format_duration(seconds)}; checkpoint and metrics are in {workdir}")
     return Summary(step, reader.last, len(programs), step < config.num_steps, seconds)
@@ -213,23 +218,37 @@ def _write_problems(workdir: Path, problems: list[Problem]) -> None:
     path.write_text("".join(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems), encoding="utf-8")
 
 
-def _first_screen(config, workdir, task: Task, plan: BatchPlan, mesh, shapes: TrainState, shardings, start: int) -> None:
+def _first_screen(
+    config, workdir, task: Task, plan: BatchPlan, mesh, shapes: TrainState, shardings, start: int
+) -> None:
     device = jax.devices()[0]
     params = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.params))
     update = plan.seconds_per_batch
     say(f"sew_jax {config.mode}")
-    say(f"  devices   {mesh.size} x {device.device_kind} ({device.platform}), mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}")
-    say(f"  model     {params / 1e6:.2f} M parameters, {config.dtype} compute; state {bytes_per_device(shapes, shardings) / 2**20:.1f} MiB a device")
+    say(
+        f"  devices   {mesh.size} x {device.device_kind} ({device.platform}), mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}"
+    )
+    say(
+        f"  model     {params / 1e6:.2f} M parameters, {config.dtype} compute; state {bytes_per_device(shapes, shardings) / 2**20:.1f} MiB a device"
+    )
     say(f"  settings  {len(task.table)}: {' '.join(map(str, task.table))}")
-    say(f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / 16_000 / 3600:.2f} h")
+    say(
+        f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / 16_000 / 3600:.2f} h"
+    )
     if task.problems:
         first = task.problems[0]
         say(f"            {len(task.problems)} left out (left_out.jsonl), the first: {first.id} {first.reason}")
     buckets = ", ".join(f"{b / 16_000:.1f} s x {plan.rows[b]}" for b in plan.buckets)
     say(f"  buckets   {buckets}; {plan.padding_efficiency:.0%} of what is computed is speech")
-    say(f"  update    {update:.0f} s of audio in {config.accumulate} micro-batch(es); {plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = {config.num_steps / plan.batches_per_epoch:.1f} epochs")
+    say(
+        f"  update    {update:.0f} s of audio in {config.accumulate} micro-batch(es); {plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = {config.num_steps / plan.batches_per_epoch:.1f} epochs"
+    )
     say(f"  outputs   {workdir}")
-    say(f"  start     resumes at update {start}: the newest checkpoint there" if start else "  start     from update 0: no checkpoint there yet")
+    say(
+        f"  start     resumes at update {start}: the newest checkpoint there"
+        if start
+        else "  start     from update 0: no checkpoint there yet"
+    )
 
 
 class _Reader:
@@ -249,7 +268,11 @@ class _Reader:
         audio = float(batch.arrays["length"].sum()) / 16_000 * jax.process_count()
         row = {"step": step, "epoch": batch.epoch, "batch": batch.index, "setting": setting.name}
         row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
-        row |= {"steps_per_s": 1 / seconds, "audio_h_per_h": audio / seconds, "input_wait_frac": min(waited / seconds, 1.0)}
+        row |= {
+            "steps_per_s": 1 / seconds,
+            "audio_h_per_h": audio / seconds,
+            "input_wait_frac": min(waited / seconds, 1.0),
+        }
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise UserError(
                 f"training diverged: loss {values['loss']}, gradient norm {values['grad_norm']} at update {step} ({setting}, "
@@ -267,13 +290,20 @@ class _Reader:
             self._window.clear()
 
     def _line(self, step: int, setting: Compression) -> str:
-        mean = {k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)}
+        mean = {
+            k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)
+        }
         parts = [f"step {step}/{self._config.num_steps}"]
         if "accuracy" in mean:
             head = self._task.architecture["head"]
-            terms = " ".join(f"{name} {mean[f'loss_{key}']:.2f}" for name, key in (("ctr", "contrastive"), ("div", "diversity"), ("pen", "penalty")))
+            terms = " ".join(
+                f"{name} {mean[f'loss_{key}']:.2f}"
+                for name, key in (("ctr", "contrastive"), ("div", "diversity"), ("pen", "penalty"))
+            )
             parts += [f"loss {mean['loss']:.2f} bits ({terms})", f"acc {mean['accuracy']:.3f}"]
-            parts += [f"codes {mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']} ppl {mean['prob_perplexity']:.0f}"]
+            parts += [
+                f"codes {mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']} ppl {mean['prob_perplexity']:.0f}"
+            ]
         else:
             parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]

@@ -104,7 +104,9 @@ def open_source(
     if need_text:
         missing = [e for e in entries if not (e.text and e.text.strip())]
         if len(missing) == len(entries) and entries:
-            raise UserError(f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them")
+            raise UserError(
+                f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
+            )
         damaged += len(missing)
         entries = _leave_out(entries, problems, lambda e: None if e.text and e.text.strip() else "has no transcript")
     if damaged > max_bad:
@@ -113,7 +115,9 @@ def open_source(
             f"data: {damaged} utterances of {data} are damaged (first: {listed}); mend or remove them, or raise --config.input.max_bad={max_bad}"
         )
     if not entries:
-        why = f"; all {len(problems)} were left out, the first: {problems[0].id} {problems[0].reason}" if problems else ""
+        why = (
+            f"; all {len(problems)} were left out, the first: {problems[0].id} {problems[0].reason}" if problems else ""
+        )
         raise UserError(f"data: {data} has no usable audio in split {split or '(all)'}{why}")
     names = [e.id for e in entries]
     if len(set(names)) < len(names):
@@ -174,7 +178,9 @@ def _manifest(path: Path, split: str, problems: list[Problem]) -> list[_Entry]:
             continue
         entries.append(_Entry(str(row.get("id", file.stem)), path.parent / file, row.get("text"), samples))
     if not entries:
-        raise UserError(f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}} for split {split or "(all)"}')
+        raise UserError(
+            f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}} for split {split or "(all)"}'
+        )
     return entries
 
 

@@ -58,7 +58,9 @@ class Vocabulary:
         except FileNotFoundError as error:
             raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
         except (ValueError, AttributeError, TypeError) as error:
-            raise UserError(f"vocabulary {path}: not a vocabulary ({error}); it must be JSON of the form {{symbol: id}}") from error
+            raise UserError(
+                f"vocabulary {path}: not a vocabulary ({error}); it must be JSON of the form {{symbol: id}}"
+            ) from error
 
 
 def open_vocabulary(name: str, texts: Iterable[str]) -> Vocabulary:

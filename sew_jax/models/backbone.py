@@ -51,7 +51,9 @@ class Backbone(nn.Module):
         features = layer_norm(config.dtype, name="feature_norm")(raw)
         x_BxTxD = features
         if feature_width(config) != config.width:
-            x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(features)
+            x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(
+                features
+            )
         x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic)
 
         embedding_D = self.param("mask_embedding", nn.initializers.uniform(1.0), (config.width,))

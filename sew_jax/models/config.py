@@ -31,14 +31,18 @@ class BackboneConfig:
     activation_dropout: float = 0.0
     input_dropout: float = 0.1
     layerdrop: float = 0.05
-    feature_grad_scale: float = 0.1  # on the gradient that reaches the extractor; 0 freezes it and skips its backward pass
+    feature_grad_scale: float = (
+        0.1  # on the gradient that reaches the extractor; 0 freezes it and skips its backward pass
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32 always
 
     def __post_init__(self):
         object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
-                raise UserError(f"model.{field}: {getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}")
+                raise UserError(
+                    f"model.{field}: {getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
         if self.width % self.heads:
             raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
         if self.width % self.pos_groups:

@@ -28,7 +28,9 @@ class Encoder(nn.Module):
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool):
         config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
-        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze))
+        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
+            PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
+        )
         if config.tail == "drop":
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:

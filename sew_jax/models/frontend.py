@@ -17,7 +17,8 @@ from sew_jax.models.layers import EPSILON, gelu, layer_norm
 
 SAMPLE_RATE = 16_000
 MEL_BINS, MEL_STACK = 80, 2
-_WINDOW, _HOP, _FFT = 400, 160, 512  # 25 ms, 10 ms
+WINDOW, HOP, _FFT = 400, 160, 512  # 25 ms, 10 ms
+FFT_BINS = _FFT // 2 + 1
 
 
 def conv_stack(config: BackboneConfig) -> list[tuple[int, int, int]]:
@@ -44,7 +45,7 @@ def feature_width(config: BackboneConfig) -> int:
 def frame_count(config: BackboneConfig, samples):
     """50 Hz frames of `samples` valid samples (int or array)."""
     if config.frontend == "logmel":
-        return conv_length(samples, _WINDOW, _HOP) // MEL_STACK
+        return conv_length(samples, WINDOW, HOP) // MEL_STACK
     for _, kernel, stride in conv_stack(config):
         samples = conv_length(samples, kernel, stride)
     return samples
@@ -120,11 +121,12 @@ def _normalize_wave(wave_BxN, length_B):
 @functools.cache
 def _mel_filters() -> np.ndarray:
     """(FFT bins, MEL_BINS) triangles with equal spacing on the HTK mel scale, 20 Hz to 8 kHz."""
+
     def mel(hz):
         return 2595 * np.log10(1 + hz / 700)
 
     edges = 700 * (10 ** (np.linspace(mel(20.0), mel(SAMPLE_RATE / 2), MEL_BINS + 2) / 2595) - 1)
-    hz = np.arange(_FFT // 2 + 1)[:, None] * SAMPLE_RATE / _FFT
+    hz = np.arange(FFT_BINS)[:, None] * SAMPLE_RATE / _FFT
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     return np.maximum(0, np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre))).astype(np.float32)
 
@@ -132,9 +134,9 @@ def _mel_filters() -> np.ndarray:
 @functools.cache
 def _fourier_kernel() -> np.ndarray:
     """(window, 1, 2 * FFT bins): Hann-windowed cosines and sines, so that one convolution is the whole STFT."""
-    time = np.arange(_WINDOW)
-    phase = 2 * np.pi * time[:, None] * np.arange(_FFT // 2 + 1) / _FFT
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * time / _WINDOW)
+    time = np.arange(WINDOW)
+    phase = 2 * np.pi * time[:, None] * np.arange(FFT_BINS) / _FFT
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * time / WINDOW)
     kernel = window[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
     return kernel[:, None, :].astype(np.float32)
 
@@ -143,12 +145,12 @@ def _log_mel(wave_BxN, length_B):
     """Log-mel energies, each bin normalised over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
-        wave_BxN[:, :, None].astype(jnp.float32), jnp.asarray(_fourier_kernel()), (_HOP,), "VALID",
+        wave_BxN[:, :, None].astype(jnp.float32), jnp.asarray(_fourier_kernel()), (HOP,), "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"), precision=exact,
     )  # fmt: skip
     cosine, sine = jnp.split(spectrum, 2, axis=-1)
     mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(), precision=exact)
     log_mel = jnp.log(jnp.maximum(mel, 1e-5))
-    log_mel = normalize_over_time(log_mel, conv_length(length_B, _WINDOW, _HOP), EPSILON)
+    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON)
     frames = log_mel.shape[1] // MEL_STACK
     return log_mel[:, : frames * MEL_STACK].reshape(log_mel.shape[0], frames, MEL_BINS * MEL_STACK)

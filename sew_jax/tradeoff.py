@@ -1,0 +1,158 @@
+"""The table of word error rate against time: a row for each setting, as JSON, CSV, text and a plot."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sew_jax.compression import Compression
+from sew_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One setting. Rates are fractions; seconds are of the whole evaluated set, the median over repeats."""
+
+    setting: str
+    wer: float
+    cer: float
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    utterances: int
+    seconds: float
+    seconds_min: float
+    seconds_max: float
+    repeats: int
+    audio_seconds: float
+    rtf: float  # seconds over audio_seconds
+    relative_time: float  # to s1q1k1
+    macs_per_s: float  # multiply-accumulates for one second of audio
+    relative_macs: float  # to s1q1k1
+    device: str
+    dtype: str
+    decoder: str
+    trained: bool  # whether the setting was in the table of the last training
+    on_front: bool = False  # no other row is both faster and better
+
+
+_KEYS = {"substitutions": "sub", "deletions": "del", "insertions": "ins"}  # field -> key in files
+
+
+def mark_front(rows: Sequence[Row]) -> list[Row]:
+    """Rows with `on_front` set for those that no other row beats in time or WER without losing in the other."""
+
+    def beaten(row: Row) -> bool:
+        return any(
+            o.seconds <= row.seconds and o.wer <= row.wer and (o.seconds < row.seconds or o.wer < row.wer) for o in rows
+        )
+
+    return [dataclasses.replace(row, on_front=not beaten(row)) for row in rows]
+
+
+def write_tradeoff(rows: Sequence[Row], folder: Path) -> None:
+    """Writes tradeoff.json, tradeoff.csv and tradeoff.png, each whole or not at all."""
+    objects = [{_KEYS.get(k, k): v for k, v in dataclasses.asdict(row).items()} for row in rows]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(objects[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(objects)
+    _replace(folder / "tradeoff.json", (json.dumps(objects, indent=1) + "\n").encode())
+    _replace(folder / "tradeoff.csv", table.getvalue().encode())
+    _replace(folder / "tradeoff.png", _plot(rows))
+
+
+def read_tradeoff(folder: Path) -> list[Row]:
+    """The rows that `write_tradeoff` wrote.
+
+    Raises:
+      UserError: there are none, or the file is something else.
+    """
+    path, fields = Path(folder) / "tradeoff.json", {v: k for k, v in _KEYS.items()}
+    try:
+        return [
+            Row(**{fields.get(k, k): v for k, v in row.items()}) for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; run configs/evaluate.py first") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a trade-off table ({error}); run configs/evaluate.py again") from error
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The table for the screen."""
+    head = ("setting", "WER %", "CER %", "sub", "del", "ins", "time", "MACs", "seconds (min-max)", "x real time", "")
+    lines = [head]
+    for row in rows:
+        lines.append((
+            row.setting, f"{100 * row.wer:.2f}", f"{100 * row.cer:.2f}", str(row.substitutions), str(row.deletions),
+            str(row.insertions), f"{row.relative_time:.2f}", f"{row.relative_macs:.2f}",
+            f"{row.seconds:.3g} ({row.seconds_min:.3g}-{row.seconds_max:.3g})", f"{1 / row.rtf:.0f}",
+            " ".join(["*"] * row.on_front + ["not trained on"] * (not row.trained)),
+        ))  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = [
+        "  ".join(c.ljust(w) if i in (0, 10) else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return (
+        "\n".join(line.rstrip() for line in text)
+        + "\n(time and MACs: s1q1k1 = 1; *: nothing is both faster and better)"
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def _plot(rows: Sequence[Row]) -> bytes:
+    figure = Figure(figsize=(8, 5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    front = sorted((r for r in rows if r.on_front), key=lambda r: r.relative_time)
+    axes.plot(
+        [r.relative_time for r in front],
+        [100 * r.wer for r in front],
+        color="0.75",
+        linewidth=1.5,
+        zorder=1,
+        label="front",
+    )
+    squeezes = sorted({Compression.parse(r.setting).squeeze for r in rows})
+    for i, squeeze in enumerate(squeezes):
+        for trained in (True, False):
+            group = [r for r in rows if r.trained == trained and Compression.parse(r.setting).squeeze == squeeze]
+            if group:
+                axes.scatter(
+                    [r.relative_time for r in group], [100 * r.wer for r in group], s=45, zorder=2, color=f"C{i}",
+                    facecolors=f"C{i}" if trained else "white", label=f"squeeze {squeeze}" + ("" if trained else ", not trained on"),
+                )  # fmt: skip
+    for i, row in enumerate(sorted(rows, key=lambda r: (r.relative_time, r.wer))):
+        axes.annotate(
+            row.setting, (row.relative_time, 100 * row.wer), textcoords="offset points", fontsize=8, color="0.25",
+            xytext=(0, 8) if i % 2 else (0, -14), ha="center",
+        )  # fmt: skip
+    axes.set_xlabel("time, relative to s1q1k1")
+    axes.set_ylabel("word error rate (%)")
+    axes.set_ylim(bottom=0, top=1.15 * max(100 * max(r.wer for r in rows), 1))
+    axes.margins(x=0.08)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=8, frameon=False)
+    row = rows[0]
+    axes.set_title(
+        f"One set of weights, {len(rows)} settings\n{row.utterances} utterances, {row.device}, {row.dtype}, {row.decoder} decoding",
+        fontsize=10,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
