@@ -70,8 +70,12 @@ def _run(config, workdir: Path) -> None:
     import jax  # here: a mistyped flag must not wait for it
 
     from sew_jax import distributed
+    from sew_jax.cache import cache_folder
     from sew_jax.progress import quiet
 
+    # programs compiled once are kept for later runs of the same command
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize()
     quiet(jax.process_index() > 0)
     if config.mode == "demo":

@@ -1,7 +1,6 @@
 """The embedded default data: a small corpus of spoken commands and digits, synthesised at first use."""
 
 import io
-import os
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from sew_jax.cache import cache_folder
 from sew_jax.data.espeak import synthesise
 from sew_jax.errors import UserError
 from sew_jax.hashing import hash_u64, uniform_int
@@ -191,17 +191,13 @@ def ensure_demo_corpus(seed: int = 0, cache_dir: Path | None = None) -> Path:
 
     Args:
         seed: chooses sentences, speaking rates, pitches, levels and noise.
-        cache_dir: where the corpus' folder goes; by default `$SEW_JAX_CACHE`, else `$XDG_CACHE_HOME/sew_jax`, else
-            `~/.cache/sew_jax`.
+        cache_dir: where the corpus' folder goes; by default the user's cache.
 
     Raises:
         UserError: libespeak-ng is missing or broken, or the cache cannot be written.
     """
     if cache_dir is None:
-        if own := os.environ.get("SEW_JAX_CACHE"):
-            cache_dir = Path(own)
-        else:
-            cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sew_jax"
+        cache_dir = cache_folder()
     target = Path(cache_dir) / f"demo-v{VERSION}-seed{seed}"
     _ensure(target, seed, SIZES)
     return target

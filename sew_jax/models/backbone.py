@@ -43,7 +43,8 @@ class Backbone(nn.Module):
         """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing."""
         config = self.config
         raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
-        raw = _scale_gradient(raw, config.feature_grad_scale)
+        if config.frontend != "logmel":  # which has no parameters that a gradient could reach
+            raw = _scale_gradient(raw, config.feature_grad_scale)
         valid = mask_from_lengths(frames_B, raw.shape[1])
         count = jnp.maximum(valid.sum(), 1) * raw.shape[-1]
         penalty = jnp.square(raw.astype(jnp.float32)).sum() / count  # the tail is zero already

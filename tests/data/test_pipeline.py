@@ -1,0 +1,66 @@
+"""Batches: pure functions of their index, whoever reads them."""
+
+import numpy as np
+import pytest
+
+from sew_jax.data.pipeline import Batches, read_ahead
+from sew_jax.data.plan import BatchPlan
+from sew_jax.data.sources import open_source
+from sew_jax.data.text import open_vocabulary
+
+
+@pytest.fixture
+def opened(corpus):
+    source, _ = open_source(str(corpus), "train", min_samples=1, need_text=True, max_bad=0)
+    return source, BatchPlan(source.samples, {16_000: 2, 25_600: 2}, seed=0, shuffle=True)
+
+
+def read(opened, start=0, stop=12, workers=0, **options):
+    source, plan = opened
+    batches = Batches(source, plan, seed=0, vocabulary=open_vocabulary("letters", []), start=start, stop=stop, **options)
+    with read_ahead(batches, workers=workers, threads=2) as data:
+        return list(data)
+
+
+def same(a, b):
+    return a[1:] == b[1:] and all((a.arrays[k] == b.arrays[k]).all() for k in a.arrays)
+
+
+def test_rows_hold_their_utterances(opened):
+    source = opened[0]
+    vocabulary = open_vocabulary("letters", [])
+    for batch in read(opened):
+        assert batch.arrays["wave"].shape == (2, batch.bucket)
+        for name, wave, length, labels, n in zip(batch.ids, *(batch.arrays[k] for k in ("wave", "length", "labels", "label_length")), strict=False):
+            i = [source.id(u) for u in range(4)].index(name)
+            assert length == min(source.samples[i], batch.bucket) and not wave[length:].any()
+            assert vocabulary.decode(labels[:n]) == source.text(i) and not labels[n:].any()
+            speech = source.audio(i)
+            assert any((speech[s : s + length] == wave[:length]).all() for s in range(len(speech) - length + 1))
+
+
+def test_a_restart_gives_the_same_batches(opened):
+    whole, rest = read(opened), read(opened, start=5)
+    assert [b.index for b in rest] == list(range(5, 12))
+    assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
+
+
+def test_hosts_share_the_rows(opened):
+    whole = read(opened)
+    hosts = [read(opened, host=h, hosts=2) for h in range(2)]
+    for batch, first, second in zip(whole, *hosts, strict=True):
+        assert batch.ids == first.ids == second.ids
+        np.testing.assert_array_equal(batch.arrays["wave"], np.concatenate([first.arrays["wave"], second.arrays["wave"]]))
+
+
+def test_crops_move_from_epoch_to_epoch(opened):
+    crops = [tuple(b.arrays["wave"][list(b.ids).index("1-1-0003")][:50]) for b in read(opened) if "1-1-0003" in b.ids]
+    assert len(crops) >= 3 and len(set(crops)) > 1
+
+
+def test_damage_met_while_reading_becomes_filler(opened, corpus):
+    (corpus / "train/1/1/1-1-0002.flac").write_text("spoiled after the start")
+    problems = [p for b in read(opened) for p in b.problems]
+    assert {p.id for p in problems} == {"1-1-0002"}
+    batch = next(b for b in read(opened) if b.problems)
+    assert (batch.arrays["length"] == 0).sum() >= 1

@@ -1,0 +1,87 @@
+"""Folders and manifests."""
+
+import json
+
+import pytest
+import soundfile
+
+from sew_jax.data.sources import open_source
+from sew_jax.errors import UserError
+
+
+def opened(data, split="train", **changes):
+    return open_source(str(data), split, **(dict(min_samples=1, need_text=True, max_bad=0) | changes))
+
+
+def test_librispeech_layout(corpus):
+    source, problems = opened(corpus)
+    assert [source.id(i) for i in range(len(source))] == [f"1-1-{i:04d}" for i in range(4)]
+    assert source.samples.tolist() == [16_000, 20_000, 24_000, 28_000]
+    assert [source.text(i) for i in range(4)] == ["WORD A", "WORD B", "WORD C", "WORD D"]
+    assert len(source.audio(2)) == 24_000 and not problems
+
+
+def test_several_splits_and_roots(corpus, tmp_path):
+    assert len(opened(corpus, "train,test")[0]) == 5
+    assert len(opened(corpus, "")[0]) == 5
+    (tmp_path / "second" / "train" / "9").mkdir(parents=True)
+    soundfile.write(tmp_path / "second" / "train" / "9" / "other.wav", [0.1] * 8000, 8_000)
+    source, _ = opened(f"{corpus},{tmp_path / 'second'}", need_text=False)
+    assert len(source) == 5 and source.samples[-1] == 16_000
+
+
+def test_manifest(corpus, tmp_path):
+    path = tmp_path / "list.jsonl"
+    rows = [
+        {"audio": "corpus/train/1/1/1-1-0000.flac", "text": "ONE", "split": "train"},
+        {"audio_filepath": str(corpus / "train/1/1/1-1-0001.flac"), "text": "TWO", "duration": 1.25, "id": "two"},
+        {"audio": "corpus/train/1/1/1-1-0002.flac", "text": "THREE", "split": "dev"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
+    source, _ = opened(path)
+    assert [(source.id(i), source.text(i), int(source.samples[i])) for i in range(2)] == [("1-1-0000", "ONE", 16_000), ("two", "TWO", 20_000)]
+    assert len(opened(path, "")[0]) == 3
+
+
+def test_damage_is_named_counted_and_bounded(corpus):
+    (corpus / "train/1/1/1-1-0001.flac").write_text("no audio")
+    source, problems = opened(corpus, max_bad=1)
+    assert len(source) == 3 and [p.id for p in problems] == ["1-1-0001"] and "cannot be decoded" in problems[0].reason
+    with pytest.raises(UserError, match=r"1 utterances .*1-1-0001 cannot be decoded.*max_bad"):
+        opened(corpus)
+
+
+def test_missing_transcripts(corpus):
+    transcript = corpus / "train/1/1/1-1.trans.txt"
+    transcript.write_text(transcript.read_text().replace("1-1-0002 WORD C\n", ""))
+    _, problems = opened(corpus, max_bad=1)
+    assert problems[0].id == "1-1-0002" and "no transcript" in problems[0].reason
+    transcript.unlink()
+    with pytest.raises(UserError, match="no transcripts in split train"):
+        opened(corpus)
+    assert len(opened(corpus, need_text=False)[0]) == 4
+
+
+def test_short_utterances_are_left_out_and_do_not_count_as_damage(corpus):
+    source, problems = opened(corpus, min_samples=18_000)
+    assert len(source) == 3 and "shorter than the" in problems[0].reason
+    with pytest.raises(UserError, match="no usable audio.*all 4 were left out"):
+        opened(corpus, min_samples=10**6)
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "message"),
+    [("missing", "train", "does not exist"), ("corpus", "valid", "has no split valid; it has: test, train"), ("empty", "", "holds no audio"), ("", "train", "data is empty"), ("notes.txt", "", "no line of the form")],
+)
+def test_paths_that_lead_nowhere(corpus, tmp_path, data, split, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello\n")
+    with pytest.raises(UserError, match=message):
+        opened(data, split)
+
+
+def test_ids_must_be_unique(corpus, tmp_path):
+    (tmp_path / "list.jsonl").write_text(json.dumps({"audio": "corpus/train/1/1/1-1-0000.flac", "text": "A"}) + "\n")
+    with pytest.raises(UserError, match="1-1-0000 occurs twice"):
+        opened(f"{corpus},{tmp_path / 'list.jsonl'}", "")

@@ -1,0 +1,268 @@
+"""The loop: resume to the bit, stop, refuse, and compile what is needed and no more."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from configs import finetune as finetune_config
+from configs import pretrain as pretrain_config
+from sew_jax.checkpoint import Checkpoints
+from sew_jax.errors import UserError
+from sew_jax.metrics import MetricsFile, read_metrics
+from sew_jax.train import train
+
+TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Twelve utterances of noise with words."""
+    root, random = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    folder = root / "train" / "1" / "1"
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(12):
+        soundfile.write(folder / f"1-1-{i:04d}.flac", random.normal(size=12_000 + 400 * i) * 0.1, 16_000)
+        lines.append(f"1-1-{i:04d} {'ONE TWO THREE'.split()[i % 3]}\n")
+    (folder / "1-1.trans.txt").write_text("".join(lines))
+    return root
+
+
+def tiny(config, corpus):
+    config.data = str(corpus)
+    config.num_steps, config.checkpoint_every, config.log_every = 12, 5, 4
+    config.compression.squeeze, config.compression.query_pool = (1, 2), (1,)
+    config.input.batch_seconds, config.input.buckets = 6.0, 1
+    config.mesh.data, config.mesh.fsdp = 4, 2
+    return config
+
+
+def pretraining(corpus):
+    config = tiny(pretrain_config.get_config(), corpus)
+    config.model.update(width=32, layers=1, heads=2, ffn_width=32, pos_kernel=5, layerdrop=0.3, dropout=0.1)
+    config.head.update(codes=8, code_width=8, final_width=8, negatives=5, projection="mlp", mlp_width=16)
+    return config
+
+
+@pytest.fixture(scope="module")
+def pretrained(corpus, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "pretrain"
+    return workdir, train(pretraining(corpus), workdir)
+
+
+def values(workdir):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
+
+
+def test_a_run_leaves_what_it_promises(pretrained):
+    workdir, summary = pretrained
+    rows = read_metrics(workdir)
+    assert [row["step"] for row in rows] == list(range(1, 13)) and summary.step == 12 and not summary.stopped
+    keys = "setting loss loss_contrastive loss_diversity loss_penalty accuracy code_perplexity prob_perplexity temperature lr grad_norm steps_per_s audio_h_per_h input_wait_frac batch_ids"
+    assert all(set(keys.split()) <= set(row) for row in rows)
+    assert {row["setting"] for row in rows} == {"s1q1k1", "s2q1k1"}
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["seed"] == 0 and record["architecture"]["backbone"]["width"] == 32
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.latest() == 12
+    checkpoints.close()
+
+
+def test_programs_are_settings_times_buckets_and_a_second_epoch_compiles_none(corpus, tmp_path):
+    config = pretraining(corpus)
+    config.input.buckets = 2
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
+    programs, after = [], []
+
+    def count(*_args):
+        (after if programs else programs).append(len(compiled))
+
+    # a line a step: what is compiled between the first and the last is compiled inside the loop
+    config.log_every = 1
+    original, MetricsFile.write = MetricsFile.write, lambda self, row: (count(), original(self, row))[1]
+    try:
+        summary = train(config, tmp_path / "run")
+    finally:
+        MetricsFile.write = original
+        jax.monitoring.clear_event_listeners()
+    assert summary.programs == 2 * 2
+    assert read_metrics(tmp_path / "run")[-1]["epoch"] >= 1
+    assert after[-1] == programs[0]
+
+
+def test_a_stopped_run_goes_on_to_the_bit(corpus, pretrained, tmp_path, capfd):
+    """SIGTERM in the middle: the update is finished and saved, and the rest is as if nothing had happened."""
+    original = MetricsFile.write
+
+    def write(self, row):
+        original(self, row)
+        if row["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    MetricsFile.write = write
+    try:
+        stopped = train(pretraining(corpus), tmp_path / "run")
+    finally:
+        MetricsFile.write = original
+    assert stopped.stopped and 6 <= stopped.step < 12
+    assert "everything is saved" in capfd.readouterr().out
+    resumed = train(pretraining(corpus), tmp_path / "run")
+    assert f"resumes at update {stopped.step}" in capfd.readouterr().out
+    assert resumed.step == 12
+    assert values(tmp_path / "run") == values(pretrained[0])
+
+
+def test_a_finished_run_does_nothing_and_goes_on_when_asked(corpus, pretrained, capfd):
+    workdir, _ = pretrained
+    summary = train(pretraining(corpus), workdir)
+    assert summary.step == 12 and summary.programs == 0
+    assert "nothing to do" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("seed", 1, r"config\.seed=0, this one has 1"), ("optim.lr", 0.5, r"config\.optim\.lr=.* this one has 0\.5")],
+)
+def test_another_run_in_the_same_workdir_is_refused(corpus, pretrained, key, value, message):
+    config = pretraining(corpus)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        train(config, pretrained[0])
+
+
+def test_changed_data_is_refused(corpus, pretrained):
+    path = corpus / "train/1/1/1-1-0099.flac"
+    soundfile.write(path, np.zeros(16_000), 16_000)
+    try:
+        with pytest.raises(UserError, match=r"have changed \(12 utterances then, 13 now"):
+            train(pretraining(corpus), pretrained[0])
+    finally:
+        path.unlink()
+
+
+def finetuning(corpus, init_from):
+    config = tiny(finetune_config.get_config(), corpus)
+    config.init_from = str(init_from)
+    return config
+
+
+def test_finetuning_starts_from_the_pretrained_parameters(corpus, pretrained, tmp_path, capfd):
+    config = finetuning(corpus, pretrained[0])
+    config.compression.squeeze = (1, 2, 3)  # an up-sampler that pre-training had not
+    config.optim.freeze = 1.0  # the head alone
+    summary = train(config, tmp_path / "run")
+    out = capfd.readouterr().out
+    assert "new: upsample_3/linear, symbols" in out and "left behind: project_prediction" in out
+    assert np.isfinite(summary.metrics["loss"]) and (tmp_path / "run" / "vocab.json").is_file()
+    before, after = (load(w) for w in (pretrained[0], tmp_path / "run"))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before["backbone"]["encoder"]["layer_0"], after["backbone"]["encoder"]["layer_0"])
+    assert all(jax.tree.leaves(same))
+
+
+def load(workdir):
+    from sew_jax.checkpoint import load_params
+
+    return load_params(workdir, jax.sharding.SingleDeviceSharding(jax.devices()[0]))[1]
+
+
+def test_from_scratch_shares_the_architecture_alone(corpus, pretrained, tmp_path):
+    config = finetuning(corpus, pretrained[0])
+    config.from_scratch = True
+    config.num_steps = 1
+    train(config, tmp_path / "run")
+    before, after = (load(w)["backbone"]["encoder"]["layer_0"]["ffn_in"]["kernel"] for w in (pretrained[0], tmp_path / "run"))
+    assert before.shape == after.shape and not np.allclose(before, after, atol=1e-2)
+
+
+def test_a_checkpoint_of_another_shape_is_named(corpus, pretrained, tmp_path):
+    config = pretraining(corpus)
+    config.init_from = str(pretrained[0])
+    config.model.ffn_width = 64
+    with pytest.raises(UserError, match=r"another shape: backbone/encoder/layer_0/ffn_in/bias \(32,\), not \(64,\)"):
+        train(config, tmp_path / "run")
+
+
+def test_an_init_from_without_a_run(corpus, tmp_path):
+    with pytest.raises(UserError, match="init_from is empty"):
+        train(finetuning(corpus, ""), tmp_path / "run")
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        train(finetuning(corpus, tmp_path / "nowhere"), tmp_path / "run")
+
+
+def test_utterances_shorter_than_a_span_are_named(corpus, tmp_path):
+    config = pretraining(corpus)
+    config.mask.span = 60
+    with pytest.raises(UserError, match="no usable audio.*1-1-0000 is 0.75 s long, shorter than"):
+        train(config, tmp_path / "run")
+
+
+def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path):
+    config = pretraining(corpus)
+    config.optim.lr, config.optim.clip_norm, config.optim.warmup = 1e30, 0.0, 0.0
+    with pytest.raises(UserError, match="training diverged.*lower optim.lr"):
+        train(config, tmp_path / "run")
+
+
+def test_audio_that_breaks_while_training_is_counted_up_to_a_bound(corpus, tmp_path, capfd):
+    broken = [corpus / "train/1/1" / f"1-1-{i:04d}.flac" for i in range(2)]
+    sound = [path.read_bytes() for path in broken]
+    config = pretraining(corpus)
+    try:
+        for path, data in zip(broken, sound, strict=True):
+            path.write_bytes(data[: len(data) // 2])  # the header still promises all of it
+        config.input.max_bad = 2
+        assert train(config, tmp_path / "run").step == 12
+        out = capfd.readouterr().out
+        assert out.count("it is skipped") == 2 and "1-1-0001" in out
+        config.input.max_bad = 1
+        with pytest.raises(UserError, match="2 utterances cannot be read"):
+            train(config, tmp_path / "other")
+    finally:
+        for path, data in zip(broken, sound, strict=True):
+            path.write_bytes(data)
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    metrics = MetricsFile(path, 2)
+    metrics.write({"step": 3, "again": True})
+    metrics.close()
+    assert path.read_text().splitlines() == ['{"step": 1}', '{"step": 2}', '{"step": 3, "again": true}']
+
+
+def test_sigkill_at_a_random_update_loses_nothing(corpus, tmp_path):
+    """Killed without warning and started again, a run writes what an unbroken one writes, bit for bit."""
+    options = ["--config=configs/pretrain.py", f"--config.data={corpus}", "--config.num_steps=40", "--config.checkpoint_every=7"]
+    options += ["--config.model.width=32", "--config.model.layers=1", "--config.model.ffn_width=32", "--config.model.layerdrop=0.3"]
+    options += ["--config.head.codes=8", "--config.input.batch_seconds=6", "--config.accumulate=2"]
+    options += ["--config.compression.squeeze=(1,2)", "--config.compression.query_pool=(1,)", "--config.log_every=1"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "SEW_JAX_CACHE": str(tmp_path / "cache")}
+
+    def start(name):
+        command = [sys.executable, "-m", "sew_jax.main", *options, f"--workdir={tmp_path / name}"]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    unbroken = start("unbroken")
+    assert unbroken.communicate()[0] and unbroken.returncode == 0
+    kill_at = int(np.random.default_rng().integers(8, 36))
+    broken = start("broken")
+    for line in broken.stdout:
+        if line.startswith(f"step {kill_at}/"):
+            broken.send_signal(signal.SIGKILL)
+            break
+    assert broken.wait() == -signal.SIGKILL, f"it was to be killed at update {kill_at}"
+    time.sleep(0.1)
+    resumed = start("broken")
+    out = resumed.communicate()[0]
+    assert resumed.returncode == 0 and "resumes at update" in out, out
+    assert values(tmp_path / "broken") == values(tmp_path / "unbroken"), f"killed at update {kill_at}"
