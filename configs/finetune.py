@@ -26,7 +26,7 @@ def get_config(arguments: str = "") -> ConfigDict:
             f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
         )
     small = not recipe
-    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (1200, 1e-3, 0.0, 0.25, 0.0))
+    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (1200, 4e-3, 0.0, 0.0, 0.0))
 
     config = ConfigDict()
     config.mode = "finetune"
@@ -47,9 +47,9 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     # Over the pre-trained model's own; SEW's `stable` recipe keeps pre-training's dropouts at 0.1, 0.1, 0, 0.1
     config.model = ConfigDict()
-    config.model.dropout = 0.1 if small else 0.0
+    config.model.dropout = 0.0
     config.model.attention_dropout = 0.0
-    config.model.activation_dropout = 0.1
+    config.model.activation_dropout = 0.0 if small else 0.1
     config.model.input_dropout = 0.0
     config.model.layerdrop = layerdrop
     config.head = ConfigDict({"dropout": 0.0})
@@ -61,10 +61,10 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.compression.names = ""
 
     config.mask = ConfigDict()
-    config.mask.time_prob = 0.2 if small else 0.65
+    config.mask.time_prob = 0.05 if small else 0.65
     config.mask.time_span = 5 if small else 10
     config.mask.channel_prob = channel_prob
-    config.mask.channel_span = 24 if small else 64
+    config.mask.channel_span = 64
 
     config.optim = ConfigDict()
     config.optim.lr = lr
@@ -78,7 +78,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.optim.clip_norm = 5.0 if small else 0.0
 
     config.input = ConfigDict()
-    config.input.batch_seconds = 48.0 if small else 1600.0
+    config.input.batch_seconds = 24.0 if small else 1600.0
     config.input.buckets = 2 if small else 4
     config.input.min_seconds = 0.1
     config.input.max_bad = 10

@@ -49,7 +49,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": 0.1 if large else 0.5, "anneal": 0.693})
     config.optim = ConfigDict()
-    config.optim.lr = 2e-3 if small else 3e-4 if large else 5e-4
+    config.optim.lr = 3e-3 if small else 3e-4 if large else 5e-4
     config.optim.warmup = 0.32 if sew else 0.08  # fraction of num_steps
     config.optim.total = 4.0 if sew else 1.0  # where the rate would reach 0, as a fraction of num_steps
     config.optim.eps = 1e-6
@@ -58,7 +58,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     config.input = ConfigDict()
     config.input.batch_seconds = (
-        48.0 if small else 9600.0 if large else 5600.0
+        24.0 if small else 9600.0 if large else 5600.0
     )  # audio of an update, all devices together
     config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
     config.input.buckets = 1

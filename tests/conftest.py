@@ -1,10 +1,22 @@
 """The suite runs on CPU with 8 virtual devices, whatever the machine has."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
 import jax
 import pytest
 
+# One cache of compiled programs for the whole session: workers and child processes of the tests share it
+if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
+    os.environ["SEW_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="sew_jax_programs_")
+    atexit.register(shutil.rmtree, os.environ["SEW_JAX_TEST_PROGRAMS"], ignore_errors=True)
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_collection_modifyitems(items):

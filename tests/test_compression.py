@@ -18,7 +18,9 @@ def test_an_unknown_name_is_a_clear_error(name):
         Compression.parse(name)
 
 
-@pytest.mark.parametrize("factors", [(0, 1, 1), (1, 0, 1), (1, 1, -2), (1, (1, 0), 1), (1.5, 1, 1), (True, 1, 1), ((1, 2), 1, 1), (1, (), 1)])
+@pytest.mark.parametrize(
+    "factors", [(0, 1, 1), (1, 0, 1), (1, 1, -2), (1, (1, 0), 1), (1.5, 1, 1), (True, 1, 1), ((1, 2), 1, 1), (1, (), 1)]
+)
 def test_what_is_no_factor_is_refused(factors):
     with pytest.raises(UserError, match="is not a factor"):
         Compression(*factors)

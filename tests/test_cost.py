@@ -62,7 +62,11 @@ def test_xla_counts_the_same(frontend, name):
         return model.apply(params, wave, jnp.array([samples]), setting, deterministic=True).context_BxTxD
 
     wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, samples)), jnp.array([samples]), Compression(), deterministic=True))
+    params = jax.eval_shape(
+        lambda: model.init(
+            jax.random.key(0), jnp.zeros((1, samples)), jnp.array([samples]), Compression(), deterministic=True
+        )
+    )
     flops = jax.jit(forward).lower(params, wave).compile().cost_analysis()["flops"]
     # XLA also counts norms, softmax and activations
     assert 1.0 <= flops / (2 * count_macs(config, setting, samples).total) < 1.15
@@ -78,6 +82,8 @@ def test_more_compression_never_costs_more():
 
 def test_feed_forward_at_the_pooled_rate():
     pooled = dataclasses.replace(BASE, pool_ffn=True)
-    cost = {n: count_macs(c, Compression.parse(n), 15 * 16_000).total for c, n in [(BASE, "s1q1k1"), (pooled, "s2q2k2")]}
+    cost = {
+        n: count_macs(c, Compression.parse(n), 15 * 16_000).total for c, n in [(BASE, "s1q1k1"), (pooled, "s2q2k2")]
+    }
     # 2.06 before the up-sampler, which the published arithmetic leaves out
     assert cost["s1q1k1"] / cost["s2q2k2"] == pytest.approx(2.06, abs=0.06)

@@ -7,7 +7,9 @@ from sew_jax.hashing import hash_u64, uniform_int
 
 def test_a_pure_function_of_its_words():
     assert hash_u64(1, 2, "mask") == hash_u64(1, 2, "mask")
-    values = {hash_u64(*words) for words in [(1, 2), (2, 1), (1, 2, 0), (1,), ("a",), ("b",), ("a", "b"), ("ab",), (1 << 64,)]}
+    values = {
+        hash_u64(*words) for words in [(1, 2), (2, 1), (1, 2, 0), (1,), ("a",), ("b",), ("a", "b"), ("ab",), (1 << 64,)]
+    }
     assert len(values) == 9
 
 

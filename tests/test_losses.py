@@ -148,6 +148,8 @@ def test_ctc_equals_the_sum_over_all_alignments():
 
 def test_ctc_gradients_are_finite_where_the_pair_is_impossible():
     def loss(logits):
-        return losses.ctc(logits, jnp.array([2, 0]), jnp.array([[1, 1, 2]] * 2), jnp.array([3, 3]), jnp.ones(2, bool))[0].sum
+        return losses.ctc(logits, jnp.array([2, 0]), jnp.array([[1, 1, 2]] * 2), jnp.array([3, 3]), jnp.ones(2, bool))[
+            0
+        ].sum
 
     assert (np.asarray(jax.grad(loss)(jnp.ones((2, 4, 3)))) == 0).all()

@@ -29,7 +29,9 @@ def test_tri_stage_corners():
 def test_temperature_is_fairseqs_as_a_fraction_of_training():
     for update in (0, 25_000, 100_000, 277_000, 400_000):
         expected = max(2 * 0.999995**update, 0.5)
-        assert float(optim.gumbel_temperature(update / 400_000, 2.0, 0.5, 0.693147)) == pytest.approx(expected, rel=1e-3)
+        assert float(optim.gumbel_temperature(update / 400_000, 2.0, 0.5, 0.693147)) == pytest.approx(
+            expected, rel=1e-3
+        )
 
 
 def run(transform, params, gradient, updates):
@@ -44,15 +46,25 @@ def run(transform, params, gradient, updates):
 def test_frozen_parameters_stay_until_their_update():
     params = {"head": jnp.ones(2), "encoder": jnp.ones(2), "extractor": jnp.ones(2)}
     start = {"head": 0, "encoder": 3, "extractor": float("inf")}
-    transform = optim.adam(optax.constant_schedule(0.1), eps=1e-8, weight_decay=0.1, clip_norm=0, frozen_until=start.get)
+    transform = optim.adam(
+        optax.constant_schedule(0.1), eps=1e-8, weight_decay=0.1, clip_norm=0, frozen_until=start.get
+    )
     history = run(transform, params, jax.tree.map(jnp.ones_like, params), 6)
-    moved = {name: [bool((b[name] != a[name]).any()) for a, b in zip(history, history[1:], strict=False)] for name in params}
+    moved = {
+        name: [bool((b[name] != a[name]).any()) for a, b in zip(history, history[1:], strict=False)] for name in params
+    }
     assert moved == {"head": [True] * 6, "encoder": [False] * 3 + [True] * 3, "extractor": [False] * 6}
 
 
 def test_frozen_gradients_do_not_enter_the_clipping_norm():
     params, gradient = {"a": jnp.ones(1), "b": jnp.ones(1)}, {"a": jnp.full(1, 0.5), "b": jnp.full(1, 1e6)}
-    frozen = optim.adam(optax.constant_schedule(0.1), eps=1.0, weight_decay=0, clip_norm=1.0, frozen_until={"a": 0, "b": float("inf")}.get)
+    frozen = optim.adam(
+        optax.constant_schedule(0.1),
+        eps=1.0,
+        weight_decay=0,
+        clip_norm=1.0,
+        frozen_until={"a": 0, "b": float("inf")}.get,
+    )
     alone = optim.adam(optax.constant_schedule(0.1), eps=1.0, weight_decay=0, clip_norm=1.0)
     a = run(frozen, params, gradient, 1)[-1]["a"]
     np.testing.assert_allclose(a, run(alone, {"a": params["a"]}, {"a": gradient["a"]}, 1)[-1]["a"])

@@ -7,7 +7,14 @@ from sew_jax.progress import Progress, format_duration
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (8.24, "8.2 s"), (65, "1 m 05 s"), (3599.6, "1 h 00 m"), (7800, "2 h 10 m"), (126_000, "1 d 11 h")],
+    [
+        (0.04, "0.0 s"),
+        (8.24, "8.2 s"),
+        (65, "1 m 05 s"),
+        (3599.6, "1 h 00 m"),
+        (7800, "2 h 10 m"),
+        (126_000, "1 d 11 h"),
+    ],
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text

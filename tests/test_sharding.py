@@ -9,7 +9,9 @@ from sew_jax.errors import UserError
 from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_batch, tree_shardings
 
 
-@pytest.mark.parametrize(("sizes", "shape"), [((-1, 1), (8, 1)), ((-1, 2), (4, 2)), ((2, -1), (2, 4)), ((2, 4), (2, 4)), ((1, 8), (1, 8))])
+@pytest.mark.parametrize(
+    ("sizes", "shape"), [((-1, 1), (8, 1)), ((-1, 2), (4, 2)), ((2, -1), (2, 4)), ((2, 4), (2, 4)), ((1, 8), (1, 8))]
+)
 def test_sizes(sizes, shape):
     assert tuple(make_mesh(*sizes).shape.values()) == shape
 
@@ -27,7 +29,9 @@ def test_fsdp_divides_the_large_and_copies_the_small():
     assert shardings["w"].shard_shape((64, 512)) == (64, 64)
     assert bytes_per_device(tree, shardings) == 4 * (64 * 64 + 99 * 99 + 512)
     placed = jax.device_put(tree, shardings)
-    assert sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)) == bytes_per_device(tree, shardings)
+    assert sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)) == bytes_per_device(
+        tree, shardings
+    )
     assert bytes_per_device(tree, tree_shardings(make_mesh(8, 1), tree)) == sum(x.nbytes for x in tree.values())
 
 

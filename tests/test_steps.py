@@ -39,13 +39,17 @@ def pretraining(head=HEAD):
     model = PretrainModel(BACKBONE, head)
     masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)
     rngs = {"params": jax.random.key(0), "gumbel": jax.random.key(1)}
-    variables = model.init(rngs, jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked, Compression(), 1.0, deterministic=True)
+    variables = model.init(
+        rngs, jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked, Compression(), 1.0, deterministic=True
+    )
     return variables, pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), 10)
 
 
 def finetuning():
     model = CTCModel(BACKBONE, CTCHeadConfig())
-    variables = model.init(jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True)
+    variables = model.init(
+        jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True
+    )
     return variables, ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
 
 
@@ -99,7 +103,9 @@ def test_accumulation_of_ctc_is_exact():
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     backbone = dataclasses.replace(BACKBONE, layerdrop=0.0)  # drawn anew for each micro-batch
     model = CTCModel(backbone, CTCHeadConfig())
-    variables = model.init(jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True)
+    variables = model.init(
+        jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True
+    )
     task = variables, ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
     batch = make_batch()
     batch["length"][3] = 0  # a filler row: micro-batches of unequal weight
@@ -110,6 +116,7 @@ def test_accumulation_of_ctc_is_exact():
 
 def test_accumulated_terms_are_divided_once():
     """Micro-batches of 1 and 3 utterances weigh 1 and 3, not one half each."""
+
     def micro_loss(params, batch_stats, batch, key, step, compression):
         loss = Term((params["w"] * batch["x"]).sum(), batch["n"].sum())
         return loss, ({"loss": loss}, batch_stats)

@@ -18,7 +18,13 @@ def row(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True):
     )  # fmt: skip
 
 
-ROWS = [row(), row("s2q1k1", 0.12, 1.0), row("s3q1k1", 0.12, 1.5), row("s4q1.2k1", 0.2, 1.0, trained=False), row("s1q2k1", 0.1, 2.0)]
+ROWS = [
+    row(),
+    row("s2q1k1", 0.12, 1.0),
+    row("s3q1k1", 0.12, 1.5),
+    row("s4q1.2k1", 0.2, 1.0, trained=False),
+    row("s1q2k1", 0.1, 2.0),
+]
 
 
 def test_the_front_is_what_nothing_beats():

@@ -80,7 +80,9 @@ def test_programs_are_settings_times_buckets_and_a_second_epoch_compiles_none(co
     config = pretraining(corpus)
     config.input.buckets = 2
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
     programs, after = [], []
 
     def count(*_args):
@@ -164,7 +166,11 @@ def test_finetuning_starts_from_the_pretrained_parameters(corpus, pretrained, tm
     assert "new: upsample_3/linear, symbols" in out and "left behind: project_prediction" in out
     assert np.isfinite(summary.metrics["loss"]) and (tmp_path / "run" / "vocab.json").is_file()
     before, after = (load(w) for w in (pretrained[0], tmp_path / "run"))
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), before["backbone"]["encoder"]["layer_0"], after["backbone"]["encoder"]["layer_0"])
+    same = jax.tree.map(
+        lambda a, b: bool((a == b).all()),
+        before["backbone"]["encoder"]["layer_0"],
+        after["backbone"]["encoder"]["layer_0"],
+    )
     assert all(jax.tree.leaves(same))
 
 
@@ -179,7 +185,9 @@ def test_from_scratch_shares_the_architecture_alone(corpus, pretrained, tmp_path
     config.from_scratch = True
     config.num_steps = 1
     train(config, tmp_path / "run")
-    before, after = (load(w)["backbone"]["encoder"]["layer_0"]["ffn_in"]["kernel"] for w in (pretrained[0], tmp_path / "run"))
+    before, after = (
+        load(w)["backbone"]["encoder"]["layer_0"]["ffn_in"]["kernel"] for w in (pretrained[0], tmp_path / "run")
+    )
     assert before.shape == after.shape and not np.allclose(before, after, atol=1e-2)
 
 
@@ -242,8 +250,18 @@ def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
 
 def test_sigkill_at_a_random_update_loses_nothing(corpus, tmp_path):
     """Killed without warning and started again, a run writes what an unbroken one writes, bit for bit."""
-    options = ["--config=configs/pretrain.py", f"--config.data={corpus}", "--config.num_steps=40", "--config.checkpoint_every=7"]
-    options += ["--config.model.width=32", "--config.model.layers=1", "--config.model.ffn_width=32", "--config.model.layerdrop=0.3"]
+    options = [
+        "--config=configs/pretrain.py",
+        f"--config.data={corpus}",
+        "--config.num_steps=40",
+        "--config.checkpoint_every=7",
+    ]
+    options += [
+        "--config.model.width=32",
+        "--config.model.layers=1",
+        "--config.model.ffn_width=32",
+        "--config.model.layerdrop=0.3",
+    ]
     options += ["--config.head.codes=8", "--config.input.batch_seconds=6", "--config.accumulate=2"]
     options += ["--config.compression.squeeze=(1,2)", "--config.compression.query_pool=(1,)", "--config.log_every=1"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "SEW_JAX_CACHE": str(tmp_path / "cache")}

@@ -20,7 +20,10 @@ def history(watchdog, row, updates=150):
     [
         ({}, None),
         (dict(loss_contrastive=6.65, accuracy=0.011), "predictions are still uniform"),
-        (dict(loss_contrastive=0.002, accuracy=1.0, code_perplexity=2.0, prob_perplexity=2.1), "codebook has collapsed"),
+        (
+            dict(loss_contrastive=0.002, accuracy=1.0, code_perplexity=2.0, prob_perplexity=2.1),
+            "codebook has collapsed",
+        ),
         (dict(code_perplexity=40.0), "Gumbel noise decides"),
         (dict(masked_frac=0.2), "20% of frames are masked, 49% were expected"),
         (dict(input_wait_frac=0.5), "waits for input 50%"),

@@ -22,7 +22,9 @@ def test_errors_are_the_edit_distance():
     for _ in range(200):
         reference, hypothesis = (" ".join(draw.choices("AB C DD E".split(), k=draw.randint(0, 6))) for _ in range(2))
         errors = count_errors(reference, hypothesis)
-        assert errors.substitutions + errors.deletions + errors.insertions == distance(reference.split(), hypothesis.split())
+        assert errors.substitutions + errors.deletions + errors.insertions == distance(
+            reference.split(), hypothesis.split()
+        )
         assert errors.character_errors == distance(reference, hypothesis)
         assert errors.words == len(reference.split()) and errors.characters == len(reference)
         assert errors.insertions - errors.deletions == len(hypothesis.split()) - len(reference.split())

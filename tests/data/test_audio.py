@@ -39,7 +39,14 @@ def spoil(path, kind, wave):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("text", "cannot be decoded"), ("empty file", "cannot be decoded"), ("no samples", "holds no audio"), ("truncated", "truncated|decoded"), ("nan", "holds NaN"), ("missing", "cannot be decoded")],
+    [
+        ("text", "cannot be decoded"),
+        ("empty file", "cannot be decoded"),
+        ("no samples", "holds no audio"),
+        ("truncated", "truncated|decoded"),
+        ("nan", "holds NaN"),
+        ("missing", "cannot be decoded"),
+    ],
 )
 def test_damage_is_named(tmp_path, make_tone, kind, reason):
     path = tmp_path / "a.wav"

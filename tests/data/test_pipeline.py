@@ -17,7 +17,9 @@ def opened(corpus):
 
 def read(opened, start=0, stop=12, workers=0, **options):
     source, plan = opened
-    batches = Batches(source, plan, seed=0, vocabulary=open_vocabulary("letters", []), start=start, stop=stop, **options)
+    batches = Batches(
+        source, plan, seed=0, vocabulary=open_vocabulary("letters", []), start=start, stop=stop, **options
+    )
     with read_ahead(batches, workers=workers, threads=2) as data:
         return list(data)
 
@@ -31,7 +33,9 @@ def test_rows_hold_their_utterances(opened):
     vocabulary = open_vocabulary("letters", [])
     for batch in read(opened):
         assert batch.arrays["wave"].shape == (2, batch.bucket)
-        for name, wave, length, labels, n in zip(batch.ids, *(batch.arrays[k] for k in ("wave", "length", "labels", "label_length")), strict=False):
+        for name, wave, length, labels, n in zip(
+            batch.ids, *(batch.arrays[k] for k in ("wave", "length", "labels", "label_length")), strict=False
+        ):
             i = [source.id(u) for u in range(4)].index(name)
             assert length == min(source.samples[i], batch.bucket) and not wave[length:].any()
             assert vocabulary.decode(labels[:n]) == source.text(i) and not labels[n:].any()
@@ -50,7 +54,9 @@ def test_hosts_share_the_rows(opened):
     hosts = [read(opened, host=h, hosts=2) for h in range(2)]
     for batch, first, second in zip(whole, *hosts, strict=True):
         assert batch.ids == first.ids == second.ids
-        np.testing.assert_array_equal(batch.arrays["wave"], np.concatenate([first.arrays["wave"], second.arrays["wave"]]))
+        np.testing.assert_array_equal(
+            batch.arrays["wave"], np.concatenate([first.arrays["wave"], second.arrays["wave"]])
+        )
 
 
 def test_crops_move_from_epoch_to_epoch(opened):

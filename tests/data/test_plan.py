@@ -32,11 +32,16 @@ def test_a_batch_is_a_pure_function_of_seed_and_index(plan):
     indices = [5000, 3, 4, 123_456, 3]
     for i in indices:  # in any order, without replay
         np.testing.assert_array_equal(plan[i].utterances, again[i].utterances)
-    assert any((plan[i].utterances.shape != other[i].utterances.shape) or (plan[i].utterances != other[i].utterances).any() for i in indices)
+    assert any(
+        (plan[i].utterances.shape != other[i].utterances.shape) or (plan[i].utterances != other[i].utterances).any()
+        for i in indices
+    )
 
 
 def test_epochs_differ(plan):
-    first, second = ([tuple(plan[e * plan.batches_per_epoch + i].utterances) for i in range(plan.batches_per_epoch)] for e in (0, 1))
+    first, second = (
+        [tuple(plan[e * plan.batches_per_epoch + i].utterances) for i in range(plan.batches_per_epoch)] for e in (0, 1)
+    )
     assert first != second and len(set(first) & set(second)) < 3
 
 

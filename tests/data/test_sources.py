@@ -39,7 +39,10 @@ def test_manifest(corpus, tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
     source, _ = opened(path)
-    assert [(source.id(i), source.text(i), int(source.samples[i])) for i in range(2)] == [("1-1-0000", "ONE", 16_000), ("two", "TWO", 20_000)]
+    assert [(source.id(i), source.text(i), int(source.samples[i])) for i in range(2)] == [
+        ("1-1-0000", "ONE", 16_000),
+        ("two", "TWO", 20_000),
+    ]
     assert len(opened(path, "")[0]) == 3
 
 
@@ -71,7 +74,13 @@ def test_short_utterances_are_left_out_and_do_not_count_as_damage(corpus):
 
 @pytest.mark.parametrize(
     ("data", "split", "message"),
-    [("missing", "train", "does not exist"), ("corpus", "valid", "has no split valid; it has: test, train"), ("empty", "", "holds no audio"), ("", "train", "data is empty"), ("notes.txt", "", "no line of the form")],
+    [
+        ("missing", "train", "does not exist"),
+        ("corpus", "valid", "has no split valid; it has: test, train"),
+        ("empty", "", "holds no audio"),
+        ("", "train", "data is empty"),
+        ("notes.txt", "", "no line of the form"),
+    ],
 )
 def test_paths_that_lead_nowhere(corpus, tmp_path, data, split, message, monkeypatch):
     monkeypatch.chdir(tmp_path)

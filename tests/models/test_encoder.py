@@ -1,0 +1,130 @@
+"""Pooling, up-samplers, layer-drop and precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sew_jax.compression import Compression
+from sew_jax.errors import UserError
+from sew_jax.models.encoder import Encoder, Layer
+from tests.models import oracle
+from tests.models.build import apply, init, noise, small
+
+
+def pool(x, factor):
+    """Means over windows; the last one may be short."""
+    return np.stack([x[i : i + factor].mean(0) for i in range(0, len(x), factor)])
+
+
+def pooled_attention(p, x, heads, query_pool, kv_pool):
+    queries, keys = pool(x, query_pool), pool(x, kv_pool)
+    size = x.shape[1] // heads
+    q, k, v = (
+        oracle.affine(s, p[n]).reshape(len(s), heads, size)
+        for n, s in (("query", queries), ("key", keys), ("value", keys))
+    )
+    scores = np.einsum("qhe,khe->hqk", q, k) / np.sqrt(size)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out = np.einsum("hqk,khe->qhe", weights / weights.sum(-1, keepdims=True), v)
+    return oracle.affine(out.reshape(queries.shape), p["out"])
+
+
+@pytest.mark.parametrize("query_pool", [1, 2, 3])
+@pytest.mark.parametrize("kv_pool", [1, 2])
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("pool_ffn", [False, True])
+def test_a_layer_pools_as_the_definition_says(query_pool, kv_pool, pre_norm, pool_ffn):
+    config = small("logmel", pre_norm=pre_norm, pool_ffn=pool_ffn)
+    layer, frames = Layer(config), 11
+    x = noise((1, frames, config.width))
+    params = layer.init(jax.random.key(0), jnp.asarray(x), jnp.array([frames]), 1, 1, True)["params"]
+    params = jax.tree.map(lambda w: w + 0.1 * np.random.default_rng(1).normal(size=w.shape).astype(np.float32), params)
+    ours = layer.apply({"params": params}, jnp.asarray(x), jnp.array([frames]), query_pool, kv_pool, True)[0]
+
+    p = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+    x = x[0].astype(np.float64)
+    source = oracle.normalize(x, p["attention_norm"], 1) if pre_norm else x
+    update = pooled_attention(p["attention"], source, config.heads, query_pool, kv_pool)
+
+    def repeat(y):
+        return np.repeat(y, query_pool, axis=0)[:frames]
+
+    base = pool(x, query_pool) if pool_ffn else x
+    y = base + (update if pool_ffn else repeat(update))
+    if pre_norm:
+        y = y + oracle.feed_forward(p, oracle.normalize(y, p["ffn_norm"], 1))
+    else:
+        y = oracle.normalize(y, p["attention_norm"], 1)
+        y = oracle.normalize(y + oracle.feed_forward(p, y), p["ffn_norm"], 1)
+    expected = x + repeat(y - base) if pool_ffn and query_pool > 1 else y
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * max(np.abs(expected).max(), 1))
+
+
+def test_a_schedule_of_equal_factors_is_the_uniform_one():
+    model, params = init(small("logmel"))
+    outputs = [
+        apply(model, params, noise(5000)[None], [5000], s).context_BxTxD
+        for s in (Compression(2, 2, 1), Compression(2, (2, 2), (1, 1)))
+    ]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_schedule_of_another_depth_is_named():
+    model, params = init(small("logmel"))
+    with pytest.raises(UserError, match="query_pool has 3 factors, but the model has 2 layers"):
+        apply(model, params, noise(5000)[None], [5000], Compression(1, (1, 2, 1)))
+
+
+def test_repeat_owns_no_parameters_and_repeats():
+    model, params = init(small("logmel", upsampler="repeat"))
+    assert not [name for name in params["encoder"] if name.startswith("upsample")]
+    context = apply(model, params, noise(5200)[None], [5200], Compression(4)).context_BxTxD[0]
+    for start in range(0, len(context), 4):
+        np.testing.assert_array_equal(
+            context[start : start + 4], np.broadcast_to(context[start], context[start : start + 4].shape)
+        )
+
+
+def test_a_factor_that_was_not_trained_borrows_the_nearest_up_sampler():
+    """Window for window, the borrowed frames are the lender's: i of S comes from i * lender // S."""
+    config = small("logmel", upsample_factors=(2, 4))
+    encoder = Encoder(config)
+    x, length = jnp.asarray(noise((1, 12, config.width))), jnp.array([12])
+    params = encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
+    assert {name for name in params if name.startswith("upsample")} == {"upsample_2", "upsample_4"}
+    eight = encoder.apply({"params": params}, x, length, Compression(8), True)[0]
+    np.testing.assert_array_equal(eight[0:8:2], eight[1:8:2])  # the four frames of upsample_4, twice each
+    three = encoder.apply({"params": params}, x, length, Compression(3), True)[0]
+    assert np.isfinite(three).all() and three.shape == (12, config.width)
+
+
+def test_layerdrop_skips_whole_layers():
+    """With one layer and a rate of 0.5, training gives either the layer's output or its input."""
+    config = small("logmel", layers=1, layerdrop=0.5)
+    encoder = Encoder(config)
+    x, length = jnp.asarray(noise((1, 9, config.width))), jnp.array([9])
+    params = encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
+    kept = encoder.apply({"params": params}, x, length, Compression(), True)
+    drawn = [
+        encoder.apply({"params": params}, x, length, Compression(), False, rngs={"layerdrop": jax.random.key(i)})
+        for i in range(40)
+    ]
+    same = [bool(jnp.allclose(kept, y, atol=1e-6)) for y in drawn]
+    others = [y for y, is_kept in zip(drawn, same, strict=True) if not is_kept]
+    assert 8 < sum(same) < 32
+    assert all(bool((y == others[0]).all()) for y in others)
+
+
+@pytest.mark.parametrize("frontend", ["group", "layer", "compact", "logmel"])
+def test_bfloat16_is_close_and_its_parameters_stay_float32(frontend):
+    outputs = []
+    for dtype in ("float32", "bfloat16"):
+        model, params = init(small(frontend, dtype=dtype))
+        assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+        outputs.append(
+            np.asarray(apply(model, params, noise(6000)[None], [6000], Compression(2, 2, 2)).context_BxTxD, np.float32)
+        )
+    exact, rounded = outputs
+    assert np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
+    assert np.sqrt(np.mean((exact - rounded) ** 2)) < 0.03 * exact.std()

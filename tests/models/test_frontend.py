@@ -1,0 +1,66 @@
+"""Front ends: frame counts, log-mel, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sew_jax.compression import Compression
+from sew_jax.models.config import BackboneConfig, published
+from sew_jax.models.frontend import Frontend, frame_count
+from tests.models.build import FRONTENDS, apply, init, noise, small
+
+
+def test_published_frame_counts():
+    """facts: 250,000 samples are 781 frames for both convolutional extractors."""
+    assert frame_count(BackboneConfig(), 250_000) == 781
+    assert frame_count(published("sew_tiny")[0], 250_000) == 781
+    assert frame_count(BackboneConfig(), 399) == 0 and frame_count(BackboneConfig(), 400) == 1
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_frame_count_is_the_shape(frontend):
+    config = small(frontend)
+    model, params = init(config)
+    for samples in (800, 801, 3999, 5000):
+        hidden = apply(model, params, noise(samples)[None], [samples], Compression())
+        assert hidden.context_BxTxD.shape[1] == hidden.length_B[0] == frame_count(config, samples)
+
+
+def test_log_mel_against_an_fft():
+    samples = 4000
+    wave = noise(samples).astype(np.float64)
+    config = small("logmel")
+    ours, length = Frontend(config).apply({}, jnp.asarray(wave[None], jnp.float32), jnp.array([samples]))
+    frames = np.stack([wave[t : t + 400] for t in range(0, samples - 399, 160)]) * np.hanning(401)[:400]
+    power = np.abs(np.fft.rfft(frames, 512)) ** 2
+    corners = 700 * (10 ** (np.linspace(2595 * np.log10(1 + 20 / 700), 2595 * np.log10(1 + 8000 / 700), 82) / 2595) - 1)
+    bins = np.arange(257) * 16_000 / 512
+    filters = np.stack([np.interp(bins, corners[i : i + 3], [0, 1, 0]) for i in range(80)], axis=1)
+    mel = np.log(np.maximum(power @ filters, 1e-5))
+    mel = (mel - mel.mean(0)) / np.sqrt(mel.var(0) + 1e-5)
+    expected = mel[: len(mel) // 2 * 2].reshape(-1, 160)
+    assert length[0] == len(expected)
+    np.testing.assert_allclose(ours[0], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 1.0])
+def test_the_extractor_gets_a_scaled_gradient(scale):
+    wave, length = jnp.asarray(noise(4000)[None]), jnp.array([4000])
+
+    def gradient(factor):
+        model, params = init(small("group", feature_grad_scale=factor))
+
+        def loss(p):
+            hidden = model.apply({"params": p}, wave, length, Compression(), deterministic=True)
+            return (hidden.context_BxTxD * noise(hidden.context_BxTxD.shape, 3)).sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    full, scaled = gradient(1.0), gradient(scale)
+    kernels = [g["frontend"]["extractor"]["conv_0"]["kernel"] for g in (full, scaled)]
+    assert np.abs(kernels[0]).max() > 0
+    np.testing.assert_allclose(kernels[1], scale * kernels[0], rtol=1e-3, atol=1e-4 * np.abs(kernels[0]).max())
+    np.testing.assert_allclose(
+        scaled["feature_projection"]["kernel"], full["feature_projection"]["kernel"], rtol=1e-4, atol=1e-5
+    )
