@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.data = "demo"
     config.seed = 0
     config.dtype = "float32"
-    config.log_every = 50
-    config.checkpoint_every = 250
+    config.log_every = 100
+    config.checkpoint_every = 500
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 
     config.compression = ConfigDict()
@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
     config.compression.names = ""
 
     config.pretrain = pretrain.get_config("demo")
-    config.pretrain.num_steps = 700
+    config.pretrain.num_steps = 1000
     config.pretrain.input.crop_seconds = 2.0
     config.finetune = finetune.get_config()
-    config.finetune.num_steps = 500
+    config.finetune.num_steps = 1600
     config.finetune.input.buckets = 1
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1

@@ -10,6 +10,8 @@ pre-training; with one row it specialises: --config.compression.names=s2q1k1
 
 from ml_collections import ConfigDict
 
+from sew_jax.errors import UserError
+
 # updates, learning rate, frozen fraction, channel mask, layer-drop (fairseq's and SEW's configurations)
 RECIPES = {
     "10m": (13_000, 5e-5, 10 / 13, 0.25, 0.1),
@@ -22,18 +24,17 @@ RECIPES = {
 def get_config(arguments: str = "") -> ConfigDict:
     recipe = arguments.strip()
     if recipe and recipe not in RECIPES:
-        raise ValueError(
+        raise UserError(
             f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
         )
     small = not recipe
-    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (1200, 4e-3, 0.0, 0.0, 0.0))
+    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 4e-3, 0.0, 0.0, 0.0))
 
     config = ConfigDict()
     config.mode = "finetune"
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it)
-    config.from_scratch = (
-        False  # random weights in place of init_from's: the baseline that shows what pre-training is worth
-    )
+    # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
+    config.from_scratch = False
     config.data = "demo"
     config.split = "train"
     config.vocabulary = "letters"  # or `auto` (the characters of the transcripts), or the path of a vocab.json
@@ -78,7 +79,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.optim.clip_norm = 5.0 if small else 0.0
 
     config.input = ConfigDict()
-    config.input.batch_seconds = 24.0 if small else 1600.0
+    config.input.batch_seconds = 12.0 if small else 1600.0
     config.input.buckets = 2 if small else 4
     config.input.min_seconds = 0.1
     config.input.max_bad = 10

@@ -57,9 +57,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.optim.clip_norm = 5.0 if small else 0.0
 
     config.input = ConfigDict()
-    config.input.batch_seconds = (
-        24.0 if small else 9600.0 if large else 5600.0
-    )  # audio of an update, all devices together
+    # audio of an update, all devices together
+    config.input.batch_seconds = 24.0 if small else 9600.0 if large else 5600.0
     config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
     config.input.buckets = 1
     config.input.min_seconds = 0.5 if small else 2.0

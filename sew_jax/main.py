@@ -43,30 +43,38 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]):
+    """The config and the workdir that the command line names; flags errors become one line."""
     try:
         rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise UserError(f"{rest[0]!r} is not understood; overrides are written --config.KEY=VALUE")
-        if _CONFIG.value is None:
-            raise UserError("no config; add for example --config=configs/demo.py")
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"config file {error.filename} does not exist; the configs are in configs/") from error
+        config = _CONFIG.value
+        mode = config and config.mode  # a file that could not be loaded says so when it is first looked into
+    except OSError as error:
+        raise UserError(f"config: {re.sub(r'.*(?=No such)', '', _one_line(error, argv))}; see configs/") from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_one_line(error)) from error
-    # Orbax and others log through absl; what matters is on our own screen
-    flags.FLAGS.set_default("verbosity", -1) if "verbosity" in flags.FLAGS else None
+        raise UserError(_one_line(error, argv)) from error
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; overrides are written --config.KEY=VALUE")
+    if mode is None:
+        raise UserError("no config; add for example --config=configs/demo.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    return _CONFIG.value, Path(_WORKDIR.value or Path("runs") / name)
+    return config, Path(_WORKDIR.value or Path("runs") / name)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, argv: list[str]) -> str:
+    """What ml_collections and absl say about a flag, shortened to the flag and the mend."""
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    if isinstance(error, (AttributeError, KeyError)):  # its text starts with the missing attribute alone
+        key = re.search(r"\w+", text).group()
+        flag = next((arg.split("=")[0] for arg in argv if f".{key}" in arg), f"config key {key}")
+        hint = re.search(r'Did you mean "(\w+)"', text)
+        return f"{flag} is unknown; " + (f"did you mean {hint[1]}?" if hint else "the config file names all keys")
     return re.sub(r"^Unknown command line flag '([^']*)'", r"--\1 is unknown", text)
 
 
 def _run(config, workdir: Path) -> None:
+    modes = ("pretrain", "finetune", "evaluate", "demo")
+    if config.mode not in modes:
+        raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
     import jax  # here: a mistyped flag must not wait for it
 
     from sew_jax import distributed
@@ -86,12 +94,10 @@ def _run(config, workdir: Path) -> None:
         from sew_jax.evaluate import evaluate
 
         evaluate(config, workdir)
-    elif config.mode in ("pretrain", "finetune"):
+    else:
         from sew_jax.train import train
 
         train(config, workdir)
-    else:
-        raise UserError(f"mode {config.mode!r} is unknown; choose pretrain, finetune, evaluate or demo")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def make_step(
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         scalars = {name: term.mean for name, term in metrics.items()}
-        scalars |= {"weight": weight, "lr": schedule(state.step), "grad_norm": optax.global_norm(grads)}
+        scalars |= {"weight": weight, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
         new_state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),

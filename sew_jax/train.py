@@ -55,6 +55,9 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
       UserError: config, data, or an earlier run in the workdir do not fit; or training diverged.
     """
     begin = time.monotonic()
+    for key in ("num_steps", "checkpoint_every", "log_every", "accumulate"):
+        if config[key] < 1:
+            raise UserError(f"{key}: {config[key]} must be at least 1")
     task = open_task(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     plan = _plan(config, task, mesh.size)

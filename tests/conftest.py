@@ -13,6 +13,10 @@ if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ["SEW_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="sew_jax_programs_")
     atexit.register(shutil.rmtree, os.environ["SEW_JAX_TEST_PROGRAMS"], ignore_errors=True)
 
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = (
+    "1"  # for child processes; tests run for seconds, compiling is most of it
+)
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])

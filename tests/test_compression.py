@@ -14,7 +14,7 @@ def test_a_name_names_its_setting(name):
 
 @pytest.mark.parametrize("name", ["", "s1", "q1k1", "s1q1k1x", "s-1q1k1", "s1q1.k1", "base"])
 def test_an_unknown_name_is_a_clear_error(name):
-    with pytest.raises(UserError, match="setting .* is unknown; write"):
+    with pytest.raises(UserError, match=r"setting .* is unknown; write"):
         Compression.parse(name)
 
 

@@ -1,5 +1,7 @@
 """Schedules at published points, and freezing."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,9 +52,7 @@ def test_frozen_parameters_stay_until_their_update():
         optax.constant_schedule(0.1), eps=1e-8, weight_decay=0.1, clip_norm=0, frozen_until=start.get
     )
     history = run(transform, params, jax.tree.map(jnp.ones_like, params), 6)
-    moved = {
-        name: [bool((b[name] != a[name]).any()) for a, b in zip(history, history[1:], strict=False)] for name in params
-    }
+    moved = {name: [bool((b[name] != a[name]).any()) for a, b in itertools.pairwise(history)] for name in params}
     assert moved == {"head": [True] * 6, "encoder": [False] * 3 + [True] * 3, "extractor": [False] * 6}
 
 

@@ -12,44 +12,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from configs import finetune as finetune_config
-from configs import pretrain as pretrain_config
 from sew_jax.checkpoint import Checkpoints
 from sew_jax.errors import UserError
 from sew_jax.metrics import MetricsFile, read_metrics
 from sew_jax.train import train
+from tests.runs import finetuning, make_corpus, pretraining
 
 TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Twelve utterances of noise with words."""
-    root, random = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    folder = root / "train" / "1" / "1"
-    folder.mkdir(parents=True)
-    lines = []
-    for i in range(12):
-        soundfile.write(folder / f"1-1-{i:04d}.flac", random.normal(size=12_000 + 400 * i) * 0.1, 16_000)
-        lines.append(f"1-1-{i:04d} {'ONE TWO THREE'.split()[i % 3]}\n")
-    (folder / "1-1.trans.txt").write_text("".join(lines))
-    return root
-
-
-def tiny(config, corpus):
-    config.data = str(corpus)
-    config.num_steps, config.checkpoint_every, config.log_every = 12, 5, 4
-    config.compression.squeeze, config.compression.query_pool = (1, 2), (1,)
-    config.input.batch_seconds, config.input.buckets = 6.0, 1
-    config.mesh.data, config.mesh.fsdp = 4, 2
-    return config
-
-
-def pretraining(corpus):
-    config = tiny(pretrain_config.get_config(), corpus)
-    config.model.update(width=32, layers=1, heads=2, ffn_width=32, pos_kernel=5, layerdrop=0.3, dropout=0.1)
-    config.head.update(codes=8, code_width=8, final_width=8, negatives=5, projection="mlp", mlp_width=16)
-    return config
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +125,6 @@ def test_changed_data_is_refused(corpus, pretrained):
         path.unlink()
 
 
-def finetuning(corpus, init_from):
-    config = tiny(finetune_config.get_config(), corpus)
-    config.init_from = str(init_from)
-    return config
-
-
 def test_finetuning_starts_from_the_pretrained_parameters(corpus, pretrained, tmp_path, capfd):
     config = finetuning(corpus, pretrained[0])
     config.compression.squeeze = (1, 2, 3)  # an up-sampler that pre-training had not
@@ -209,14 +177,14 @@ def test_an_init_from_without_a_run(corpus, tmp_path):
 def test_utterances_shorter_than_a_span_are_named(corpus, tmp_path):
     config = pretraining(corpus)
     config.mask.span = 60
-    with pytest.raises(UserError, match="no usable audio.*1-1-0000 is 0.75 s long, shorter than"):
+    with pytest.raises(UserError, match=r"no usable audio.*1-1-0000 is 0.75 s long, shorter than"):
         train(config, tmp_path / "run")
 
 
 def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path):
     config = pretraining(corpus)
     config.optim.lr, config.optim.clip_norm, config.optim.warmup = 1e30, 0.0, 0.0
-    with pytest.raises(UserError, match="training diverged.*lower optim.lr"):
+    with pytest.raises(UserError, match=r"training diverged.*lower optim.lr"):
         train(config, tmp_path / "run")
 
 

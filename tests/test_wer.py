@@ -20,7 +20,7 @@ def distance(a, b):
 def test_errors_are_the_edit_distance():
     draw = random.Random(0)
     for _ in range(200):
-        reference, hypothesis = (" ".join(draw.choices("AB C DD E".split(), k=draw.randint(0, 6))) for _ in range(2))
+        reference, hypothesis = (" ".join(draw.choices(["AB", "C", "DD", "E"], k=draw.randint(0, 6))) for _ in range(2))
         errors = count_errors(reference, hypothesis)
         assert errors.substitutions + errors.deletions + errors.insertions == distance(
             reference.split(), hypothesis.split()

@@ -183,7 +183,7 @@ def _ensure(target: Path, seed: int, sizes: dict[str, int]) -> None:
 def ensure_demo_corpus(seed: int = 0, cache_dir: Path | None = None) -> Path:
     """The folder of the demo corpus of `seed`, synthesised once (well under a minute) and kept in the user's cache.
 
-    It has LibriSpeech's layout, with the splits `train` (2400 utterances, 1.1 h), `dev` (100) and `test` (200) of
+    It has LibriSpeech's layout, with the splits `train` (2400 utterances, 0.84 h), `dev` (100) and `test` (200) of
     disjoint timbres; audio is 16 kHz mono 16-bit FLAC, transcripts use A-Z, apostrophe and space. The same seed gives
     the same bytes on the same machine.
 

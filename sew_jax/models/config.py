@@ -31,9 +31,7 @@ class BackboneConfig:
     activation_dropout: float = 0.0
     input_dropout: float = 0.1
     layerdrop: float = 0.05
-    feature_grad_scale: float = (
-        0.1  # on the gradient that reaches the extractor; 0 freezes it and skips its backward pass
-    )
+    feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32 always
 
     def __post_init__(self):
@@ -43,6 +41,9 @@ class BackboneConfig:
                 raise UserError(
                     f"model.{field}: {getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
+        for field in ("conv_width", "width", "layers", "heads", "ffn_width", "pos_kernel", "pos_groups"):
+            if getattr(self, field) < 1:
+                raise UserError(f"model.{field}: {getattr(self, field)} must be at least 1")
         if self.width % self.heads:
             raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
         if self.width % self.pos_groups:

@@ -68,7 +68,7 @@ def test_missing_transcripts(corpus):
 def test_short_utterances_are_left_out_and_do_not_count_as_damage(corpus):
     source, problems = opened(corpus, min_samples=18_000)
     assert len(source) == 3 and "shorter than the" in problems[0].reason
-    with pytest.raises(UserError, match="no usable audio.*all 4 were left out"):
+    with pytest.raises(UserError, match=r"no usable audio.*all 4 were left out"):
         opened(corpus, min_samples=10**6)
 
 

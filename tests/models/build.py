@@ -1,5 +1,7 @@
 """Small backbones for the tests of the models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ def small(frontend, **options):
     return BackboneConfig(**SMALL | FRONTENDS[frontend] | options)
 
 
+@functools.cache
 def init(config, seed=0, samples=4000):
     """A backbone and parameters none of which is at a special value (zero biases would hide a forgotten one)."""
     model = Backbone(config)

@@ -12,8 +12,11 @@ SETTINGS = [Compression(s, q, k) for s in (1, 2, 3, 4) for q in (1, 2) for k in 
 SAMPLES = 5200  # 16 frames
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-@pytest.mark.parametrize("frontend", FRONTENDS)
+CASES = [("logmel", setting) for setting in SETTINGS]
+CASES += [(frontend, SETTINGS[i]) for frontend in FRONTENDS if frontend != "logmel" for i in (0, 6, 16)]
+
+
+@pytest.mark.parametrize("frontend, setting", CASES, ids=str)
 def test_alone_padded_and_in_a_batch(frontend, setting):
     model, params = init(small(frontend))
     wave = noise(SAMPLES)

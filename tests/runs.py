@@ -1,0 +1,47 @@
+"""Runs that take seconds: a tiny corpus, and the project's own configs made small."""
+
+import numpy as np
+import soundfile
+
+from configs import finetune as finetune_config
+from configs import pretrain as pretrain_config
+
+WORDS = ("ONE", "TWO", "THREE")
+
+
+def make_corpus(root):
+    """Twelve utterances of noise with words in `train`, five of another speaker in `test`."""
+    random = np.random.default_rng(0)
+    for split, speaker, count in (("train", 1, 12), ("test", 2, 5)):
+        folder = root / split / str(speaker) / "1"
+        folder.mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            name = f"{speaker}-1-{i:04d}"
+            soundfile.write(folder / f"{name}.flac", random.normal(size=12_000 + 400 * i) * 0.1, 16_000)
+            lines.append(f"{name} {WORDS[i % 3]}\n")
+        (folder / f"{speaker}-1.trans.txt").write_text("".join(lines))
+    return root
+
+
+def tiny(config, corpus):
+    config.data = str(corpus)
+    config.num_steps, config.checkpoint_every, config.log_every = 12, 5, 4
+    config.compression.squeeze, config.compression.query_pool = (1, 2), (1,)
+    config.input.batch_seconds, config.input.buckets = 6.0, 1
+    config.mesh.data, config.mesh.fsdp = 4, 2
+    return config
+
+
+def pretraining(corpus):
+    """Covers the parts with state of their own: layer-drop, dropout and BatchNorm heads."""
+    config = tiny(pretrain_config.get_config(), corpus)
+    config.model.update(width=32, layers=1, heads=2, ffn_width=32, pos_kernel=5, layerdrop=0.3, dropout=0.1)
+    config.head.update(codes=8, code_width=8, final_width=8, negatives=5, projection="mlp", mlp_width=16)
+    return config
+
+
+def finetuning(corpus, init_from):
+    config = tiny(finetune_config.get_config(), corpus)
+    config.init_from = str(init_from)
+    return config

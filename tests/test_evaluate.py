@@ -1,0 +1,126 @@
+"""Error rates and times of a whole run, checked against what it leaves."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import evaluate as evaluate_config
+from sew_jax.compression import Compression
+from sew_jax.errors import UserError
+from sew_jax.evaluate import evaluate
+from sew_jax.train import train
+from sew_jax.wer import ErrorCounts, count_errors
+from tests.runs import finetuning, make_corpus, pretraining
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    corpus = make_corpus(root / "corpus")
+    train(pretraining(corpus), root / "pretrain")
+    train(finetuning(corpus, root / "pretrain"), root / "finetune")
+    return root
+
+
+def evaluation(runs, **changes):
+    config = evaluate_config.get_config()
+    config.data, config.init_from = str(runs / "corpus"), str(runs / "finetune")
+    config.repeats, config.input.buckets = 2, 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs):
+    workdir = runs / "evaluation"
+    return workdir, evaluate(evaluation(runs, settings="s1q1k1,s2q1k1,s4q2k2"), workdir)
+
+
+def transcripts(workdir, setting):
+    lines = (workdir / "transcripts" / f"{setting}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_rows_are_the_sums_of_the_transcripts(evaluated):
+    workdir, rows = evaluated
+    saved = json.loads((workdir / "tradeoff.json").read_text())
+    assert [row["setting"] for row in saved] == ["s1q1k1", "s2q1k1", "s4q2k2"] == [row.setting for row in rows]
+    for row in saved:
+        pairs = transcripts(workdir, row["setting"])
+        assert [p["id"] for p in pairs] == [f"2-1-{i:04d}" for i in range(5)]
+        total = sum((count_errors(p["reference"], p["hypothesis"]) for p in pairs), ErrorCounts())
+        assert row["wer"] == total.wer and row["cer"] == total.cer and row["words"] == 5 == row["utterances"]
+        assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"])
+        assert row["seconds_min"] <= row["seconds"] <= row["seconds_max"] and row["repeats"] == 2
+        assert row["rtf"] == pytest.approx(row["seconds"] / row["audio_seconds"])
+    assert saved[0]["relative_time"] == saved[0]["relative_macs"] == 1
+    assert [row["trained"] for row in saved] == [True, True, False]
+    macs = [row["macs_per_s"] for row in saved]
+    assert macs == sorted(macs, reverse=True)
+
+
+def test_files(evaluated):
+    workdir, rows = evaluated
+    assert (workdir / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert len((workdir / "tradeoff.csv").read_text().splitlines()) == 1 + len(rows)
+    assert not list(workdir.rglob("*.partial"))
+
+
+def test_one_device_and_eight_write_the_same(runs, evaluated, tmp_path):
+    """On one device the batch has another number of rows, too."""
+    _, rows = evaluated
+    with jax.default_device(jax.devices()[0]):
+        config = evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1)
+        config.input.batch_seconds = 100.0
+        again = evaluate(config, tmp_path / "other")
+    assert [row.wer for row in again] == [row.wer for row in rows[:2]]
+    assert transcripts(tmp_path / "other", "s2q1k1") == transcripts(evaluated[0], "s2q1k1")
+
+
+def test_without_names_it_is_the_table_of_training(runs, tmp_path, capfd):
+    rows = evaluate(evaluation(runs, repeats=1), tmp_path)
+    assert [row.setting for row in rows] == ["s1q1k1", "s2q1k1"]
+    assert "compiled 4 programs" in capfd.readouterr().out  # settings x buckets
+
+
+def test_bfloat16(runs, tmp_path):
+    rows = evaluate(evaluation(runs, dtype="bfloat16", settings="s1q1k1", repeats=1), tmp_path)
+    assert rows[0].dtype == "bfloat16" and np.isfinite(rows[0].wer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": ""}, "init_from is empty"),
+        ({"init_from": "PRETRAIN"}, r"pretrain run; fine-tune it first"),
+        ({"settings": "s1q1.2.2k1"}, "3 factors, but the model has 1 layers"),
+        ({"settings": "s0q1k1"}, "0 is not a factor"),
+        ({"settings": "fast"}, "setting 'fast' is unknown"),
+        ({"split": "nothing"}, "nothing"),
+    ],
+    ids=str,
+)
+def test_bad_input(runs, tmp_path, changes, message):
+    changes = {k: str(runs / "pretrain") if v == "PRETRAIN" else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        evaluate(evaluation(runs, **changes), tmp_path)
+
+
+def test_damaged_audio_is_named_and_left_out(runs, tmp_path, capfd):
+    path = runs / "corpus/test/2/1/2-1-0003.flac"
+    sound = path.read_bytes()
+    try:
+        path.write_bytes(sound[:40])
+        rows = evaluate(evaluation(runs, settings="s1q1k1", repeats=1), tmp_path / "a")
+        assert rows[0].utterances == 4 and "2-1-0003" in capfd.readouterr().out
+        with pytest.raises(UserError, match="2-1-0003"):
+            evaluate(evaluation(runs, **{"input.max_bad": 0}), tmp_path / "b")
+    finally:
+        path.write_bytes(sound)
+
+
+def test_the_reference_setting_is_always_measured(runs, tmp_path):
+    rows = evaluate(evaluation(runs, settings="s2q1k1", repeats=1), tmp_path)
+    assert [row.setting for row in rows] == [Compression().name, "s2q1k1"]
