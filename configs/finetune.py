@@ -62,7 +62,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.compression.names = ""
 
     config.mask = ConfigDict()
-    config.mask.time_prob = 0.05 if small else 0.65
+    config.mask.time_prob = 0.0 if small else 0.65
     config.mask.time_span = 5 if small else 10
     config.mask.channel_prob = channel_prob
     config.mask.channel_span = 64
