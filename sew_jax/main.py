@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from sew_jax.errors import UserError
@@ -86,6 +86,7 @@ def _run(config, workdir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize()
     quiet(jax.process_index() > 0)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of files that it does not need
     if config.mode == "demo":
         from sew_jax.demo import demo
 

@@ -139,12 +139,12 @@ def _plot(rows: Sequence[Row]) -> bytes:
     for i, row in enumerate(sorted(rows, key=lambda r: (r.relative_time, r.wer))):
         axes.annotate(
             row.setting, (row.relative_time, 100 * row.wer), textcoords="offset points", fontsize=8, color="0.25",
-            xytext=(0, 8) if i % 2 else (0, -14), ha="center",
+            xytext=(6, 4) if i % 2 else (-6, -10), ha="left" if i % 2 else "right",  # neighbours are close on such a curve
         )  # fmt: skip
     axes.set_xlabel("time, relative to s1q1k1")
     axes.set_ylabel("word error rate (%)")
     axes.set_ylim(bottom=0, top=1.15 * max(100 * max(r.wer for r in rows), 1))
-    axes.margins(x=0.08)
+    axes.margins(x=0.12)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.legend(fontsize=8, frameon=False)

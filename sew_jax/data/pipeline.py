@@ -4,11 +4,13 @@ Element k of the pipeline is batch start + k: position is a number, and neither 
 """
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
 from sew_jax.data.audio import AudioError
 from sew_jax.data.plan import BatchPlan
@@ -95,9 +97,22 @@ def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8)
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     )
     if workers:
+        if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads its own flags before it starts workers
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     iterator = iter(dataset)
+    stream = _owned(iterator)
     try:
-        yield iterator
+        yield stream
     finally:
+        stream.close()
         iterator.close()
+        del iterator
+        gc.collect()  # Grain's iterator is a reference cycle that holds shared memory
+
+
+def _owned(iterator: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches in memory of this process: what a worker wrote into shared memory is given back at once."""
+    for batch in iterator:
+        shared = any(type(x) is not np.ndarray for x in batch.arrays.values())
+        yield batch._replace(arrays={k: np.array(x) for k, x in batch.arrays.items()}) if shared else batch
