@@ -3,6 +3,7 @@
 B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -88,10 +89,22 @@ class PositionalConv(nn.Module):
         gain_K = self.param("weight_g", lambda key: jnp.sqrt(jnp.square(v_KxIxO).sum((1, 2))))
         bias_D = self.param("bias", nn.initializers.zeros, (width,))
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
-        y = jax.lax.conv_general_dilated(
-            x_BxTxD, (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype), (stride,),
-            [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups,
-        )  # fmt: skip
+        kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
+
+        def convolve(x, kernel, groups=1):
+            return jax.lax.conv_general_dilated(
+                x, kernel, (stride,), [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
+                feature_group_count=groups,
+            )  # fmt: skip
+
+        def group_by_group(x, kernel):
+            pairs = zip(jnp.split(x, groups, axis=2), jnp.split(kernel, groups, axis=2), strict=True)
+            return jnp.concatenate([convolve(*pair) for pair in pairs], axis=2)
+
+        # XLA's CPU backend takes 13 to 30 times longer for the gradient of a grouped convolution's kernel
+        y = jax.lax.platform_dependent(
+            x_BxTxD, kernel_KxIxO, cpu=group_by_group, default=functools.partial(convolve, groups=groups)
+        )
         return y + bias_D.astype(y.dtype)
 
 
