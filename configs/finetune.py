@@ -82,6 +82,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.batch_seconds = 12.0 if small else 1600.0
     config.input.buckets = 2 if small else 4
     config.input.min_seconds = 0.1
+    config.input.speed = 0.15 if small else 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
     config.input.max_bad = 10
     config.input.workers = 0
     config.input.threads = 4

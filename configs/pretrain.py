@@ -62,6 +62,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
     config.input.buckets = 1
     config.input.min_seconds = 0.5 if small else 2.0
+    config.input.speed = 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
     config.input.max_bad = 10  # damaged utterances that may be skipped
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4

@@ -114,7 +114,7 @@ def _pretrain(config: ConfigDict) -> Task:
         table=table,
         source=source,
         problems=problems,
-        samples=np.minimum(source.samples, round(config.input.crop_seconds * SAMPLE_RATE)),
+        samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=init,
@@ -168,7 +168,7 @@ def _finetune(config: ConfigDict) -> Task:
         table=table,
         source=source,
         problems=problems,
-        samples=source.samples,
+        samples=_longest(source, config.input.speed),
         vocabulary=vocabulary,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=init,
@@ -180,6 +180,13 @@ def _finetune(config: ConfigDict) -> Task:
         schedule=schedule,
         watchdog=Watchdog(),
     )
+
+
+def _longest(source: Source, speed: float) -> np.ndarray:
+    """(utterances,) lengths at the slowest pace that may be drawn."""
+    if not 0 <= speed < 0.5:
+        raise UserError(f"input.speed: {speed} must lie between 0 (as recorded) and 0.5")
+    return np.ceil(source.samples / (1 - speed)).astype(np.int64)
 
 
 def _factors(table: list[Compression]) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
 
     batches = Batches(
         task.source, plan, seed=config.seed, vocabulary=task.vocabulary, start=start, stop=config.num_steps,
-        host=jax.process_index(), hosts=jax.process_count(),
+        speed=config.input.speed, host=jax.process_index(), hosts=jax.process_count(),
     )  # fmt: skip
     metrics = MetricsFile(workdir / "metrics.jsonl" if first_host else None, start)
     progress = Progress(config.num_steps, start)

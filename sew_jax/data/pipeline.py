@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from sew_jax.data.audio import AudioError
+from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem, Source
 from sew_jax.data.text import Vocabulary
@@ -36,17 +36,18 @@ class Batches:
     """Batch i by random access.
 
     Args:
-      seed: of the crops.
+      seed: of the crops and speeds.
       vocabulary: None makes batches without labels.
+      speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
       host, hosts: this process and their number; each reads a contiguous share of the rows.
     """
 
     def __init__(
         self, source: Source, plan: BatchPlan, *, seed: int, vocabulary: Vocabulary | None, start: int, stop: int,
-        host: int = 0, hosts: int = 1,
+        speed: float = 0.0, host: int = 0, hosts: int = 1,
     ):  # fmt: skip
         self._source, self._plan, self._seed, self._vocabulary = source, plan, seed, vocabulary
-        self._start, self._stop, self._host, self._hosts = start, stop, host, hosts
+        self._start, self._stop, self._speed, self._host, self._hosts = start, stop, speed, host, hosts
         self._label_slots = label_slots(source, plan) if vocabulary else {}
 
     def __len__(self) -> int:
@@ -70,8 +71,11 @@ class Batches:
             except AudioError as error:
                 problems.append(Problem(self._source.id(utterance), str(error)))
                 continue
+            key = (self._seed, planned.epoch, utterance)
+            if self._speed:
+                speech = change_speed(speech, 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1))
             if len(speech) > bucket:
-                begin = uniform_int(len(speech) - bucket + 1, self._seed, planned.epoch, utterance, "crop")
+                begin = uniform_int(len(speech) - bucket + 1, *key, "crop")
                 speech = speech[begin : begin + bucket]
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:

@@ -70,3 +70,18 @@ def test_damage_met_while_reading_becomes_filler(opened, corpus):
     assert {p.id for p in problems} == {"1-1-0002"}
     batch = next(b for b in read(opened) if b.problems)
     assert (batch.arrays["length"] == 0).sum() >= 1
+
+
+def test_a_pace_is_drawn_for_each_reading(opened):
+    """A tone of 440 Hz played faster is higher and shorter by the same factor; transcripts stay, and so does the seed."""
+    plain, first, second = read(opened), read(opened, speed=0.2), read(opened, speed=0.2)
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    factors = []
+    for before, after in zip(plain, first, strict=True):
+        assert before.ids == after.ids and (before.arrays["labels"] == after.arrays["labels"]).all()
+        for wave, old, new in zip(after.arrays["wave"], before.arrays["length"], after.arrays["length"], strict=True):
+            if 0 < max(old, new) < after.bucket:  # neither filler nor cropped
+                hertz = np.abs(np.fft.rfft(wave[:new] * np.hanning(new))).argmax() * 16_000 / new
+                factors.append(old / new)
+                assert hertz / 440 == pytest.approx(factors[-1], abs=0.005)
+    assert len(set(factors)) > 4 and 0.8 <= min(factors) < 0.95 < 1.05 < max(factors) <= 1.2
