@@ -73,6 +73,21 @@ class Encoder(nn.Module):
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
 
 
+def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
+    """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
+    taps = kernel_KxIxO.shape[0]
+    return jax.lax.conv_general_dilated(
+        x_BxTxD, kernel_KxIxO, (stride,), [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
+    """The same. XLA's CPU backend takes 13 to 30 times longer for the gradient of a grouped convolution's kernel."""
+    pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
+    return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
+
+
 class PositionalConv(nn.Module):
     """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor with one kernel for all.
 
@@ -90,21 +105,11 @@ class PositionalConv(nn.Module):
         bias_D = self.param("bias", nn.initializers.zeros, (width,))
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
         kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-
-        def convolve(x, kernel, groups=1):
-            return jax.lax.conv_general_dilated(
-                x, kernel, (stride,), [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
-                feature_group_count=groups,
-            )  # fmt: skip
-
-        def group_by_group(x, kernel):
-            pairs = zip(jnp.split(x, groups, axis=2), jnp.split(kernel, groups, axis=2), strict=True)
-            return jnp.concatenate([convolve(*pair) for pair in pairs], axis=2)
-
-        # XLA's CPU backend takes 13 to 30 times longer for the gradient of a grouped convolution's kernel
         y = jax.lax.platform_dependent(
-            x_BxTxD, kernel_KxIxO, cpu=group_by_group, default=functools.partial(convolve, groups=groups)
-        )
+            x_BxTxD, kernel_KxIxO,
+            cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
+            default=functools.partial(convolve, stride=stride, groups=groups),
+        )  # fmt: skip
         return y + bias_D.astype(y.dtype)
 
 

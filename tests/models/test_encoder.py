@@ -7,7 +7,7 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.models.encoder import Encoder, Layer
+from sew_jax.models.encoder import Encoder, Layer, PositionalConv, convolve, convolve_group_by_group
 from tests.models import oracle
 from tests.models.build import apply, init, noise, small
 
@@ -128,3 +128,24 @@ def test_bfloat16_is_close_and_its_parameters_stay_float32(frontend):
     exact, rounded = outputs
     assert np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
     assert np.sqrt(np.mean((exact - rounded) ** 2)) < 0.03 * exact.std()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [6, 7])
+def test_both_forms_of_the_grouped_convolution_are_one(stride, taps):
+    x, kernel = noise((2, 11, 12)), noise((taps, 3, 12), 1)
+
+    def both(form):
+        out, backward = jax.vjp(lambda x, k: form(x, k, stride, groups=4), jnp.asarray(x), jnp.asarray(kernel))
+        return out, *backward(jnp.asarray(noise(out.shape, 2)))
+
+    for ours, theirs in zip(both(convolve_group_by_group), both(convolve), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 4), ("tpu", 1), ("cuda", 1)])
+def test_accelerators_keep_the_grouped_convolution(platform, convolutions):
+    model, x = PositionalConv(small("logmel")), jnp.zeros((1, 9, 24))
+    params = model.init(jax.random.key(0), x, 1)
+    lowered = jax.jit(lambda p, x: model.apply(p, x, 2)).trace(params, x).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.convolution(") == convolutions
