@@ -102,18 +102,13 @@ class TimeNorm(nn.Module):
         return (y * scale + bias).astype(x_BxTxC.dtype)
 
 
-def normalize_over_time(x_BxTxC, length_B, epsilon: float, one_scale: bool = False):
-    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning.
-
-    With `one_scale` it is the mean of all channels' variances that becomes 1, so that quiet channels stay quiet.
-    """
+def normalize_over_time(x_BxTxC, length_B, epsilon: float):
+    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning."""
     mask = mask_from_lengths(length_B, x_BxTxC.shape[1])[:, :, None]
     count = jnp.maximum(length_B, 1)[:, None, None]
     mean = jnp.where(mask, x_BxTxC, 0.0).sum(1, keepdims=True) / count
     centred = x_BxTxC - mean
     variance = jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count
-    if one_scale:
-        variance = variance.mean(2, keepdims=True)
     return centred * jax.lax.rsqrt(variance + epsilon)
 
 
@@ -147,11 +142,7 @@ def _fourier_kernel() -> np.ndarray:
 
 
 def _log_mel(wave_BxN, length_B):
-    """Log-mel energies, normalised over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160).
-
-    All bins share one scale: of speech recorded at 8 kHz the upper bins hold nothing, which must not be blown up to
-    the size of speech.
-    """
+    """Log-mel energies, each bin normalised over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
         wave_BxN[:, :, None].astype(jnp.float32), jnp.asarray(_fourier_kernel()), (HOP,), "VALID",
@@ -160,6 +151,6 @@ def _log_mel(wave_BxN, length_B):
     cosine, sine = jnp.split(spectrum, 2, axis=-1)
     mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(), precision=exact)
     log_mel = jnp.log(jnp.maximum(mel, 1e-5))
-    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON, one_scale=True)
+    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON)
     frames = log_mel.shape[1] // MEL_STACK
     return log_mel[:, : frames * MEL_STACK].reshape(log_mel.shape[0], frames, MEL_BINS * MEL_STACK)
