@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "evaluate"
-    config.init_from = ""  # workdir of a finetune run
+    config.init_from = ""  # workdir of a finetune run, or hf:PATH
     config.data = "demo"
     config.split = "test"
     config.settings = ""  # names joined by commas; empty: the settings it was trained on

@@ -32,12 +32,14 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.mode = "finetune"
-    config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it)
+    config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
     config.from_scratch = False
     config.data = "demo"
     config.split = "train"
-    config.vocabulary = "letters"  # or `auto` (the characters of the transcripts), or the path of a vocab.json
+    config.vocabulary = (
+        ""  # letters, auto (the characters of the transcripts), a vocab.json; empty: of init_from, or letters
+    )
     config.seed = 0
     config.num_steps = num_steps
     config.checkpoint_every = 500 if small else 1000

@@ -4,7 +4,10 @@
   python -m sew_jax.main --config=configs/pretrain.py:sew_tiny --config.data=/data/LibriSpeech \\
     --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid), and `stochastic` (the default:
+  # continued, from a released checkpoint of wav2vec 2.0, HuBERT or SEW
+  python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech
+
+Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid; or inherit: that of init_from), and `stochastic` (the default:
 squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for
 SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
 large): on fewer devices raise --config.accumulate, and check the first screen.
@@ -12,7 +15,7 @@ large): on fewer devices raise --config.accumulate, and check the first screen.
 
 from ml_collections import ConfigDict
 
-from sew_jax.models.config import model_options
+from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, model_options
 
 
 def get_config(arguments: str = "demo") -> ConfigDict:
@@ -21,13 +24,16 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     sizes = [name for name in names if name not in modes] or ["demo"]
     size, fixed = sizes[0], "fixed" in modes
     small, sew, large = size == "demo", size.startswith("sew"), size == "large"
-    model, head = model_options(size)
+    model, head = model_options("base" if size == "inherit" else size)
+    if size == "inherit":  # None: as the checkpoint that init_from names
+        model |= dict.fromkeys(ARCHITECTURE)
+        head |= dict.fromkeys(HEAD_ARCHITECTURE)
 
     config = ConfigDict()
     config.mode = "pretrain"
     config.data = "demo"  # a folder in LibriSpeech's layout, a manifest, or several joined by commas
     config.split = "train"  # splits joined by commas
-    config.init_from = ""  # a workdir whose parameters to start from
+    config.init_from = ""  # a workdir, or hf:PATH, whose parameters to start from
     config.seed = 0
     config.num_steps = 1500 if small else 250_000 if large else 100_000 if sew else 400_000
     config.checkpoint_every = 500 if small else 2000

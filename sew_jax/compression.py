@@ -111,6 +111,11 @@ def parse_table(names: str | Sequence[str]) -> list[Compression]:
     return list(dict.fromkeys(Compression.parse(name) for name in names))
 
 
+def settings_table(names: str, squeeze: Iterable[int], query_pool: Iterable[Factor], kv_pool: Iterable[Factor]):
+    """The settings of a run: `names` where given, else the product of the three sets."""
+    return parse_table(names) if names else product_table(squeeze, query_pool, kv_pool)
+
+
 def draw(table: Sequence[Compression], seed: int, step: int) -> Compression:
     """The setting of update `step`: uniform over the table, and the same on every host without a word exchanged."""
     return table[uniform_int(len(table), seed, step, "setting")]

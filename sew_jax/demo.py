@@ -1,13 +1,13 @@
 """The whole story in one go: pre-train, fine-tune, the same from random weights for comparison, evaluate."""
 
 import copy
-import json
 import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from sew_jax.evaluate import evaluate
+from sew_jax.files import write_json
 from sew_jax.progress import format_duration, say
 from sew_jax.train import train
 
@@ -50,7 +50,7 @@ def demo(config: ConfigDict, workdir: Path) -> None:
     )
     say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.png")
     summary = {"wer": rows[0].wer, "wer_from_random_weights": baseline.wer}
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(workdir / "summary.json", summary)
 
 
 def _parts(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:

@@ -5,6 +5,7 @@ and post-processing. Batches wait on the device; each setting is warmed up; repe
 disturbance does not hit one of them alone; the median is reported with minimum and maximum.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -20,7 +21,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoint import load_params
 from sew_jax.compression import Compression, parse_table
 from sew_jax.cost import count_macs
 from sew_jax.data.audio import SAMPLE_RATE
@@ -30,12 +30,13 @@ from sew_jax.data.sources import FileSource, open_source
 from sew_jax.data.text import Vocabulary
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
+from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.origin import merge_params, open_origin
 from sew_jax.programs import compile_table
 from sew_jax.progress import format_duration, say
 from sew_jax.sharding import batch_sharding, make_mesh, place_batch
-from sew_jax.tasks import backbone_of, merge_params, read_record, settings_table
 from sew_jax.tradeoff import Row, format_table, mark_front, write_tradeoff
 from sew_jax.wer import ErrorCounts, count_errors
 
@@ -49,38 +50,31 @@ class FineTuned(NamedTuple):
     trained: list[Compression]  # the table of its training
 
 
-def load_finetuned(workdir: str | Path, dtype: str, sharding: NamedSharding) -> FineTuned:
-    """The newest checkpoint of a finetune run.
+def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineTuned:
+    """A model with a CTC head: the newest checkpoint of a finetune run, or a released one.
 
     Args:
       dtype: of the computation; empty keeps that of training.
 
     Raises:
-      UserError: the workdir holds no finetune run, or its files do not fit each other.
+      UserError: there is none, or its files do not fit each other.
     """
-    if not str(workdir):
-        raise UserError("init_from is empty; set --config.init_from to the workdir of a finetune run")
-    record = read_record(workdir)
-    if record["config"]["mode"] != "finetune":
-        raise UserError(
-            f"init_from: {workdir} is a {record['config']['mode']} run; fine-tune it first (configs/finetune.py)"
-        )
-    vocabulary = Vocabulary.load(Path(workdir) / "vocab.json")
-    backbone = backbone_of(record, **({"dtype": dtype} if dtype else {}))
-    model = CTCModel(backbone, CTCHeadConfig(**record["architecture"]["head"]))
-
-    def init():
-        wave = jnp.zeros((1, SAMPLE_RATE))
-        return model.init(jax.random.key(0), wave, jnp.array([SAMPLE_RATE]), Compression(), deterministic=True)[
-            "params"
-        ]
-
-    step, saved = load_params(Path(workdir), sharding)
-    params, _, _ = merge_params(jax.eval_shape(init), saved, str(workdir), may_be_new=())
+    if not init_from:
+        raise UserError("init_from is empty; set --config.init_from to the workdir of a finetune run, or to hf:PATH")
+    origin = open_origin(init_from)
+    if not isinstance(origin.head, CTCHeadConfig):
+        raise UserError(f"init_from: {init_from} has no CTC head yet; fine-tune it first (configs/finetune.py)")
+    backbone = dataclasses.replace(origin.backbone, **({"dtype": dtype} if dtype else {}))
+    model = CTCModel(backbone, origin.head)
+    state, saved = origin.load(sharding)
+    # a model that never masks may lack the mask embedding, which is not used here
+    saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
+    fresh = jax.eval_shape(model.init_from, jax.random.key(0))["params"]
+    params, _, _ = merge_params(fresh, saved, init_from, may_be_new=())
     say(
-        f"  model     {workdir}, update {step}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"
+        f"  model     {init_from}, {state}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"
     )
-    return FineTuned(model, params, vocabulary, settings_table(ConfigDict(record["config"]["compression"])))
+    return FineTuned(model, params, origin.vocabulary, origin.trained)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
@@ -191,9 +185,7 @@ def _transcribe(
     folder = workdir / "transcripts"
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps({"id": name, **texts}, ensure_ascii=False) + "\n" for name, texts in sorted(lines))
-    partial = folder / f".{setting}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / f"{setting}.jsonl")
+    write_whole(folder / f"{setting}.jsonl", text.encode())
     return total
 
 

@@ -74,8 +74,8 @@ def diversity(probs_BxMxGxV, valid_BxM, weight) -> Term:
     return Term(ratio * weight, weight)
 
 
-def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B):
-    """CTC (Graves 2006, blank 0): (loss, impossible) terms; weights count utterances.
+def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B, blank: int = 0):
+    """CTC (Graves 2006): (loss, impossible) terms; weights count utterances.
 
     A pair is impossible when its labels, plus one frame between equal neighbours, do not fit its frames: it gives no
     loss and is counted (`zero_infinity` in fairseq).
@@ -84,7 +84,7 @@ def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B):
     repeats_B = ((labels_BxU[:, 1:] == labels_BxU[:, :-1]) & valid_BxU[:, 1:]).sum(1)
     possible_B = label_length_B + repeats_B <= length_B
     padding_BxT = 1.0 - mask_from_lengths(length_B, logits_BxTxV.shape[1])
-    loss_B = optax.ctc_loss(logits_BxTxV.astype(jnp.float32), padding_BxT, labels_BxU, 1.0 - valid_BxU)
+    loss_B = optax.ctc_loss(logits_BxTxV.astype(jnp.float32), padding_BxT, labels_BxU, 1.0 - valid_BxU, blank)
     weight_B = weight_B.astype(jnp.float32)
     total = weight_B.sum()
     loss = jnp.where(possible_B, loss_B, 0.0) * weight_B

@@ -102,7 +102,7 @@ def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask)
         del step
         time_key, channel_key, *model_keys = jax.random.split(key, 4)
         rows, samples = batch["wave"].shape
-        frames, width = frame_count(model.backbone, samples), model.backbone.width
+        frames, width, blank = frame_count(model.backbone, samples), model.backbone.width, model.head.blank
         time_BxT = channel_BxD = None
         if time_mask.prob > 0:
             lengths = frame_count(model.backbone, batch["length"])
@@ -115,9 +115,11 @@ def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask)
             time_mask_BxT=time_BxT, channel_mask_BxD=channel_BxD,
             rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
         )  # fmt: skip
-        loss, impossible = losses.ctc(logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0)
+        loss, impossible = losses.ctc(
+            logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0, blank
+        )
         valid_BxT = mask_from_lengths(length_B, frames)
-        blanks = ((logits.argmax(-1) == 0) & valid_BxT).sum().astype(jnp.float32)
+        blanks = ((logits.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
         metrics = {
             "loss": Term(loss.sum * LOG2E, loss.weight),
             "ctc_invalid_frac": impossible,

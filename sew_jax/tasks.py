@@ -1,36 +1,30 @@
 """What is trained: pre-training and CTC fine-tuning as values that the loop runs without knowing which is which."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from sew_jax import optim
-from sew_jax.checkpoint import load_params
-from sew_jax.compression import Compression, parse_table, product_table
+from sew_jax.compression import Compression, settings_table
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.sources import Problem, Source, open_source
 from sew_jax.data.text import Vocabulary, check_texts, open_vocabulary
 from sew_jax.errors import UserError
-from sew_jax.masking import MaskedFrames, mask_slots
+from sew_jax.masking import mask_slots
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.optim import path_name
+from sew_jax.origin import Origin, merge_params, open_origin
 from sew_jax.progress import say
 from sew_jax.steps import MicroLoss, SpanMask, Temperature, ctc_micro_loss, pretrain_micro_loss
 from sew_jax.watchdog import Watchdog
 
-# Parameters that a checkpoint may lack: what another table of settings or another task adds
-_FRESH = ("backbone/encoder/upsample_", "symbols/", "quantizer/", "project_")
 _FRAME = 320  # samples between frames at 50 Hz
 
 
@@ -58,37 +52,15 @@ def open_task(config: ConfigDict) -> Task:
     return {"pretrain": _pretrain, "finetune": _finetune}[config.mode](config)
 
 
-def settings_table(compression: ConfigDict) -> list[Compression]:
-    """The settings of a run: `names` where given, else the product of the three sets."""
-    if compression.names:
-        return parse_table(compression.names)
-    return product_table(compression.squeeze, compression.query_pool, compression.kv_pool)
-
-
-def read_record(workdir: str | Path) -> dict[str, Any]:
-    """`config.json` of a run.
-
-    Raises:
-      UserError: the workdir has none.
-    """
-    path = Path(workdir) / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run") from error
-    except ValueError as error:
-        raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
-
-
-def backbone_of(record: dict[str, Any], **changes) -> BackboneConfig:
-    """The backbone that `config.json` describes, with changes."""
-    return BackboneConfig(**(record["architecture"]["backbone"] | changes))
-
-
 def _pretrain(config: ConfigDict) -> Task:
-    table = settings_table(config.compression)
-    backbone = BackboneConfig(**config.model, upsample_factors=_factors(table), dtype=config.dtype)
-    head = PretrainHeadConfig(**config.head)
+    table = settings_table(**config.compression)
+    origin = open_origin(config.init_from) if config.init_from else None
+    if not origin and None in config.model.values():
+        raise UserError("init_from is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir")
+    backbone = BackboneConfig(
+        **_inherit(config.model, origin and origin.backbone), upsample_factors=_factors(table), dtype=config.dtype
+    )
+    head = PretrainHeadConfig(**_inherit(config.head, origin and origin.head))
     _check_schedules(table, backbone)
     mask, temperature = SpanMask(**config.mask), Temperature(**config.temperature)
     # a span needs its frames and a last one, which is never masked
@@ -102,14 +74,6 @@ def _pretrain(config: ConfigDict) -> Task:
     )
     frames = int(config.input.crop_seconds * 50)
 
-    def init(key):
-        keys = jax.random.split(key, 2)
-        index = jnp.zeros((1, 2), jnp.int32)
-        masked = MaskedFrames(index, jnp.ones((1, 2), bool), None)
-        wave = jnp.zeros((1, SAMPLE_RATE))
-        rngs = dict(zip(("params", "gumbel"), keys, strict=True))
-        return model.init(rngs, wave, jnp.array([SAMPLE_RATE]), masked, Compression(), 1.0, deterministic=True)
-
     return Task(
         table=table,
         source=source,
@@ -117,8 +81,8 @@ def _pretrain(config: ConfigDict) -> Task:
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
-        init=init,
-        warm_start=_warm_start(config.init_from),
+        init=model.init_from,
+        warm_start=_warm_start(origin),
         micro_loss=pretrain_micro_loss(model, mask, temperature, config.num_steps),
         optimizer=_adam(schedule, config.optim, None),
         schedule=schedule,
@@ -133,12 +97,12 @@ def _pretrain(config: ConfigDict) -> Task:
 
 def _finetune(config: ConfigDict) -> Task:
     if not config.init_from:
-        raise UserError("init_from is empty; set --config.init_from to the workdir of a pretrain run")
-    record = read_record(config.init_from)
-    table = settings_table(config.compression)
+        raise UserError("init_from is empty; set --config.init_from to the workdir of a pretrain run, or to hf:PATH")
+    origin = open_origin(config.init_from)
+    table = settings_table(**config.compression)
     scratch = config.from_scratch
-    backbone = backbone_of(
-        record, **config.model, upsample_factors=_factors(table), dtype=config.dtype,
+    backbone = dataclasses.replace(
+        origin.backbone, **config.model, upsample_factors=_factors(table), dtype=config.dtype,
         feature_grad_scale=1.0 if scratch else 0.0,  # a pre-trained extractor stays as it is
     )  # fmt: skip
     _check_schedules(table, backbone)
@@ -146,9 +110,12 @@ def _finetune(config: ConfigDict) -> Task:
         config.data, config.split, min_samples=round(config.input.min_seconds * SAMPLE_RATE), need_text=True,
         max_bad=config.input.max_bad,
     )  # fmt: skip
-    vocabulary = open_vocabulary(config.vocabulary, map(source.text, range(len(source))))
+    if not config.vocabulary and origin.vocabulary:
+        vocabulary = origin.vocabulary
+    else:
+        vocabulary = open_vocabulary(config.vocabulary or "letters", map(source.text, range(len(source))))
     check_texts(vocabulary, source)
-    head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout)
+    head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
     model = CTCModel(backbone, head)
     optim_ = config.optim
     schedule = optim.tri_stage(optim_.lr, config.num_steps, optim_.warmup, optim_.hold, optim_.initial, optim_.final)
@@ -159,10 +126,6 @@ def _finetune(config: ConfigDict) -> Task:
             return 0
         return math.inf if path.startswith("backbone/frontend/") else start
 
-    def init(key):
-        wave = jnp.zeros((1, SAMPLE_RATE))
-        return model.init(key, wave, jnp.array([SAMPLE_RATE]), Compression(), deterministic=True)
-
     mask = config.mask
     return Task(
         table=table,
@@ -171,8 +134,8 @@ def _finetune(config: ConfigDict) -> Task:
         samples=_longest(source, config.input.speed),
         vocabulary=vocabulary,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
-        init=init,
-        warm_start=_warm_start("" if scratch else config.init_from),
+        init=model.init_from,
+        warm_start=_warm_start(None if scratch else origin),
         micro_loss=ctc_micro_loss(
             model, SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
         ),
@@ -180,6 +143,14 @@ def _finetune(config: ConfigDict) -> Task:
         schedule=schedule,
         watchdog=Watchdog(),
     )
+
+
+def _inherit(options: ConfigDict, of_origin: BackboneConfig | PretrainHeadConfig | CTCHeadConfig | None) -> dict:
+    """Options with those that are None taken from what the run starts from; a head of another kind gives none."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return given | {
+        name: getattr(of_origin, name) for name in options if name not in given and hasattr(of_origin, name)
+    }
 
 
 def _longest(source: Source, speed: float) -> np.ndarray:
@@ -205,15 +176,15 @@ def _adam(schedule: optax.Schedule, options: ConfigDict, frozen_until) -> optax.
     )  # fmt: skip
 
 
-def _warm_start(init_from: str):
-    """Fresh parameters replaced by those of a checkpoint; no change without one."""
+def _warm_start(origin: Origin | None):
+    """Fresh parameters replaced by those of an origin; no change without one."""
 
     def warm_start(fresh, sharding):
-        if not init_from:
+        if not origin:
             return fresh
-        step, saved = load_params(Path(init_from), sharding)
-        params, new, unused = merge_params(fresh, saved, init_from)
-        say(f"parameters from {init_from}, step {step}" + _aside("new", new) + _aside("left behind", unused))
+        state, saved = origin.load(sharding)
+        params, new, unused = merge_params(fresh, saved, origin.name)
+        say(f"parameters from {origin.name}, {state}" + _aside("new", new) + _aside("left behind", unused))
         return params
 
     return warm_start
@@ -222,32 +193,3 @@ def _warm_start(init_from: str):
 def _aside(what: str, names: list[str]) -> str:
     modules = list(dict.fromkeys(name.rsplit("/", 1)[0].removeprefix("backbone/encoder/") for name in names))
     return f"; {what}: {', '.join(modules)}" if modules else ""
-
-
-def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
-    """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
-
-    Raises:
-      UserError: shapes differ, or something is missing that no other table or task explains.
-    """
-    have = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(saved)}
-    new, wrong = [], []
-
-    def take(path, x):
-        name = path_name(path)
-        if name in have and have[name].shape == x.shape:
-            return have.pop(name)
-        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
-        (new if fits else wrong).append(
-            name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
-        )
-        have.pop(name, None)
-        return x
-
-    params = jax.tree_util.tree_map_with_path(take, fresh)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as that run did"
-        )
-    return params, new, list(have)

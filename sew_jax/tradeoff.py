@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
+from sew_jax.files import write_json, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,9 @@ def write_tradeoff(rows: Sequence[Row], folder: Path) -> None:
     writer = csv.DictWriter(table, list(objects[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(objects)
-    _replace(folder / "tradeoff.json", (json.dumps(objects, indent=1) + "\n").encode())
-    _replace(folder / "tradeoff.csv", table.getvalue().encode())
-    _replace(folder / "tradeoff.png", _plot(rows))
+    write_json(folder / "tradeoff.json", objects)
+    write_whole(folder / "tradeoff.csv", table.getvalue().encode())
+    write_whole(folder / "tradeoff.png", _plot(rows))
 
 
 def read_tradeoff(folder: Path) -> list[Row]:
@@ -106,12 +106,6 @@ def format_table(rows: Sequence[Row]) -> str:
         "\n".join(line.rstrip() for line in text)
         + "\n(time and MACs: s1q1k1 = 1; *: nothing is both faster and better)"
     )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
 
 
 def _plot(rows: Sequence[Row]) -> bytes:

@@ -26,6 +26,7 @@ from sew_jax.data.pipeline import Batch, Batches, label_slots, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.sources import Problem
 from sew_jax.errors import UserError
+from sew_jax.files import write_json
 from sew_jax.metrics import MetricsFile
 from sew_jax.programs import compile_table
 from sew_jax.progress import Progress, format_duration, say
@@ -80,10 +81,10 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     start = checkpoints.latest() or 0
     _first_screen(config, workdir, task, plan, mesh, shapes, shardings, start)
     if first_host:
-        (workdir / "config.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(workdir / "config.json", record)
         _write_problems(workdir, task.problems)
         if task.vocabulary:
-            task.vocabulary.save(workdir / "vocab.json")
+            task.vocabulary.save(workdir)
     if start:
         state = checkpoints.restore(start, like)
     else:

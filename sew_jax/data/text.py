@@ -1,60 +1,103 @@
 """Transcripts to symbols and back."""
 
+import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sew_jax.errors import UserError
+from sew_jax.files import write_json
 
-# fairseq's dictionary order (`<s>` is the CTC blank), then letters by frequency as in `dict.ltr.txt`
-LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
-_SPECIAL, _SPACE = 4, "|"
+VOCABULARY_FILE, _TOKENIZER_FILE = "vocab.json", "tokenizer_config.json"
+_ADDED_FILE = "added_tokens.json"
+# our field -> the name in Hugging Face's tokenizer_config.json
+_TOKENS = dict(
+    blank_symbol="pad_token", delimiter="word_delimiter_token", bos="bos_token", eos="eos_token",
+    unknown_symbol="unk_token",
+)  # fmt: skip
+
+# fairseq's order with Hugging Face's names: fairseq calls the blank `<s>` and its neighbour `<pad>`, at the same ids.
+# Then letters by frequency as in `dict.ltr.txt`
+LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 
 
+@dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Characters as CTC symbols; symbol 0 is the blank, `|` ends each word (the last one too, as fairseq writes it)."""
+    """Characters as CTC symbols; the delimiter ends each word (the last one too, as fairseq writes it).
 
-    def __init__(self, symbols: Sequence[str]):
-        self.symbols = tuple(symbols)
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+    Files and defaults are those of Hugging Face's CTC tokenizers: `vocab.json`, {symbol: id}, and where it departs from
+    the defaults `tokenizer_config.json` beside it.
+    """
+
+    symbols: tuple[str, ...]
+    blank_symbol: str = "<pad>"
+    delimiter: str = "|"
+    bos: str | None = "<s>"  # these three never stand in a transcript
+    eos: str | None = "</s>"
+    unknown_symbol: str | None = "<unk>"
+    nameless: tuple[str, ...] = ()  # symbols of a head that is wider than its vocabulary
+
+    def __post_init__(self):
+        object.__setattr__(self, "_ids", {symbol: i for i, symbol in enumerate(self.symbols)})
+        for name in (self.blank_symbol, self.delimiter):
+            if name not in self._ids:
+                raise UserError(f"vocabulary: it has no {name!r}, which must be its blank or its word delimiter")
+        special = {self.blank_symbol, self.bos, self.eos, self.unknown_symbol, *self.nameless}
+        object.__setattr__(self, "_special", {i for symbol, i in self._ids.items() if symbol in special})
 
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Vocabulary) and self.symbols == other.symbols
+    @property
+    def blank(self) -> int:
+        """Id of the CTC blank."""
+        return self._ids[self.blank_symbol]
 
-    __hash__ = None
+    def padded(self, symbols: int) -> "Vocabulary":
+        """With nameless symbols up to a count."""
+        names = tuple(f"<nameless {i}>" for i in range(len(self), symbols))
+        return dataclasses.replace(self, symbols=self.symbols + names, nameless=self.nameless + names)
 
     def unknown(self, text: str) -> set[str]:
         """Characters of `text` that have no symbol."""
-        return {c for c in text if c != " " and c not in self._ids} | ({_SPACE} & set(text))
+        return {c for c in text if c != " " and c not in self._ids} | ({self.delimiter} & set(text))
 
     def encode(self, text: str) -> list[int]:
         """Symbol ids of a transcript; words are separated by white space. Raises KeyError on an unknown character."""
-        return [self._ids[c] for word in text.split() for c in word + _SPACE]
+        return [self._ids[c] for word in text.split() for c in word + self.delimiter]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The transcript of symbol ids, special symbols left out."""
-        text = "".join(self.symbols[i] for i in ids if i >= _SPECIAL)
-        return " ".join(text.replace(_SPACE, " ").split())
+        text = "".join(self.symbols[i] for i in ids if i not in self._special)
+        return " ".join(text.replace(self.delimiter, " ").split())
 
-    def save(self, path: Path) -> None:
-        """Writes {symbol: id} as JSON (the form of a Hugging Face `vocab.json`)."""
-        path.write_text(json.dumps(self._ids, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    def save(self, folder: Path) -> None:
+        """Writes the two files into a folder; a tokenizer of Hugging Face's reads them too."""
+        tokenizer = {theirs: getattr(self, ours) for ours, theirs in _TOKENS.items()}
+        tokenizer |= {"tokenizer_class": "Wav2Vec2CTCTokenizer"}
+        tokenizer |= {"do_lower_case": False, "replace_word_delimiter_char": " "}
+        write_json(folder / VOCABULARY_FILE, self._ids)
+        write_json(folder / _TOKENIZER_FILE, tokenizer)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Reads what `save` wrote.
+        """Reads a vocab.json, with the tokenizer_config.json beside it where there is one.
 
         Raises:
           UserError: there is no such file, or it is no vocabulary.
         """
+        path = Path(path)
+        beside = path.with_name(_TOKENIZER_FILE)
         try:
-            ids = json.loads(Path(path).read_text(encoding="utf-8"))
+            ids = json.loads(path.read_text(encoding="utf-8"))
+            if path.with_name(_ADDED_FILE).is_file():
+                ids |= json.loads(path.with_name(_ADDED_FILE).read_text(encoding="utf-8"))
             if sorted(ids.values()) != list(range(len(ids))):
                 raise ValueError("its ids are not 0, 1, 2, ...")
-            return cls(sorted(ids, key=ids.get))
+            told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            tokens = {ours: _token(told[theirs]) for ours, theirs in _TOKENS.items() if theirs in told}
+            return cls(tuple(sorted(ids, key=ids.get)), **tokens)
         except FileNotFoundError as error:
             raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
         except (ValueError, AttributeError, TypeError) as error:
@@ -63,12 +106,17 @@ class Vocabulary:
             ) from error
 
 
+def _token(told: Any) -> str | None:
+    """A special token as tokenizer files spell it: text, or an object with the text as `content`."""
+    return told.get("content") if isinstance(told, dict) else told
+
+
 def open_vocabulary(name: str, texts: Iterable[str]) -> Vocabulary:
     """`letters` (English capitals and apostrophe), `auto` (the characters of `texts`), or the path of a vocab.json."""
     if name == "letters":
         return Vocabulary(LETTERS)
     if name == "auto":
-        return Vocabulary((*LETTERS[: _SPECIAL + 1], *sorted({c for text in texts for c in text if not c.isspace()})))
+        return Vocabulary((*LETTERS[:5], *sorted({c for text in texts for c in text if not c.isspace()})))
     return Vocabulary.load(Path(name))
 
 

@@ -50,6 +50,12 @@ class BackboneConfig:
             raise UserError(f"model.width {self.width} is no multiple of model.pos_groups {self.pos_groups}")
 
 
+# What a checkpoint's weights were trained as; the other fields are a run's own
+ARCHITECTURE = (
+    "frontend", "conv_width", "conv_norm", "conv_bias", "normalize_wave", "width", "layers", "heads", "ffn_width", "pre_norm",
+    "pos_kernel", "pos_groups", "tail",
+)  # fmt: skip
+HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),
@@ -88,6 +94,7 @@ class CTCHeadConfig:
 
     symbols: int = 32
     dropout: float = 0.0  # before the linear layer
+    blank: int = 0  # which symbol is the CTC blank
 
 
 _SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, tail="keep")

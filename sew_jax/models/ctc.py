@@ -1,4 +1,6 @@
-"""The fine-tuned model: backbone, dropout, one linear layer to the symbols (blank is 0)."""
+"""The fine-tuned model: backbone, dropout, one linear layer to the symbols."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.frontend import SAMPLE_RATE
 from sew_jax.models.layers import Dropout
 
 
@@ -15,6 +18,11 @@ class CTCModel(nn.Module):
 
     backbone: BackboneConfig
     head: CTCHeadConfig
+
+    def init_from(self, key) -> dict[str, Any]:
+        """Variables for a key."""
+        wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
+        return self.init(key, wave, length, Compression(), deterministic=True)
 
     @nn.compact
     def __call__(

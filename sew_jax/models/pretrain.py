@@ -3,7 +3,7 @@
 B utterances, M masked frames (static, some may be of zero weight), F final width, G codebooks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ from sew_jax.compression import Compression
 from sew_jax.masking import MaskedFrames, gather_frames
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.frontend import SAMPLE_RATE
 from sew_jax.models.layers import EPSILON, Dropout, torch_dense
 from sew_jax.models.quantizer import Quantized, Quantizer
 
@@ -29,6 +30,14 @@ class PretrainModel(nn.Module):
 
     backbone: BackboneConfig
     head: PretrainHeadConfig
+
+    def init_from(self, key) -> dict[str, Any]:
+        """Variables for a key."""
+        params, gumbel = jax.random.split(key, 2)
+        masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)
+        wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
+        rngs = {"params": params, "gumbel": gumbel}
+        return self.init(rngs, wave, length, masked, Compression(), 1.0, deterministic=True)
 
     @nn.compact
     def __call__(

@@ -1,0 +1,169 @@
+"""The files of a Hugging Face folder: config.json, tensors in safetensors (one file or shards), preprocessor and tokenizer.
+
+Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and that with `weights_only=True`.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sew_jax.convert import (
+    Architecture,
+    from_hugging_face,
+    read_architecture,
+    to_hugging_face,
+    write_architecture,
+)
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.text import VOCABULARY_FILE, Vocabulary
+from sew_jax.errors import UserError
+from sew_jax.files import write_json
+from sew_jax.models.config import CTCHeadConfig
+
+_CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
+_INDEX, _PICKLE = "model.safetensors.index.json", "pytorch_model.bin"
+_HUB_FILES = ["*.json", "*.safetensors", _PICKLE]
+
+
+class Folder(NamedTuple):
+    """A checkpoint in Hugging Face's form, its tensors not read yet."""
+
+    path: Path
+    family: str
+    architecture: Architecture
+    vocabulary: Vocabulary | None  # with a CTC head
+
+    def parameters(self) -> dict[str, Any]:
+        """Our parameter tree, float32 numpy.
+
+        Raises:
+          UserError: a file is missing or damaged, or tensors and configuration do not match.
+        """
+        return from_hugging_face(self.family, self.architecture, _read_tensors(self.path), str(self.path))
+
+
+def open_folder(name: str) -> Folder:
+    """The checkpoint in a folder, or of a name on the hub.
+
+    Raises:
+      UserError: there is none, or one that we cannot compute exactly.
+    """
+    path = _locate(name)
+    config = _read_json(path / _CONFIG)
+    told = _read_json(path / _PREPROCESSOR) if (path / _PREPROCESSOR).is_file() else {}
+    rate = told.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
+    architecture = read_architecture(config, told.get("do_normalize", True), str(path))
+    vocabulary = None
+    if isinstance(architecture.head, CTCHeadConfig):
+        vocabulary = _read_vocabulary(path, architecture.head.symbols)
+        head = CTCHeadConfig(architecture.head.symbols, architecture.head.dropout, vocabulary.blank)
+        architecture = architecture._replace(head=head)
+    return Folder(path, config["model_type"], architecture, vocabulary)
+
+
+def write_folder(
+    path: Path, family: str, architecture: Architecture, params: dict[str, Any], vocabulary: Vocabulary | None
+) -> None:
+    """Writes a folder that transformers loads: the inverse of `open_folder`.
+
+    Raises:
+      UserError: the architecture of that family cannot express the model.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    config = write_architecture(family, architecture)
+    tensors = to_hugging_face(family, architecture, params)
+    partial = path / f".{_TENSORS}.partial"
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={"format": "pt"})
+    partial.replace(path / _TENSORS)
+    write_json(path / _PREPROCESSOR, _preprocessor(architecture))
+    if vocabulary:
+        vocabulary.save(path)
+        config |= {"pad_token_id": vocabulary.blank}
+    write_json(path / _CONFIG, config)
+
+
+def _preprocessor(architecture: Architecture) -> dict[str, Any]:
+    backbone = architecture.backbone
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": SAMPLE_RATE,
+        "padding_value": 0.0, "padding_side": "right", "do_normalize": backbone.normalize_wave,
+        # group norm averages over padding too, so those models are run without a mask
+        "return_attention_mask": backbone.conv_norm == "layer",
+    }  # fmt: skip
+
+
+def _locate(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / _CONFIG).is_file():
+            raise UserError(f"init_from: {path} has no {_CONFIG}; give a folder as `save_pretrained` writes it")
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"init_from: {name} is no folder; give a folder with {_CONFIG}, or a name on the hub")
+    if not importlib.util.find_spec("huggingface_hub"):
+        raise UserError(f"init_from: there is no folder {name}; to load a name from the hub, install huggingface_hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # whatever network or hub say
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"init_from: {name} is neither a folder nor to be had from the hub ({reason})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"init_from: {path} cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"init_from: {path} is no JSON object")
+    return value
+
+
+def _read_vocabulary(path: Path, symbols: int) -> Vocabulary:
+    vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
+    if len(vocabulary) > symbols:
+        raise UserError(f"init_from: {path}/{VOCABULARY_FILE} names {len(vocabulary)} symbols, the head has {symbols}")
+    return vocabulary.padded(symbols)
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    if (path / _INDEX).is_file():
+        names = set(_read_json(path / _INDEX).get("weight_map", {}).values())
+        return {k: v for name in sorted(names) for k, v in _read_safetensors(path / Path(name).name).items()}
+    if (path / _TENSORS).is_file():
+        return _read_safetensors(path / _TENSORS)
+    if (path / _PICKLE).is_file():
+        return read_pickle(path / _PICKLE)
+    raise UserError(f"init_from: {path} has neither {_TENSORS} nor {_INDEX}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # as JAX arrays: numpy knows no bfloat16
+        with safe_open(path, framework="flax") as file:
+            return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"init_from: {path} cannot be read ({error}); was its download cut off?") from error
+
+
+def read_pickle(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a torch file, which torch alone can read."""
+    if not importlib.util.find_spec("torch"):
+        raise UserError(f"init_from: {path} is a torch file; install torch to read it, or save it as safetensors")
+    import torch
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch says of a file that is damaged or holds more than tensors
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"init_from: {path} cannot be read ({reason})") from error
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,120 @@
+"""What a run starts from: the workdir of another run, or a released checkpoint, behind one interface."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Sharding
+
+from sew_jax.checkpoint import load_params
+from sew_jax.compression import Compression, settings_table
+from sew_jax.data.text import VOCABULARY_FILE, Vocabulary
+from sew_jax.errors import UserError
+from sew_jax.huggingface import open_folder
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.optim import path_name
+
+HUGGING_FACE = "hf:"
+# Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
+FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
+
+
+class Origin(NamedTuple):
+    """A trained model, its parameters not read yet."""
+
+    name: str  # as `init_from` gave it
+    backbone: BackboneConfig
+    head: PretrainHeadConfig | CTCHeadConfig | None
+    vocabulary: Vocabulary | None  # of a CTC head
+    trained: list[Compression]  # settings that it was trained at
+    load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
+
+
+def open_origin(init_from: str) -> Origin:
+    """The origin that `init_from` names: a workdir, or `hf:` and a folder or hub name.
+
+    Raises:
+      UserError: there is none, or its files do not fit each other.
+    """
+    if init_from.startswith(HUGGING_FACE):
+        return _hugging_face(init_from)
+    return _workdir(init_from)
+
+
+def _workdir(name: str) -> Origin:
+    workdir = Path(name)
+    record = _read_record(workdir)
+    architecture, mode = record["architecture"], record["config"]["mode"]
+    tuned = mode == "finetune"
+
+    def load(sharding: Sharding) -> tuple[str, Any]:
+        step, params = load_params(workdir, sharding)
+        return f"update {step}", params
+
+    return Origin(
+        name=name,
+        backbone=BackboneConfig(**architecture["backbone"]),
+        head=(CTCHeadConfig if tuned else PretrainHeadConfig)(**architecture["head"]),
+        vocabulary=Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None,
+        trained=settings_table(**record["config"]["compression"]),
+        load=load,
+    )
+
+
+def _hugging_face(name: str) -> Origin:
+    folder = open_folder(name.removeprefix(HUGGING_FACE))
+
+    def load(sharding: Sharding) -> tuple[str, Any]:
+        return folder.family, jax.device_put(folder.parameters(), sharding)
+
+    return Origin(
+        name=name,
+        backbone=folder.architecture.backbone,
+        head=folder.architecture.head,
+        vocabulary=folder.vocabulary,
+        trained=[Compression(folder.architecture.squeeze)],
+        load=load,
+    )
+
+
+def _read_record(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, or hf:PATH"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
+
+
+def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = FRESH) -> tuple[Any, list[str], list[str]]:
+    """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
+
+    Raises:
+      UserError: shapes differ, or something is missing that no other table or task explains.
+    """
+    have = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(saved)}
+    new, wrong = [], []
+
+    def take(path, x):
+        name = path_name(path)
+        if name in have and have[name].shape == x.shape:
+            return have.pop(name)
+        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
+        (new if fits else wrong).append(
+            name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
+        )
+        have.pop(name, None)
+        return x
+
+    params = jax.tree_util.tree_map_with_path(take, fresh)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as that run did"
+        )
+    return params, new, list(have)
