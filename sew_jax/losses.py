@@ -84,7 +84,7 @@ def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B, blank: int
     repeats_B = ((labels_BxU[:, 1:] == labels_BxU[:, :-1]) & valid_BxU[:, 1:]).sum(1)
     possible_B = label_length_B + repeats_B <= length_B
     padding_BxT = 1.0 - mask_from_lengths(length_B, logits_BxTxV.shape[1])
-    loss_B = optax.ctc_loss(logits_BxTxV.astype(jnp.float32), padding_BxT, labels_BxU, 1.0 - valid_BxU, blank)
+    loss_B = optax.ctc_loss(logits_BxTxV.astype(jnp.float32), padding_BxT, labels_BxU, 1.0 - valid_BxU, blank_id=blank)
     weight_B = weight_B.astype(jnp.float32)
     total = weight_B.sum()
     loss = jnp.where(possible_B, loss_B, 0.0) * weight_B

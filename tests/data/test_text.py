@@ -24,9 +24,9 @@ class Texts:
         return self.texts[i]
 
 
-def test_letters_are_fairseqs_dictionary():
+def test_letters_are_fairseqs_with_hugging_faces_names():
     assert len(LETTERS) == 32 and len(set(LETTERS)) == 32
-    assert LETTERS[:8] == ("<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A")
+    assert LETTERS[:8] == ("<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A")
 
 
 def test_words_end_with_a_bar_and_come_back():
@@ -48,9 +48,9 @@ def test_unknown_characters_are_named():
 
 def test_file_round_trip(tmp_path):
     vocabulary = open_vocabulary("auto", ["жук", "A B"])
-    vocabulary.save(tmp_path / "vocab.json")
+    vocabulary.save(tmp_path)
     assert open_vocabulary(str(tmp_path / "vocab.json"), []) == vocabulary
-    assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["<s>"] == 0
+    assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["<pad>"] == 0
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}', '{"a": "x"}'])

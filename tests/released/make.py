@@ -1,0 +1,120 @@
+"""Makes the reference folders and outputs beside this file; needs torch and transformers 4.57, which the tests do not.
+
+  python tests/released/make.py tests/released
+
+Random weights, as `save_pretrained` writes them, and what transformers computes with them in float32.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as hf
+
+LENGTHS = (4000, 4400, 6401)  # 12, 13 and 19 frames: those that a squeeze factor divides and those that it does not
+VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+BASE = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, num_conv_pos_embeddings=6,
+    num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0,
+)  # fmt: skip
+LARGE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
+CONV = dict(conv_dim=[16] * 7)
+CODES = dict(
+    num_codevectors_per_group=8, codevector_dim=16, proj_codevector_dim=12, num_negatives=5, feat_quantizer_dropout=0.0
+)
+SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
+# name -> (class, configuration, whether the processor normalises)
+MODELS = {
+    "wav2vec2": (hf.Wav2Vec2Model, hf.Wav2Vec2Config(**BASE, **CONV), False),
+    "wav2vec2_pretraining": (hf.Wav2Vec2ForPreTraining, hf.Wav2Vec2Config(**BASE, **CONV, **CODES), True),
+    "wav2vec2_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV), True),
+    "xlsr_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE), True),
+    "hubert": (hf.HubertModel, hf.HubertConfig(**BASE, **CONV, **LARGE), True),
+    "hubert_ctc": (hf.HubertForCTC, hf.HubertConfig(**BASE, **CONV), True),
+    "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
+    "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
+}
+
+
+def waves() -> list[np.ndarray]:
+    """An utterance of each length, quiet and off centre, so that a forgotten normalisation shows."""
+    random = np.random.default_rng(0)
+    return [(0.1 * random.normal(size=n) + 0.02).astype(np.float32) for n in LENGTHS]
+
+
+def make(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """Writes one folder, returns its outputs: every layer's hidden states and the head's output, utterance by utterance."""
+    cls, config, normalize = MODELS[name]
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # none at a special value: zero biases would hide a forgotten one
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    mask = config.feat_extract_norm == "layer"
+    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
+    if name.endswith("ctc"):
+        folder.joinpath("vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
+        tokenizer = hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+        hf.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    else:
+        extractor.save_pretrained(folder)
+    outputs = {}
+    for wave in waves():
+        inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            out = model(**inputs, output_hidden_states=True)
+        head = out.logits if "logits" in out else out.projected_states if "projected_states" in out else out[0]
+        key = f"{name}/{len(wave)}"
+        outputs[f"{key}/head"] = head[0].numpy()
+        for i, hidden in enumerate(out.hidden_states):
+            outputs[f"{key}/layer_{i}"] = hidden[0].numpy()
+    if mask:  # layer-norm extractors alone are indifferent to padding
+        inputs = extractor(waves(), sampling_rate=16_000, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            out = model(**inputs)
+        outputs[f"{name}/padded/head"] = (out.logits if "logits" in out else out[0]).numpy()
+    if name.endswith("pretraining"):
+        outputs |= pretraining_loss(model, extractor, name)
+    return outputs
+
+
+def pretraining_loss(model, extractor, name: str) -> dict[str, np.ndarray]:
+    """The training loss on masks, negatives and Gumbel noise that are drawn here; every dropout is 0."""
+    random = np.random.default_rng(1)
+    wave, frames, codebooks, codes = waves()[-1], 19, 2, CODES["num_codevectors_per_group"]
+    masked = np.sort(random.choice(frames - 1, 8, replace=False))
+    mask = np.zeros((1, frames), bool)
+    mask[0, masked] = True
+    negatives = np.zeros((1, frames, CODES["num_negatives"]), np.int64)
+    for i in masked:
+        negatives[0, i] = random.choice(masked[masked != i], CODES["num_negatives"])
+    noise = random.gumbel(size=(frames, codebooks, codes)).astype(np.float32)
+
+    def gumbel_softmax(logits, tau, hard):
+        assert hard
+        noisy = (logits + torch.tensor(noise).reshape(logits.shape)) / tau
+        return torch.nn.functional.one_hot(noisy.argmax(-1), codes).float()
+
+    original, torch.nn.functional.gumbel_softmax = torch.nn.functional.gumbel_softmax, gumbel_softmax
+    model.train()
+    inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(negatives))
+    torch.nn.functional.gumbel_softmax = original
+    model.eval()
+    values = {"loss": out.loss, "contrastive": out.contrastive_loss, "diversity": out.diversity_loss}
+    arrays = {k: v.numpy() for k, v in values.items()}
+    arrays |= {"masked": masked, "negatives": negatives[0, masked], "noise": noise[masked]}
+    arrays |= {"temperature": np.float32(model.quantizer.temperature)}
+    return {f"{name}/pretraining/{k}": v for k, v in arrays.items()}
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    outputs: dict[str, np.ndarray] = {}
+    for model in MODELS:
+        outputs |= make(model, root / model)
+    np.savez_compressed(root / "outputs.npz", **outputs)
