@@ -94,7 +94,7 @@ def test_bfloat16(runs, tmp_path):
     ("changes", "message"),
     [
         ({"init_from": ""}, "init_from is empty"),
-        ({"init_from": "PRETRAIN"}, r"pretrain run; fine-tune it first"),
+        ({"init_from": "PRETRAIN"}, "has no CTC head yet; fine-tune it first"),
         ({"settings": "s1q1.2.2k1"}, "3 factors, but the model has 1 layers"),
         ({"settings": "s0q1k1"}, "0 is not a factor"),
         ({"settings": "fast"}, "setting 'fast' is unknown"),
