@@ -3,8 +3,11 @@
 Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and that with `weights_only=True`.
 """
 
+import argparse
+import dataclasses
 import importlib.util
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from sew_jax import fairseq
 from sew_jax.convert import (
     Architecture,
     from_hugging_face,
@@ -30,13 +34,14 @@ _INDEX, _PICKLE = "model.safetensors.index.json", "pytorch_model.bin"
 _HUB_FILES = ["*.json", "*.safetensors", _PICKLE]
 
 
-class Folder(NamedTuple):
-    """A checkpoint in Hugging Face's form, its tensors not read yet."""
+class Released(NamedTuple):
+    """A checkpoint in Hugging Face's form; its tensors are read when `parameters` is called."""
 
-    path: Path
+    name: str
     family: str
     architecture: Architecture
     vocabulary: Vocabulary | None  # with a CTC head
+    tensors: Callable[[], Mapping[str, np.ndarray]]
 
     def parameters(self) -> dict[str, Any]:
         """Our parameter tree, float32 numpy.
@@ -44,15 +49,17 @@ class Folder(NamedTuple):
         Raises:
           UserError: a file is missing or damaged, or tensors and configuration do not match.
         """
-        return from_hugging_face(self.family, self.architecture, _read_tensors(self.path), str(self.path))
+        return from_hugging_face(self.family, self.architecture, self.tensors(), self.name)
 
 
-def open_folder(name: str) -> Folder:
-    """The checkpoint in a folder, or of a name on the hub.
+def open_released(name: str) -> Released:
+    """The checkpoint in a folder, of a name on the hub, or in a file of fairseq's (`.pt`).
 
     Raises:
       UserError: there is none, or one that we cannot compute exactly.
     """
+    if Path(name).suffix == ".pt":
+        return _open_fairseq(Path(name).expanduser())
     path = _locate(name)
     config = _read_json(path / _CONFIG)
     told = _read_json(path / _PREPROCESSOR) if (path / _PREPROCESSOR).is_file() else {}
@@ -63,15 +70,27 @@ def open_folder(name: str) -> Folder:
     vocabulary = None
     if isinstance(architecture.head, CTCHeadConfig):
         vocabulary = _read_vocabulary(path, architecture.head.symbols)
-        head = CTCHeadConfig(architecture.head.symbols, architecture.head.dropout, vocabulary.blank)
+        head = dataclasses.replace(architecture.head, blank=vocabulary.blank)
         architecture = architecture._replace(head=head)
-    return Folder(path, config["model_type"], architecture, vocabulary)
+    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: _read_tensors(path))
+
+
+def _open_fairseq(path: Path) -> Released:
+    checkpoint = _load_pickle(path)
+    if not isinstance(checkpoint.get("model"), Mapping):
+        raise UserError(f"init_from: {path} is no fairseq checkpoint; it has no `model`")
+    checkpoint = {**checkpoint, "model": _to_numpy(checkpoint["model"])}
+    config, normalize, tensors = fairseq.to_hugging_face(checkpoint, str(path))
+    architecture, vocabulary = read_architecture(config, normalize, str(path)), None
+    if isinstance(architecture.head, CTCHeadConfig):
+        vocabulary = fairseq.read_dictionary(path.with_name("dict.ltr.txt"), architecture.head.symbols)
+    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: tensors)
 
 
 def write_folder(
     path: Path, family: str, architecture: Architecture, params: dict[str, Any], vocabulary: Vocabulary | None
 ) -> None:
-    """Writes a folder that transformers loads: the inverse of `open_folder`.
+    """Writes a folder that transformers loads: the inverse of `open_released`.
 
     Raises:
       UserError: the architecture of that family cannot express the model.
@@ -142,7 +161,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     if (path / _TENSORS).is_file():
         return _read_safetensors(path / _TENSORS)
     if (path / _PICKLE).is_file():
-        return read_pickle(path / _PICKLE)
+        return _to_numpy(_load_pickle(path / _PICKLE))
     raise UserError(f"init_from: {path} has neither {_TENSORS} nor {_INDEX}")
 
 
@@ -155,15 +174,21 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"init_from: {path} cannot be read ({error}); was its download cut off?") from error
 
 
-def read_pickle(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a torch file, which torch alone can read."""
+def _load_pickle(path: Path) -> Mapping[str, Any]:
+    """What a torch file holds, read by torch without running anything."""
+    if not path.is_file():
+        raise UserError(f"init_from: there is no file {path}")
     if not importlib.util.find_spec("torch"):
         raise UserError(f"init_from: {path} is a torch file; install torch to read it, or save it as safetensors")
     import torch
 
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # how older fairseq wrote its options
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch says of a file that is damaged or holds more than tensors
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init_from: {path} cannot be read ({reason})") from error
+
+
+def _to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}

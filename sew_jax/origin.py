@@ -12,7 +12,7 @@ from sew_jax.checkpoint import load_params
 from sew_jax.compression import Compression, settings_table
 from sew_jax.data.text import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
-from sew_jax.huggingface import open_folder
+from sew_jax.huggingface import open_released
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.optim import path_name
 
@@ -64,7 +64,7 @@ def _workdir(name: str) -> Origin:
 
 
 def _hugging_face(name: str) -> Origin:
-    folder = open_folder(name.removeprefix(HUGGING_FACE))
+    folder = open_released(name.removeprefix(HUGGING_FACE))
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         return folder.family, jax.device_put(folder.parameters(), sharding)

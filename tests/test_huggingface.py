@@ -13,7 +13,7 @@ from sew_jax import losses
 from sew_jax.compression import Compression
 from sew_jax.convert import to_hugging_face
 from sew_jax.errors import UserError
-from sew_jax.huggingface import open_folder, write_folder
+from sew_jax.huggingface import open_released, write_folder
 from sew_jax.masking import MaskedFrames
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
@@ -75,7 +75,7 @@ def assert_close(ours, theirs):
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_those_of_transformers(name):
     """Every layer's hidden states and the head's output, alone and in a padded batch."""
-    folder = open_folder(str(RELEASED / name))
+    folder = open_released(str(RELEASED / name))
     squeeze = folder.architecture.squeeze
     batch = run(folder, *padded())
     for row, wave in enumerate(waves()):
@@ -90,7 +90,7 @@ def test_outputs_are_those_of_transformers(name):
 def test_a_padded_batch_of_a_padding_safe_reference():
     """Layer-norm extractors are run by transformers in padded batches too; valid frames agree there."""
     name = "xlsr_ctc"
-    head, _, frames = run(open_folder(str(RELEASED / name)), *padded())
+    head, _, frames = run(open_released(str(RELEASED / name)), *padded())
     for row, n in enumerate(frames):
         assert_close(head[row, :n], OUTPUTS[f"{name}/padded/head"][row, :n])
 
@@ -102,7 +102,7 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
     """
     name = "wav2vec2_pretraining"
     given = {k.split("/")[-1]: OUTPUTS[k] for k in OUTPUTS.files if k.startswith(f"{name}/pretraining")}
-    folder = open_folder(str(RELEASED / name))
+    folder = open_released(str(RELEASED / name))
     backbone, head, _ = folder.architecture
     wave = waves()[-1][None]
     index = given["masked"][None]
@@ -129,14 +129,14 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_out_again_bit_for_bit(name, tmp_path):
-    folder = open_folder(str(RELEASED / name))
+    folder = open_released(str(RELEASED / name))
     write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary)
     before, after = (one_spelling(load_file(path / "model.safetensors")) for path in (RELEASED / name, tmp_path))
     assert before.keys() == after.keys()
     for key in before:
         np.testing.assert_array_equal(before[key], after[key])
-    again = open_folder(str(tmp_path))
-    assert again[1:] == folder[1:]  # family, architecture, vocabulary
+    again = open_released(str(tmp_path))
+    assert again[1:4] == folder[1:4]  # family, architecture, vocabulary
     told, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
     same = told.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
     assert {k: told[k] for k in same} == {k: written[k] for k in same}
@@ -160,7 +160,7 @@ def test_both_spellings_of_weight_norm_and_shards(tmp_path):
     index = {"weight_map": {k: part for part, members in parts.items() for k in members}}
     (folder / f"{name}.index.json").write_text(json.dumps(index))
     jax.tree.map(
-        np.testing.assert_array_equal, open_folder(str(folder)).parameters(), open_folder(str(source)).parameters()
+        np.testing.assert_array_equal, open_released(str(folder)).parameters(), open_released(str(source)).parameters()
     )
 
 
@@ -205,7 +205,7 @@ def test_a_broken_folder_is_named_in_one_line(damage, tmp_path):
     change, message = BROKEN[damage]
     change(folder)
     with pytest.raises(UserError, match=message) as error:
-        open_folder(str(folder)).parameters()
+        open_released(str(folder)).parameters()
     assert "\n" not in str(error.value)
 
 
@@ -222,14 +222,14 @@ def test_what_wav2vec2_cannot_express(changes, message):
 
     from sew_jax.convert import write_architecture
 
-    architecture = open_folder(str(RELEASED / "wav2vec2_ctc")).architecture
+    architecture = open_released(str(RELEASED / "wav2vec2_ctc")).architecture
     backbone = dataclasses.replace(architecture.backbone, **changes.pop("backbone", {}))
     with pytest.raises(UserError, match=message):
         write_architecture("wav2vec2", architecture._replace(backbone=backbone, **changes))
 
 
 def test_other_upsamplers_stay_behind():
-    folder = open_folder(str(RELEASED / "sew_ctc"))
+    folder = open_released(str(RELEASED / "sew_ctc"))
     params = folder.parameters()
     before = to_hugging_face("sew", folder.architecture, params)
     params["backbone"]["encoder"]["upsample_2"] = {"linear": {"kernel": np.ones((24, 48)), "bias": np.ones(48)}}
