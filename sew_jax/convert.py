@@ -20,7 +20,6 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.optim import path_name
 
 MASK_EMBEDDING = "backbone/mask_embedding"
-FAMILIES = ("wav2vec2", "hubert", "sew")
 
 # What Hugging Face's configuration classes assume where config.json is silent (transformers 4.57.6)
 _DEFAULTS = dict(
@@ -42,7 +41,6 @@ _REQUIRED = dict(
     hidden_act="gelu", feat_extract_activation="gelu", layer_norm_eps=EPSILON, add_adapter=False, adapter_attn_dim=None,
     conv_pos_batch_norm=False, feat_proj_layer_norm=True,
 )  # fmt: skip
-
 
 # our field -> theirs
 _BACKBONE = dict(
@@ -85,8 +83,8 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, origin: s
       UserError: another architecture, or a variant whose mathematics we do not have.
     """
     family = config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{origin}: model_type {family!r} cannot be loaded; it must be one of {', '.join(FAMILIES)}")
+    if family not in _CLASSES:
+        raise UserError(f"{origin}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
     c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | config
     for key, value in _REQUIRED.items():
         if c[key] != value:

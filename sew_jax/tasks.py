@@ -135,7 +135,7 @@ def _finetune(config: ConfigDict) -> Task:
         vocabulary=vocabulary,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=model.init_from,
-        warm_start=_warm_start(None if scratch else origin),
+        warm_start=_warm_start(None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"),
         micro_loss=ctc_micro_loss(
             model, SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
         ),
@@ -176,15 +176,16 @@ def _adam(schedule: optax.Schedule, options: ConfigDict, frozen_until) -> optax.
     )  # fmt: skip
 
 
-def _warm_start(origin: Origin | None):
-    """Fresh parameters replaced by those of an origin; no change without one."""
+def _warm_start(origin: Origin | None, leave: str = ""):
+    """Fresh parameters replaced by those of an origin, but for the part named `leave`; no change without an origin."""
 
     def warm_start(fresh, sharding):
         if not origin:
             return fresh
         state, saved = origin.load(sharding)
+        left = [leave] if saved.pop(leave, None) else []
         params, new, unused = merge_params(fresh, saved, origin.name)
-        say(f"parameters from {origin.name}, {state}" + _aside("new", new) + _aside("left behind", unused))
+        say(f"parameters from {origin.name}, {state}" + _aside("new", new) + _aside("left behind", left + unused))
         return params
 
     return warm_start

@@ -1,5 +1,6 @@
 """Released checkpoints against what transformers computed with them (`released/make.py`), and folders that are broken."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from sew_jax import losses
 from sew_jax.compression import Compression
-from sew_jax.convert import to_hugging_face
+from sew_jax.convert import to_hugging_face, write_architecture
 from sew_jax.errors import UserError
 from sew_jax.huggingface import open_released, write_folder
 from sew_jax.masking import MaskedFrames
@@ -218,10 +219,6 @@ def test_a_broken_folder_is_named_in_one_line(damage, tmp_path):
     ],
 )
 def test_what_wav2vec2_cannot_express(changes, message):
-    import dataclasses
-
-    from sew_jax.convert import write_architecture
-
     architecture = open_released(str(RELEASED / "wav2vec2_ctc")).architecture
     backbone = dataclasses.replace(architecture.backbone, **changes.pop("backbone", {}))
     with pytest.raises(UserError, match=message):
@@ -234,3 +231,23 @@ def test_other_upsamplers_stay_behind():
     before = to_hugging_face("sew", folder.architecture, params)
     params["backbone"]["encoder"]["upsample_2"] = {"linear": {"kernel": np.ones((24, 48)), "bias": np.ones(48)}}
     assert to_hugging_face("sew", folder.architecture, params).keys() == before.keys()
+
+
+def test_a_name_on_the_hub(tmp_path, monkeypatch):
+    """Where huggingface_hub is installed, it is asked for the folder of a name."""
+    with pytest.raises(UserError, match=r"no folder some/model; to load a name from the hub, install huggingface_hub"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        open_released("some/model")
+    monkeypatch.undo()
+    package = tmp_path / "huggingface_hub"
+    package.mkdir()
+    source = f"def snapshot_download(name, allow_patterns):\n    assert name == 'some/model'\n    return {str(RELEASED / 'sew')!r}\n"
+    (package / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert open_released("some/model").family == "sew"
+
+
+def test_a_checkpoint_that_never_masks_lacks_the_mask_embedding(tmp_path):
+    folder = shutil.copytree(RELEASED / "sew_ctc", tmp_path / "unmasked")
+    retensor(folder, lambda tensors: tensors.pop("sew.masked_spec_embed"))
+    assert "mask_embedding" not in open_released(str(folder)).parameters()["backbone"]
