@@ -89,3 +89,11 @@ def test_bad_input_is_one_line(case, corpus, tmp_path):
         arguments = [argument.replace(name, path) for argument in arguments]
     done = run(*arguments, f"--workdir={tmp_path}")
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path):
+    shown = succeed(
+        "finetune.py", f"--config.init_from=hf:{RELEASED / 'sew_ctc'}", f"--config.data={corpus}", *SMALL,
+        "--config.compression.names=s1q1k1", "--config.vocabulary=auto", "--config.num_steps=1", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert "new: symbols" in shown and "symbols" in shown.split("left behind: ")[1].splitlines()[0]
