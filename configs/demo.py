@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.pretrain.num_steps = 1000
     config.pretrain.input.crop_seconds = 2.0
     config.finetune = finetune.get_config()
-    config.finetune.num_steps = 1600
+    config.finetune.num_steps = 2400
     config.finetune.input.buckets = 1
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1
