@@ -2,7 +2,8 @@
 
   python -m sew_jax.main --config=configs/demo.py
 
-Needs 2 CPU cores and 4 GB; everything it reads it makes itself. Measured numbers stand in the README.
+Needs 2 CPU cores and 4 GB; everything it reads it makes itself. On 2 cores of a server CPU it took 7 m 28 s and reached a WER
+of 8.8 % at s1q1k1 and 26.3 % at s4q2k1, on voices that it had not heard; the whole table is in the README.
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ def get_config() -> ConfigDict:
     config.pretrain.num_steps = 1000
     config.pretrain.input.crop_seconds = 2.0
     config.finetune = finetune.get_config()
-    config.finetune.num_steps = 1600
+    config.finetune.num_steps = 2400
     config.finetune.input.buckets = 1
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1

@@ -3,6 +3,9 @@
   python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune
   python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune --config.data=/data/LibriSpeech \\
     --config.split=test-clean --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1
+
+Needs a fine-tuned model and transcribed audio. The small model at 8 settings took 57 s for 5 minutes of speech on 2 CPU
+cores, 5 timed rounds included; the tables are in the README.
 """
 
 from ml_collections import ConfigDict

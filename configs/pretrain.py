@@ -11,6 +11,10 @@ Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, 
 squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for
 SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
 large): on fewer devices raise --config.accumulate, and check the first screen.
+
+Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
+reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66). The published sizes are for a GPU
+box or a TPU slice; none has been trained to the end here.
 """
 
 from ml_collections import ConfigDict
