@@ -15,12 +15,11 @@ torch, hf = pytest.importorskip("torch"), pytest.importorskip("transformers")
 from tests.released import make  # noqa: E402
 
 pytestmark = pytest.mark.transformers
-LAYERS = 3  # of the published widths; more of the same layer prove nothing more
-BASE = dict(num_hidden_layers=LAYERS, layerdrop=0.0)
-LARGE = BASE | dict(hidden_size=1024, num_attention_heads=16, intermediate_size=4096) | make.LARGE
+BASE = dict(layerdrop=0.0)  # the defaults of the configuration classes are the base sizes
+LARGE = BASE | dict(num_hidden_layers=4, hidden_size=1024, num_attention_heads=16, intermediate_size=4096) | make.LARGE
 SIZES = {
     "wav2vec2 base": ("Wav2Vec2", BASE),
-    "wav2vec2 large": ("Wav2Vec2", LARGE),
+    "wav2vec2 large": ("Wav2Vec2", LARGE),  # its width, and a few of its layers
     "hubert base": ("Hubert", BASE),
     "hubert large": ("Hubert", LARGE),
     "sew tiny": ("SEW", BASE | dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048, num_conv_pos_embeddings=31)),
