@@ -78,14 +78,14 @@ def test_outputs_are_those_of_transformers(name):
     """Every layer's hidden states and the head's output, alone and in a padded batch."""
     folder = open_released(str(RELEASED / name))
     squeeze = folder.architecture.squeeze
-    batch = run(folder, *padded())
-    for row, wave in enumerate(waves()):
-        alone = run(folder, wave[None], np.array([len(wave)]))
-        for (head, layers, frames), i in ((alone, 0), (batch, row)):
-            key, n = f"{name}/{len(wave)}", frames[i]
-            assert_close(head[i, :n], OUTPUTS[f"{key}/head"])
+    last = waves()[-1]
+    runs = [(run(folder, last[None], np.array([len(last)])), [len(last)]), (run(folder, *padded()), LENGTHS)]
+    for (head, layers, frames), lengths in runs:
+        for row, length in enumerate(lengths):
+            key, n = f"{name}/{length}", frames[row]
+            assert_close(head[row, :n], OUTPUTS[f"{key}/head"])
             for number, layer in enumerate(layers, start=1):
-                assert_close(layer[i, : n // squeeze], OUTPUTS[f"{key}/layer_{number}"])
+                assert_close(layer[row, : n // squeeze], OUTPUTS[f"{key}/layer_{number}"])
 
 
 def test_a_padded_batch_of_a_padding_safe_reference():

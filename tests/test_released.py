@@ -1,6 +1,7 @@
 """From a released checkpoint to a table, and out again, from the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,13 @@ def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path):
         "--config.compression.names=s1q1k1", "--config.vocabulary=auto", "--config.num_steps=1", f"--workdir={tmp_path}",
     )  # fmt: skip
     assert "new: symbols" in shown and "symbols" in shown.split("left behind: ")[1].splitlines()[0]
+
+
+def test_a_damaged_checkpoint_is_one_line(corpus, tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "damaged")
+    tensors = folder / "model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:5000])
+    done = run(
+        "evaluate.py", f"--config.init_from=hf:{folder}", f"--config.data={corpus}", f"--workdir={tmp_path / 'out'}"
+    )
+    assert done.returncode == 2 and "model.safetensors cannot be read" in done.stderr and done.stderr.count("\n") == 1
