@@ -85,7 +85,12 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, origin: s
     family = config.get("model_type")
     if family not in _CLASSES:
         raise UserError(f"{origin}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
-    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | config
+    told = {key: value for key, value in config.items() if value is not None}
+    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | told
+    for key, default in _DEFAULTS.items():
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and not isinstance(c[key], kinds):
+            raise UserError(f"{origin}: config.json has {key}={c[key]!r}, which should be like {default!r}")
     for key, value in _REQUIRED.items():
         if c[key] != value:
             raise UserError(f"{origin}: {key} is {c[key]!r}; only {value!r} can be loaded")
@@ -257,9 +262,13 @@ def from_hugging_face(
         *modules, leaf = path.split("/")
         functools.reduce(lambda node, module: node.setdefault(module, {}), modules, tree)[leaf] = ours
     problems = {"missing": missing, "of another shape": misshapen, "without a place": sorted(tensors)}
-    if found := "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names):
+    if found := "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in problems.items() if names):
         raise UserError(f"{origin}: tensors and config.json do not match: {found}")
     return tree
+
+
+def _list(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -100,6 +100,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     source, problems = open_source(
         config.data, config.split, min_samples=1, need_text=True, max_bad=config.input.max_bad
     )
+    unknown = [(source.id(i), bad) for i in range(len(source)) if (bad := tuned.vocabulary.unknown(source.text(i)))]
+    if unknown:
+        name, bad = unknown[0]
+        say(
+            f"  ! {len(unknown)} of {len(source)} references hold characters that the vocabulary lacks (first {name}: "
+            f"{' '.join(sorted(bad))}); they count as errors"
+        )
     buckets = choose_buckets(source.samples, config.input.buckets)
     rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), mesh.size)
     plan = BatchPlan(source.samples, rows, seed=0, shuffle=False)

@@ -30,6 +30,7 @@ from sew_jax.files import write_json
 from sew_jax.models.config import CTCHeadConfig
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
+_PROCESSOR = "processor_config.json"
 _INDEX, _PICKLE = "model.safetensors.index.json", "pytorch_model.bin"
 _HUB_FILES = ["*.json", "*.safetensors", _PICKLE]
 
@@ -62,11 +63,11 @@ def open_released(name: str) -> Released:
         return _open_fairseq(Path(name).expanduser())
     path = _locate(name)
     config = _read_json(path / _CONFIG)
-    told = _read_json(path / _PREPROCESSOR) if (path / _PREPROCESSOR).is_file() else {}
-    rate = told.get("sampling_rate", SAMPLE_RATE)
+    told = _read_preprocessor(path)
+    rate = told.get("sampling_rate") or SAMPLE_RATE
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
-    architecture = read_architecture(config, told.get("do_normalize", True), str(path))
+    architecture = read_architecture(config, told.get("do_normalize") is not False, str(path))
     vocabulary = None
     if isinstance(architecture.head, CTCHeadConfig):
         vocabulary = _read_vocabulary(path, architecture.head.symbols)
@@ -77,7 +78,7 @@ def open_released(name: str) -> Released:
 
 def _open_fairseq(path: Path) -> Released:
     checkpoint = _load_pickle(path)
-    if not isinstance(checkpoint.get("model"), Mapping):
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model"), Mapping):
         raise UserError(f"init_from: {path} is no fairseq checkpoint; it has no `model`")
     checkpoint = {**checkpoint, "model": _to_numpy(checkpoint["model"])}
     config, normalize, tensors = fairseq.to_hugging_face(checkpoint, str(path))
@@ -137,6 +138,14 @@ def _locate(name: str) -> Path:
         raise UserError(f"init_from: {name} is neither a folder nor to be had from the hub ({reason})") from error
 
 
+def _read_preprocessor(path: Path) -> dict[str, Any]:
+    """The feature extractor's options; transformers 5 keeps them in the processor's file."""
+    if (path / _PREPROCESSOR).is_file():
+        return _read_json(path / _PREPROCESSOR)
+    processor = _read_json(path / _PROCESSOR) if (path / _PROCESSOR).is_file() else {}
+    return processor.get("feature_extractor") or {}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +157,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_vocabulary(path: Path, symbols: int) -> Vocabulary:
-    vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
+    vocabulary = Vocabulary.load(path / VOCABULARY_FILE, most=symbols)
     if len(vocabulary) > symbols:
         raise UserError(f"init_from: {path}/{VOCABULARY_FILE} names {len(vocabulary)} symbols, the head has {symbols}")
     return vocabulary.padded(symbols)
@@ -191,4 +200,4 @@ def _load_pickle(path: Path) -> Mapping[str, Any]:
 
 
 def _to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.float().numpy() for name, tensor in tensors.items() if hasattr(tensor, "float")}

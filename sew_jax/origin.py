@@ -82,13 +82,17 @@ def _hugging_face(name: str) -> Origin:
 def _read_record(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, or hf:PATH"
         ) from error
     except ValueError as error:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
+    if not isinstance(record, dict) or not {"architecture", "config"} <= record.keys():
+        mend = f"write hf:{workdir} if it is a Hugging Face folder"
+        raise UserError(f"init_from: {path} is not that of a pretrain or finetune run; {mend}")
+    return record
 
 
 def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = FRESH) -> tuple[Any, list[str], list[str]]:

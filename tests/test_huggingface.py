@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from sew_jax import losses
 from sew_jax.compression import Compression
 from sew_jax.convert import to_hugging_face, write_architecture
+from sew_jax.data.text import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.huggingface import open_released, write_folder
 from sew_jax.masking import MaskedFrames
@@ -185,6 +186,7 @@ BROKEN = {
     "another model": (lambda f: edit(f, model_type="wavlm"), "'wavlm' cannot be loaded; it must be one of"),
     "adapters": (lambda f: edit(f, add_adapter=True), "add_adapter is True; only False"),
     "another activation": (lambda f: edit(f, hidden_act="relu"), "hidden_act is 'relu'"),
+    "a list for a number": (lambda f: edit(f, hidden_size=[24]), r"hidden_size=\[24\], which should be like 768"),
     "other convolutions": (lambda f: edit(f, conv_kernel=[9, 3, 3, 3, 3, 2, 2]), "no known extractor"),
     "another rate": (lambda f: edit(f, "preprocessor_config.json", sampling_rate=8000), "8000 Hz"),
     "cut off": (cut, "model.safetensors cannot be read"),
@@ -251,3 +253,27 @@ def test_a_checkpoint_that_never_masks_lacks_the_mask_embedding(tmp_path):
     folder = shutil.copytree(RELEASED / "sew_ctc", tmp_path / "unmasked")
     retensor(folder, lambda tensors: tensors.pop("sew.masked_spec_embed"))
     assert "mask_embedding" not in open_released(str(folder)).parameters()["backbone"]
+
+
+def test_null_is_the_default(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "null")
+    edit(folder, vocab_size=None, num_negatives=None)
+    assert open_released(str(folder)).architecture == open_released(str(RELEASED / "wav2vec2_ctc")).architecture
+
+
+def test_the_processors_file_of_transformers_5(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2", tmp_path / "five")
+    told = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": told}))
+    assert open_released(str(folder))[1:4] == open_released(str(RELEASED / "wav2vec2"))[1:4]
+
+
+def test_added_tokens_beyond_the_head_and_symbols_without_a_name(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "tokens")
+    (folder / "added_tokens.json").write_text(json.dumps({"<extra>": 32}))
+    assert len(open_released(str(folder)).vocabulary) == 32
+    vocabulary = open_released(str(folder)).vocabulary.padded(34)
+    vocabulary.save(tmp_path)
+    again = Vocabulary.load(tmp_path / "vocab.json")
+    assert again == vocabulary and again.decode([33, vocabulary.symbols.index("A"), 32]) == "A"

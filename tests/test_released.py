@@ -74,6 +74,7 @@ def digest(item):
 
 BAD = {
     "no such folder": (["finetune.py", "--config.init_from=hf:/nowhere"], "/nowhere is no folder"),
+    "hf: forgotten": (["evaluate.py", "--config.init_from=WAV2VEC2"], "write hf:"),
     "no CTC head": (["evaluate.py", "--config.init_from=hf:WAV2VEC2"], "has no CTC head yet"),
     "pooling": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s3q2k1"], "s3q1k1 can be exported"),
     "no up-sampler": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1"], "has those of: 3"),

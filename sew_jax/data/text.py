@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from sew_jax.errors import UserError
 from sew_jax.files import write_json
 
 VOCABULARY_FILE, _TOKENIZER_FILE = "vocab.json", "tokenizer_config.json"
-_ADDED_FILE = "added_tokens.json"
+_ADDED_FILE, _MAP_FILE = "added_tokens.json", "special_tokens_map.json"
+_NAMELESS = re.compile(r"<nameless \d+>")
 # our field -> the name in Hugging Face's tokenizer_config.json
 _TOKENS = dict(
     blank_symbol="pad_token", delimiter="word_delimiter_token", bos="bos_token", eos="eos_token",
@@ -81,8 +83,11 @@ class Vocabulary:
         write_json(folder / _TOKENIZER_FILE, tokenizer)
 
     @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Reads a vocab.json, with the tokenizer_config.json beside it where there is one.
+    def load(cls, path: Path, most: int | None = None) -> "Vocabulary":
+        """Reads a vocab.json, with the tokenizer's other files beside it where there are any.
+
+        Args:
+          most: added tokens beyond so many symbols are ignored, as a head of that size never emits them.
 
         Raises:
           UserError: there is no such file, or it is no vocabulary.
@@ -92,12 +97,16 @@ class Vocabulary:
         try:
             ids = json.loads(path.read_text(encoding="utf-8"))
             if path.with_name(_ADDED_FILE).is_file():
-                ids |= json.loads(path.with_name(_ADDED_FILE).read_text(encoding="utf-8"))
+                added = json.loads(path.with_name(_ADDED_FILE).read_text(encoding="utf-8"))
+                ids |= {symbol: i for symbol, i in added.items() if most is None or i < most}
             if sorted(ids.values()) != list(range(len(ids))):
                 raise ValueError("its ids are not 0, 1, 2, ...")
             told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            if path.with_name(_MAP_FILE).is_file() and "added_tokens_decoder" not in told:
+                told |= json.loads(path.with_name(_MAP_FILE).read_text(encoding="utf-8"))
             tokens = {ours: _token(told[theirs]) for ours, theirs in _TOKENS.items() if theirs in told}
-            return cls(tuple(sorted(ids, key=ids.get)), **tokens)
+            symbols = tuple(sorted(ids, key=ids.get))
+            return cls(symbols, nameless=tuple(s for s in symbols if _NAMELESS.fullmatch(s)), **tokens)
         except FileNotFoundError as error:
             raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
         except (ValueError, AttributeError, TypeError) as error:
