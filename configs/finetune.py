@@ -1,7 +1,7 @@
 """CTC fine-tuning of a pre-trained model on transcripts.
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
-  python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain --config.data=/data/librispeech_10h
+  python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain --config.data=/data/librispeech_10h --config.split=
 
 Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an amount of
 transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another than in

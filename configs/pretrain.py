@@ -5,7 +5,8 @@
     --config.split=train-clean-100,train-clean-360,train-other-500
 
   # continued, from a released checkpoint of wav2vec 2.0, HuBERT or SEW
-  python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech
+  python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
+    --config.split=train-clean-100,train-clean-360,train-other-500
 
 Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid; or inherit: that of init_from), and `stochastic` (the default:
 squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for
