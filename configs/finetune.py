@@ -1,7 +1,8 @@
 """CTC fine-tuning of a pre-trained model on transcripts.
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
-  python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain --config.data=/data/librispeech_10h --config.split=
+  python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
+    --config.data=/data/librispeech_10h --config.split=
 
 Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an amount of
 transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another than in
@@ -41,9 +42,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.from_scratch = False
     config.data = "demo"
     config.split = "train"
-    config.vocabulary = (
-        ""  # letters, auto (the characters of the transcripts), a vocab.json; empty: of init_from, or letters
-    )
+    # letters, auto (the characters of the transcripts), or the path of a vocab.json; empty: that of init_from, or letters
+    config.vocabulary = ""
     config.seed = 0
     config.num_steps = num_steps
     config.checkpoint_every = 500 if small else 1000

@@ -8,9 +8,9 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
     --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid; or inherit: that of init_from), and `stochastic` (the default:
-squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for
-SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
+Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid; or inherit: that of init_from),
+and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1
+for wav2vec 2.0, s2q1k1 for SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
 large): on fewer devices raise --config.accumulate, and check the first screen.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and

@@ -23,20 +23,19 @@ MASK_EMBEDDING = "backbone/mask_embedding"
 
 # What Hugging Face's configuration classes assume where config.json is silent (transformers 4.57.6)
 _DEFAULTS = dict(
-    vocab_size=32, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, hidden_act="gelu",
+    vocab_size=32, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
     hidden_dropout=0.1, activation_dropout=0.1, attention_dropout=0.1, feat_proj_dropout=0.0, final_dropout=0.1,
-    layerdrop=0.1, layer_norm_eps=1e-5, feat_extract_norm="group", feat_extract_activation="gelu", conv_bias=False,
+    layerdrop=0.1, feat_extract_norm="group", conv_bias=False,
     num_conv_pos_embeddings=128, num_conv_pos_embedding_groups=16, do_stable_layer_norm=False, squeeze_factor=1,
     num_codevectors_per_group=320, num_codevector_groups=2, contrastive_logits_temperature=0.1, num_negatives=100,
     codevector_dim=256, proj_codevector_dim=256, diversity_loss_weight=0.1, feat_quantizer_dropout=0.0, pad_token_id=0,
     conv_dim=[512] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2],
-    # variants whose mathematics we do not have
-    add_adapter=False, adapter_attn_dim=None, conv_pos_batch_norm=False, feat_proj_layer_norm=True,
 )  # fmt: skip
 _SEW_DEFAULTS = dict(
     squeeze_factor=2, conv_dim=[64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512],
     conv_kernel=[10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1], conv_stride=[5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1],
 )  # fmt: skip
+# Defaults too, and all that we have the mathematics of
 _REQUIRED = dict(
     hidden_act="gelu", feat_extract_activation="gelu", layer_norm_eps=EPSILON, add_adapter=False, adapter_attn_dim=None,
     conv_pos_batch_norm=False, feat_proj_layer_norm=True,
@@ -86,10 +85,10 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, origin: s
     if family not in _CLASSES:
         raise UserError(f"{origin}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
     told = {key: value for key, value in config.items() if value is not None}
-    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | told
+    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | told
     for key, default in _DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
-        if default is not None and not isinstance(c[key], kinds):
+        if not isinstance(c[key], kinds):
             raise UserError(f"{origin}: config.json has {key}={c[key]!r}, which should be like {default!r}")
     for key, value in _REQUIRED.items():
         if c[key] != value:
@@ -183,8 +182,8 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
     backbone, head, squeeze = architecture
     names: dict[str, tuple[str, Layout]] = {}
 
-    def affine(path: str, name: str, layout: Layout = _REVERSED, bias: bool = True) -> None:
-        names[f"{path}/kernel"] = (f"{name}.weight", layout)
+    def affine(path: str, name: str, bias: bool = True) -> None:
+        names[f"{path}/kernel"] = (f"{name}.weight", _REVERSED)
         if bias:
             names[f"{path}/bias"] = (f"{name}.bias", _SAME)
 
@@ -292,5 +291,5 @@ def _abstract(architecture: Architecture):
         if isinstance(head, PretrainHeadConfig)
         else CTCModel(backbone, head or CTCHeadConfig())
     )
-    params = jax.eval_shape(model.init_from, jax.random.key(0))["params"]
+    params = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
     return params if head else {"backbone": params["backbone"]}

@@ -59,8 +59,6 @@ def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineT
     Raises:
       UserError: there is none, or its files do not fit each other.
     """
-    if not init_from:
-        raise UserError("init_from is empty; set --config.init_from to the workdir of a finetune run, or to hf:PATH")
     origin = open_origin(init_from)
     if not isinstance(origin.head, CTCHeadConfig):
         raise UserError(f"init_from: {init_from} has no CTC head yet; fine-tune it first (configs/finetune.py)")
@@ -69,7 +67,7 @@ def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineT
     state, saved = origin.load(sharding)
     # a model that never masks may lack the mask embedding, which is not used here
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
-    fresh = jax.eval_shape(model.init_from, jax.random.key(0))["params"]
+    fresh = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
     params, _, _ = merge_params(fresh, saved, init_from, may_be_new=())
     say(
         f"  model     {init_from}, {state}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"

@@ -24,8 +24,6 @@ def export(config: ConfigDict, workdir: Path) -> None:
     """
     if config.format != "hf":
         raise UserError(f"format: {config.format!r} is unknown; hf is the one there is")
-    if not config.init_from:
-        raise UserError("init_from is empty; set --config.init_from to the workdir of a run")
     origin, setting = open_origin(config.init_from), Compression.parse(config.setting)
     backbone, squeeze = origin.backbone, setting.squeeze
     if setting != Compression(squeeze):

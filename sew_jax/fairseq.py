@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sew_jax.data.text import LETTERS, Vocabulary
 from sew_jax.errors import UserError
 
@@ -41,8 +39,8 @@ _STRIDES = {7: [5] + [2] * 6, 13: [5] + [2, 1] * 6}
 _LEFT_BEHIND = {"hubert": ("label_embs_concat", "final_proj."), "sew": ("quantizer.", "project_q.", "final_proj.")}
 
 
-def to_hugging_face(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], bool, dict[str, np.ndarray]]:
-    """(config.json, whether the wave is normalised, tensors) of a checkpoint whose tensors are numpy arrays.
+def to_hugging_face(checkpoint: Any, origin: str) -> tuple[dict[str, Any], bool, dict[str, Any]]:
+    """(config.json, whether the wave is normalised, tensors) of a checkpoint. Of its tensors only names and shapes matter.
 
     Raises:
       UserError: it is of no model that we know, or says too little of itself.
@@ -54,7 +52,7 @@ def to_hugging_face(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[st
     family = "sew" if "encoder.upsample.0.weight" in tensors else "wav2vec2"
     if "label_embs_concat" in tensors:
         family = "hubert"
-    tensors = {name: x for name, x in tensors.items() if not name.startswith(_LEFT_BEHIND.get(family, "\0"))}
+    tensors = {name: x for name, x in tensors.items() if not name.startswith(_LEFT_BEHIND.get(family, ()))}
     rules = _NAMES + _PROJECTION["sew" if family == "sew" else "wav2vec2"]
     tensors = {_rename(name, rules): x for name, x in tensors.items()}
     config = _config(family, options, tensors, origin)
@@ -80,9 +78,9 @@ def read_dictionary(path: Path, symbols: int) -> Vocabulary:
     return vocabulary
 
 
-def _options(checkpoint: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _options(checkpoint: Any, origin: str) -> dict[str, Any]:
     """The model's options, whichever of fairseq's ways they were written in; a fine-tuned model holds them nested."""
-    if "model" not in checkpoint:
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model"), Mapping):
         raise UserError(f"{origin}: it is no fairseq checkpoint; it has no `model`")
     written = checkpoint.get("cfg") or checkpoint.get("args")
     if written is None:
@@ -110,7 +108,7 @@ def _rename(name: str, rules: list[tuple[str, str]]) -> str:
     return name
 
 
-def _config(family: str, options: dict[str, Any], tensors: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
+def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """What the shapes say, and the options where shapes are silent."""
     try:
         layers = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", name)))

@@ -77,15 +77,11 @@ def open_released(name: str) -> Released:
 
 
 def _open_fairseq(path: Path) -> Released:
-    checkpoint = _load_pickle(path)
-    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model"), Mapping):
-        raise UserError(f"init_from: {path} is no fairseq checkpoint; it has no `model`")
-    checkpoint = {**checkpoint, "model": _to_numpy(checkpoint["model"])}
-    config, normalize, tensors = fairseq.to_hugging_face(checkpoint, str(path))
+    config, normalize, tensors = fairseq.to_hugging_face(_load_pickle(path), str(path))
     architecture, vocabulary = read_architecture(config, normalize, str(path)), None
     if isinstance(architecture.head, CTCHeadConfig):
         vocabulary = fairseq.read_dictionary(path.with_name("dict.ltr.txt"), architecture.head.symbols)
-    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: tensors)
+    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: _to_numpy(tensors))
 
 
 def write_folder(
@@ -105,7 +101,6 @@ def write_folder(
     write_json(path / _PREPROCESSOR, _preprocessor(architecture))
     if vocabulary:
         vocabulary.save(path)
-        config |= {"pad_token_id": vocabulary.blank}
     write_json(path / _CONFIG, config)
 
 

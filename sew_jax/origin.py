@@ -18,7 +18,7 @@ from sew_jax.optim import path_name
 
 HUGGING_FACE = "hf:"
 # Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
-FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
+_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
 
 
 class Origin(NamedTuple):
@@ -36,8 +36,10 @@ def open_origin(init_from: str) -> Origin:
     """The origin that `init_from` names: a workdir, or `hf:` and a folder or hub name.
 
     Raises:
-      UserError: there is none, or its files do not fit each other.
+      UserError: it names none, or its files do not fit each other.
     """
+    if not init_from:
+        raise UserError("init_from is empty; set --config.init_from to the workdir of a run, or to hf:PATH")
     if init_from.startswith(HUGGING_FACE):
         return _hugging_face(init_from)
     return _workdir(init_from)
@@ -64,17 +66,17 @@ def _workdir(name: str) -> Origin:
 
 
 def _hugging_face(name: str) -> Origin:
-    folder = open_released(name.removeprefix(HUGGING_FACE))
+    released = open_released(name.removeprefix(HUGGING_FACE))
 
     def load(sharding: Sharding) -> tuple[str, Any]:
-        return folder.family, jax.device_put(folder.parameters(), sharding)
+        return released.family, jax.device_put(released.parameters(), sharding)
 
     return Origin(
         name=name,
-        backbone=folder.architecture.backbone,
-        head=folder.architecture.head,
-        vocabulary=folder.vocabulary,
-        trained=[Compression(folder.architecture.squeeze)],
+        backbone=released.architecture.backbone,
+        head=released.architecture.head,
+        vocabulary=released.vocabulary,
+        trained=[Compression(released.architecture.squeeze)],
         load=load,
     )
 
@@ -95,7 +97,7 @@ def _read_record(workdir: Path) -> dict[str, Any]:
     return record
 
 
-def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = FRESH) -> tuple[Any, list[str], list[str]]:
+def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
     """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
 
     Raises:

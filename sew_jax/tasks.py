@@ -81,7 +81,7 @@ def _pretrain(config: ConfigDict) -> Task:
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
-        init=model.init_from,
+        init=model.initialize,
         warm_start=_warm_start(origin),
         micro_loss=pretrain_micro_loss(model, mask, temperature, config.num_steps),
         optimizer=_adam(schedule, config.optim, None),
@@ -96,8 +96,6 @@ def _pretrain(config: ConfigDict) -> Task:
 
 
 def _finetune(config: ConfigDict) -> Task:
-    if not config.init_from:
-        raise UserError("init_from is empty; set --config.init_from to the workdir of a pretrain run, or to hf:PATH")
     origin = open_origin(config.init_from)
     table = settings_table(**config.compression)
     scratch = config.from_scratch
@@ -134,7 +132,7 @@ def _finetune(config: ConfigDict) -> Task:
         samples=_longest(source, config.input.speed),
         vocabulary=vocabulary,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
-        init=model.init_from,
+        init=model.initialize,
         warm_start=_warm_start(None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"),
         micro_loss=ctc_micro_loss(
             model, SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)

@@ -21,16 +21,11 @@ from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.pretrain import PretrainModel
+from tests.released.inputs import LENGTHS, waves
 
 RELEASED = Path(__file__).parent / "released"
 OUTPUTS = np.load(RELEASED / "outputs.npz")
 NAMES = sorted({key.split("/")[0] for key in OUTPUTS.files})
-LENGTHS = (4000, 4400, 6401)
-
-
-def waves():
-    random = np.random.default_rng(0)
-    return [(0.1 * random.normal(size=n) + 0.02).astype(np.float32) for n in LENGTHS]
 
 
 def padded():

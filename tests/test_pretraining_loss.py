@@ -57,7 +57,7 @@ def test_terms_are_those_of_the_papers(monkeypatch):
     negatives = np.array([random.choice([j for j in range(9) if j != i], HEAD.negatives) for i in range(9)])
     noise = random.gumbel(size=(9, HEAD.codebooks, HEAD.codes))
     model = PretrainModel(small("group"), HEAD)
-    params = jax.jit(model.init_from)(jax.random.key(0))["params"]
+    params = jax.jit(model.initialize)(jax.random.key(0))["params"]
     params = jax.tree.map(lambda x: x + 0.1 * random.normal(size=x.shape).astype(np.float32), params)
 
     mask = np.isin(np.arange(FRAMES), masked)[None]

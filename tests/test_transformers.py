@@ -13,6 +13,7 @@ from sew_jax.models.ctc import CTCModel
 
 torch, hf = pytest.importorskip("torch"), pytest.importorskip("transformers")
 from tests.released import make  # noqa: E402
+from tests.released.inputs import VOCABULARY, waves  # noqa: E402
 
 pytestmark = pytest.mark.transformers
 BASE = dict(layerdrop=0.0)  # the defaults of the configuration classes are the base sizes
@@ -37,7 +38,7 @@ def test_published_sizes_there_and_back(size, tmp_path):
     model.save_pretrained(theirs)
     extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=True)
     extractor.save_pretrained(theirs)
-    (theirs / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate(make.VOCABULARY)}))
+    (theirs / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
 
     folder = open_released(str(theirs))
     backbone, head, squeeze = folder.architecture
@@ -67,7 +68,7 @@ def test_an_exported_folder_transcribes_through_the_pipeline(name, tmp_path):
     released = make.Path(__file__).parent / "released" / name
     folder = open_released(str(released))
     write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary)
-    wave = make.waves()[0]
+    wave = waves()[0]
     before, after = (
         hf.pipeline("automatic-speech-recognition", model=str(path))(wave) for path in (released, tmp_path)
     )

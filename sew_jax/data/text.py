@@ -38,15 +38,15 @@ class Vocabulary:
     bos: str | None = "<s>"  # these three never stand in a transcript
     eos: str | None = "</s>"
     unknown_symbol: str | None = "<unk>"
-    nameless: tuple[str, ...] = ()  # symbols of a head that is wider than its vocabulary
 
     def __post_init__(self):
         object.__setattr__(self, "_ids", {symbol: i for i, symbol in enumerate(self.symbols)})
         for name in (self.blank_symbol, self.delimiter):
             if name not in self._ids:
                 raise UserError(f"vocabulary: it has no {name!r}, which must be its blank or its word delimiter")
-        special = {self.blank_symbol, self.bos, self.eos, self.unknown_symbol, *self.nameless}
-        object.__setattr__(self, "_special", {i for symbol, i in self._ids.items() if symbol in special})
+        special = {self.blank_symbol, self.bos, self.eos, self.unknown_symbol}
+        silent = {i for symbol, i in self._ids.items() if symbol in special or _NAMELESS.fullmatch(symbol)}
+        object.__setattr__(self, "_silent", silent)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -57,9 +57,9 @@ class Vocabulary:
         return self._ids[self.blank_symbol]
 
     def padded(self, symbols: int) -> "Vocabulary":
-        """With nameless symbols up to a count."""
+        """With nameless symbols up to a count, for a head that is wider than its vocabulary."""
         names = tuple(f"<nameless {i}>" for i in range(len(self), symbols))
-        return dataclasses.replace(self, symbols=self.symbols + names, nameless=self.nameless + names)
+        return dataclasses.replace(self, symbols=self.symbols + names)
 
     def unknown(self, text: str) -> set[str]:
         """Characters of `text` that have no symbol."""
@@ -71,7 +71,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The transcript of symbol ids, special symbols left out."""
-        text = "".join(self.symbols[i] for i in ids if i not in self._special)
+        text = "".join(self.symbols[i] for i in ids if i not in self._silent)
         return " ".join(text.replace(self.delimiter, " ").split())
 
     def save(self, folder: Path) -> None:
@@ -105,8 +105,7 @@ class Vocabulary:
             if path.with_name(_MAP_FILE).is_file() and "added_tokens_decoder" not in told:
                 told |= json.loads(path.with_name(_MAP_FILE).read_text(encoding="utf-8"))
             tokens = {ours: _token(told[theirs]) for ours, theirs in _TOKENS.items() if theirs in told}
-            symbols = tuple(sorted(ids, key=ids.get))
-            return cls(symbols, nameless=tuple(s for s in symbols if _NAMELESS.fullmatch(s)), **tokens)
+            return cls(tuple(sorted(ids, key=ids.get)), **tokens)
         except FileNotFoundError as error:
             raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
         except (ValueError, AttributeError, TypeError) as error:

@@ -19,7 +19,7 @@ class CTCModel(nn.Module):
     backbone: BackboneConfig
     head: CTCHeadConfig
 
-    def init_from(self, key) -> dict[str, Any]:
+    def initialize(self, key) -> dict[str, Any]:
         """Variables for a key."""
         wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
         return self.init(key, wave, length, Compression(), deterministic=True)

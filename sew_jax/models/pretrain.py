@@ -31,7 +31,7 @@ class PretrainModel(nn.Module):
     backbone: BackboneConfig
     head: PretrainHeadConfig
 
-    def init_from(self, key) -> dict[str, Any]:
+    def initialize(self, key) -> dict[str, Any]:
         """Variables for a key."""
         params, gumbel = jax.random.split(key, 2)
         masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)

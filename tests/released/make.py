@@ -1,6 +1,6 @@
 """Makes the reference folders and outputs beside this file; needs torch and transformers 4.57, which the tests do not.
 
-  python tests/released/make.py tests/released
+  python -m tests.released.make tests/released
 
 Random weights, as `save_pretrained` writes them, and what transformers computes with them in float32.
 """
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import transformers as hf
 
-LENGTHS = (4000, 4400, 6401)  # 12, 13 and 19 frames: those that a squeeze factor divides and those that it does not
-VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+from tests.released.inputs import VOCABULARY, waves
+
 BASE = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, num_conv_pos_embeddings=6,
     num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0,
@@ -36,12 +36,6 @@ MODELS = {
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
     "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
 }
-
-
-def waves() -> list[np.ndarray]:
-    """An utterance of each length, quiet and off centre, so that a forgotten normalisation shows."""
-    random = np.random.default_rng(0)
-    return [(0.1 * random.normal(size=n) + 0.02).astype(np.float32) for n in LENGTHS]
 
 
 def make(name: str, folder: Path) -> dict[str, np.ndarray]:
