@@ -71,8 +71,11 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     # audio of an update, all devices together
     config.input.batch_seconds = 24.0 if small else 9600.0 if large else 5600.0
     config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
-    config.input.buckets = 1
+    config.input.buckets = 1 if small else 4
     config.input.min_seconds = 0.5 if small else 2.0
+    config.input.max_seconds = 600.0  # longer audio is left out: it should be cut, as an epoch takes one crop of it
+    # Of several data: an epoch's audio is shared in proportion to hours ** this: 1 reads all alike, less favours small corpora
+    config.input.corpus_exponent = 1.0
     config.input.speed = 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
     config.input.max_bad = 10  # damaged utterances that may be skipped
     config.input.workers = 0  # processes that read audio; 0 reads in threads

@@ -26,7 +26,7 @@ from sew_jax.cost import count_macs
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.pipeline import Batch, Batches, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
-from sew_jax.data.sources import FileSource, open_source
+from sew_jax.data.sources import Source, open_source
 from sew_jax.data.text import Vocabulary
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
@@ -177,7 +177,7 @@ def _utterances(plan: BatchPlan, batch: Batch) -> list[tuple[int, int]]:
 
 
 def _transcribe(
-    workdir: Path, setting: Compression, source: FileSource, vocabulary: Vocabulary, utterances, outputs
+    workdir: Path, setting: Compression, source: Source, vocabulary: Vocabulary, utterances, outputs
 ) -> ErrorCounts:
     """Decodes, counts errors, and writes transcripts/SETTING.jsonl."""
     total, lines = ErrorCounts(), []
@@ -195,7 +195,7 @@ def _transcribe(
 
 
 def _rows(
-    config: ConfigDict, tuned: FineTuned, source: FileSource, utterances, counts, seconds, device: str
+    config: ConfigDict, tuned: FineTuned, source: Source, utterances, counts, seconds, device: str
 ) -> list[Row]:
     backbone: BackboneConfig = tuned.model.backbone
     lengths = [int(source.samples[u]) for members in utterances for _, u in members]

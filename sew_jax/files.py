@@ -8,7 +8,7 @@ from typing import Any
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces a file in one move, so that no reader and no crash meets half of it."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
     os.replace(partial, path)
 

@@ -1,6 +1,9 @@
 """An integer hash: every host-side random decision is a pure function of (seed, step, purpose)."""
 
+import numpy as np
+
 _MASK = (1 << 64) - 1
+_ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988)
 
 
 def _splitmix64(x: int) -> int:
@@ -28,3 +31,30 @@ def hash_u64(*words: int | str) -> int:
 def uniform_int(bound: int, *words: int | str) -> int:
     """A uniform integer in [0, bound) from `words` (multiply-shift, bias below 2**-50 for any real bound)."""
     return (hash_u64(*words) * bound) >> 64
+
+
+def permute(places: np.ndarray, size: int, *words: int | str) -> np.ndarray:
+    """Where a permutation of 0, 1, ..., size - 1, drawn by `words`, puts each of `places`: int64 of the same shape.
+
+    Nothing is stored and no other place is computed. A balanced Feistel network over the next power of four, walked
+    until it lands inside (Black and Rogaway, CT-RSA 2002).
+    """
+    half = np.uint64(max((max(size - 1, 1).bit_length() + 1) // 2, 1))
+    low = np.uint64((1 << int(half)) - 1)
+    keys = np.array([hash_u64(*words, turn) for turn in range(_ROUNDS)], np.uint64)
+    x = np.array(places, np.uint64)
+    outside = np.ones(x.shape, bool)
+    while outside.any():
+        left, right = x[outside] >> half, x[outside] & low
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & low)
+        x[outside] = left << half | right
+        outside = x >= size
+    return x.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of `_splitmix64`, for arrays of uint64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -66,8 +66,9 @@ def _pretrain(config: ConfigDict) -> Task:
     # a span needs its frames and a last one, which is never masked
     min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * _FRAME + 400)
     source, problems = open_source(
-        config.data, config.split, min_samples=min_samples, need_text=False, max_bad=config.input.max_bad
-    )
+        config.data, config.split, min_samples=min_samples, max_samples=round(config.input.max_seconds * SAMPLE_RATE),
+        need_text=False, max_bad=config.input.max_bad,
+    )  # fmt: skip
     model = PretrainModel(backbone, head)
     schedule = optim.warmup_linear(
         config.optim.lr, config.optim.warmup * config.num_steps, config.optim.total * config.num_steps
@@ -105,8 +106,8 @@ def _finetune(config: ConfigDict) -> Task:
     )  # fmt: skip
     _check_schedules(table, backbone)
     source, problems = open_source(
-        config.data, config.split, min_samples=round(config.input.min_seconds * SAMPLE_RATE), need_text=True,
-        max_bad=config.input.max_bad,
+        config.data, config.split, min_samples=round(config.input.min_seconds * SAMPLE_RATE),
+        max_samples=round(config.input.max_seconds * SAMPLE_RATE), need_text=True, max_bad=config.input.max_bad,
     )  # fmt: skip
     if not config.vocabulary and origin.vocabulary:
         vocabulary = origin.vocabulary

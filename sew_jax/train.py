@@ -5,7 +5,6 @@ Update N is dispatched before the metrics of update N - 1 are read, so the devic
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
 import signal
@@ -164,7 +163,8 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
 def _plan(config: ConfigDict, task: Task, devices: int) -> BatchPlan:
     buckets = choose_buckets(task.samples, config.input.buckets)
     rows = rows_per_bucket(buckets, round(config.input.batch_seconds * 16_000), devices * config.accumulate)
-    return BatchPlan(task.samples, rows, config.seed, shuffle=True)
+    sizes, exponent = task.source.sizes, config.input.corpus_exponent
+    return BatchPlan(task.samples, rows, config.seed, shuffle=True, sizes=sizes, exponent=exponent)
 
 
 def _arguments(like: TrainState, task: Task, plan: BatchPlan, sharding, key: tuple[Compression, int]):
@@ -174,7 +174,7 @@ def _arguments(like: TrainState, task: Task, plan: BatchPlan, sharding, key: tup
     def shape(dtype, *dims):
         return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=sharding)
 
-    batch = {"wave": shape(jnp.float32, bucket), "length": shape(jnp.int32)}
+    batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32)}
     if task.vocabulary:
         batch["labels"] = shape(jnp.int32, label_slots(task.source, plan)[bucket])
         batch["label_length"] = shape(jnp.int32)
@@ -183,9 +183,7 @@ def _arguments(like: TrainState, task: Task, plan: BatchPlan, sharding, key: tup
 
 def _fingerprint(task: Task) -> dict[str, Any]:
     """What must not change under a run's feet: utterances, their order and lengths."""
-    digest = hashlib.sha256(task.source.samples.tobytes())
-    digest.update("\n".join(task.source.id(i) for i in range(len(task.source))).encode())
-    return {"utterances": len(task.source), "sha256": digest.hexdigest()}
+    return {"utterances": len(task.source), "sha256": task.source.fingerprint()}
 
 
 def _check_same_run(workdir: Path, record: dict[str, Any]) -> None:

@@ -1,6 +1,10 @@
-"""Audio files: any rate and channel count that libsndfile reads, to 16 kHz mono."""
+"""Audio of any rate, width and channel count that libsndfile reads, to 16 kHz mono 16-bit: the one form that all sources give.
 
-from pathlib import Path
+Since files and prepared records give the same integers, training does not depend on where audio lies.
+"""
+
+import io
+import os
 
 import numpy as np
 import soundfile
@@ -9,54 +13,101 @@ import soxr
 SAMPLE_RATE = 16_000
 EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
 
+_EXACT_SEEK = {"FLAC", "WAV", "W64", "AIFF"}  # formats whose seek lands on the very sample
+
 
 class AudioError(Exception):
     """A file that holds no usable speech; the message says why, without the file's name."""
 
 
-def probe(path: str | Path) -> int:
+def probe(data: str | bytes) -> int:
     """Samples that `read` will return, from the header alone.
+
+    Args:
+      data: path of a file, or its bytes.
 
     Raises:
       AudioError: the header cannot be read, or promises nothing.
     """
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(_reason(path, error)) from error
-    samples = round(info.frames * SAMPLE_RATE / info.samplerate) if info.samplerate else 0
+    with _opened(data) as file:
+        samples = round(file.frames * SAMPLE_RATE / file.samplerate) if file.samplerate else 0
     if samples <= 0:
         raise AudioError("holds no audio")
     return samples
 
 
-def read(path: str | Path) -> np.ndarray:
-    """The whole file as float32 in [-1, 1], 16 kHz, channels averaged: (samples,).
+def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.ndarray:
+    """Speech as int16 at 16 kHz, channels averaged: (samples,). 1 is 2**-15 of full scale.
+
+    Args:
+      data: path of a file, or its bytes.
+      begin: first sample wanted, at 16 kHz.
+      samples: how many are wanted; None takes all there are. Fewer come where the audio ends.
 
     Raises:
       AudioError: it cannot be decoded to its end, is empty, or holds NaN or infinity.
     """
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            promised, rate = file.frames, file.samplerate
-            wave_NxC = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(_reason(path, error)) from error
-    if not len(wave_NxC):
-        raise AudioError("holds no audio")
-    if len(wave_NxC) < promised:
-        raise AudioError(f"is truncated: {len(wave_NxC)} of {promised} samples can be decoded")
-    wave = wave_NxC.mean(1)
+    with _opened(data) as file:
+        rate, promised, canonical = file.samplerate, file.frames, _is_canonical(file) and file.format in _EXACT_SEEK
+        try:
+            if canonical:  # no more is decoded than is wanted
+                file.seek(min(begin, promised))
+                promised = min(promised - file.tell(), promised if samples is None else samples)
+                wave = file.read(promised, dtype="int16")
+            else:
+                wave = file.read(dtype="float32", always_2d=True).mean(1)
+        except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+            raise AudioError(_reason(data, error)) from error
+        if not file.tell():
+            raise AudioError("holds no audio")
+    if len(wave) < promised:
+        raise AudioError(f"is truncated: {len(wave)} of {promised} samples can be decoded")
+    if canonical:
+        return wave
     if not np.isfinite(wave).all():
         raise AudioError("holds NaN or infinite samples")
-    return wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE)
+    wave = _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
+    return wave[begin : None if samples is None else begin + samples]
+
+
+def encode(wave: np.ndarray) -> bytes:
+    """int16 samples at 16 kHz as the bytes of a FLAC file."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def is_canonical_flac(data: bytes) -> bool:
+    """Whether the bytes are a FLAC file of 16 kHz, one channel and 16 bits already."""
+    with _opened(data) as file:
+        return file.format == "FLAC" and _is_canonical(file)
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
-    """`wave` played `factor` times as fast, its pitch and formants moved with it (Ko et al. 2015): (samples / factor,)."""
-    return soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE)
+    """int16 `wave` played `factor` times as fast, its pitch and formants moved with it (Ko et al. 2015): (samples / factor,)."""
+    return _to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
 
 
-def _reason(path, error: Exception) -> str:
-    text = str(error).replace(str(path), "").strip(" :.'\"") or type(error).__name__
+def _to_int16(wave: np.ndarray) -> np.ndarray:
+    return np.round(wave * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+
+
+def _is_canonical(file: soundfile.SoundFile) -> bool:
+    return (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+
+
+def _opened(data: str | bytes) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else str(data))
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        if not isinstance(data, bytes) and not os.path.exists(data):
+            raise AudioError("does not exist") from error
+        if not (data if isinstance(data, bytes) else os.path.getsize(data)):
+            raise AudioError("is empty") from error
+        raise AudioError(_reason(data, error)) from error
+
+
+def _reason(data, error: Exception) -> str:
+    text = str(error) if isinstance(data, bytes) else str(error).replace(str(data), "")
+    text = text.strip(" :.'\"") or type(error).__name__
     return "cannot be decoded (" + " ".join(text.split()).removeprefix("Error opening").strip(" :'\"") + ")"

@@ -16,11 +16,12 @@ from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem, Source
 from sew_jax.data.text import Vocabulary
+from sew_jax.data.workers import die_with_parent
 from sew_jax.hashing import uniform_int
 
 
 class Batch(NamedTuple):
-    """This host's rows: `wave` (B, N) float32, `length` (B,) samples and, with a vocabulary, `labels` (B, U) and
+    """This host's rows: `wave` (B, N) int16, `length` (B,) samples and, with a vocabulary, `labels` (B, U) and
     `label_length` (B,); filler rows have length 0.
     """
 
@@ -57,7 +58,7 @@ class Batches:
         planned = self._plan[self._start + k]
         bucket, share = planned.bucket, len(planned.utterances) // self._hosts
         mine = planned.utterances[self._host * share : (self._host + 1) * share]
-        wave, length = np.zeros((share, bucket), np.float32), np.zeros(share, np.int32)
+        wave, length = np.zeros((share, bucket), np.int16), np.zeros(share, np.int32)
         arrays = {"wave": wave, "length": length}
         if self._vocabulary:
             arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
@@ -67,16 +68,10 @@ class Batches:
             if utterance < 0:
                 continue
             try:
-                speech = self._source.audio(utterance)
+                speech = self._read(utterance, bucket, planned.epoch)
             except AudioError as error:
                 problems.append(Problem(self._source.id(utterance), str(error)))
                 continue
-            key = (self._seed, planned.epoch, utterance)
-            if self._speed:
-                speech = change_speed(speech, 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1))
-            if len(speech) > bucket:
-                begin = uniform_int(len(speech) - bucket + 1, *key, "crop")
-                speech = speech[begin : begin + bucket]
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
                 labels = self._vocabulary.encode(self._source.text(utterance))
@@ -84,14 +79,22 @@ class Batches:
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.index, planned.epoch, bucket, ids, tuple(problems))
 
+    def _read(self, utterance: int, bucket: int, epoch: int) -> np.ndarray:
+        """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError."""
+        key = (self._seed, epoch, utterance)
+        if self._speed:
+            factor = 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1)
+            speech = change_speed(self._source.audio(utterance), factor)
+            begin = uniform_int(max(len(speech) - bucket, 0) + 1, *key, "crop")
+            return speech[begin : begin + bucket]
+        excess = max(int(self._source.samples[utterance]) - bucket, 0)
+        return self._source.audio(utterance, uniform_int(excess + 1, *key, "crop"), bucket)
+
 
 def label_slots(source: Source, plan: BatchPlan) -> dict[int, int]:
     """Static label length of each bucket: its longest transcript (a symbol a letter and one a word), on a grid of 16."""
-    slots = {}
-    for bucket in plan.buckets:
-        longest = max(len(" ".join(source.text(int(u)).split())) + 1 for u in plan.members(bucket))
-        slots[bucket] = -(-longest // 16) * 16
-    return slots
+    longest = {bucket: int(source.characters[plan.members(bucket)].max()) + 1 for bucket in plan.buckets}
+    return {bucket: -(-symbols // 16) * 16 for bucket, symbols in longest.items()}
 
 
 @contextlib.contextmanager
@@ -103,7 +106,8 @@ def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads its own flags before it starts workers
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=die_with_parent)
     iterator = iter(dataset)
     stream = _owned(iterator)
     try:

@@ -1,12 +1,11 @@
 """The batch plan: batch i is a pure function of (seed, epoch, i), so a restart at any step needs no replay."""
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sew_jax.hashing import hash_u64
+from sew_jax.hashing import permute
 
 _GRID = 1600  # samples (0.1 s): bucket lengths are multiples of it
 
@@ -54,59 +53,126 @@ def rows_per_bucket(buckets: Sequence[int], batch_samples: int, multiple: int) -
 
 
 class BatchPlan:
-    """Every utterance exactly once an epoch, in batches of one bucket each; `plan[i]` for any i, without replay.
+    """Batches of one bucket each; `plan[i]` for any i is computed alone, from (seed, epoch, i), and nothing is replayed.
+
+    With one corpus, or `exponent` 1, an epoch holds each utterance exactly once. Otherwise an epoch is as long, but its audio
+    is shared among corpora in proportion to (hours of the corpus) ** exponent (the sampling of XLS-R, arXiv 2111.09296); within a
+    corpus no utterance is read again before all others were.
 
     Args:
       samples: (utterances,) lengths.
       rows: bucket length -> rows; an utterance goes to the smallest bucket that holds it, or (to be cropped) the largest.
       seed: of the order.
-      shuffle: False keeps utterances sorted by length, longest bucket first.
+      shuffle: False keeps utterances sorted by length, longest bucket first, each once.
+      sizes: utterances of each corpus, which follow one another; None: one corpus.
     """
 
-    def __init__(self, samples: np.ndarray, rows: dict[int, int], seed: int, shuffle: bool):
+    def __init__(
+        self, samples: np.ndarray, rows: dict[int, int], seed: int, shuffle: bool, *,
+        sizes: Sequence[int] | None = None, exponent: float = 1.0,
+    ):  # fmt: skip
         self.rows, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
         lengths = np.array(list(self.rows))
         bucket_U = np.minimum(np.searchsorted(lengths, samples), len(lengths) - 1)
-        order = np.argsort(-samples, kind="stable")
-        self._members = {int(b): order[bucket_U[order] == i] for i, b in enumerate(lengths)}
-        self._members = {bucket: members for bucket, members in self._members.items() if len(members)}
-        self.batches_per_epoch = sum(-(-len(m) // self.rows[b]) for b, m in self._members.items())
+        corpus_U = np.repeat(np.arange(len(sizes or [0])), sizes or [len(samples)])
+        shares = corpus_shares(samples, corpus_U, exponent)
+        order = np.argsort(-samples, kind="stable") if not shuffle else np.arange(len(samples))
+        self._groups: list[_Bucket] = []
+        for i in reversed(range(len(lengths))):
+            members = [order[(bucket_U[order] == i) & (corpus_U[order] == c)] for c in range(len(shares))]
+            draws = [round(len(m) * share) for m, share in zip(members, shares, strict=True)]
+            if sum(draws):
+                self._groups.append(_Bucket(int(lengths[i]), members, np.cumsum([0, *draws])))
+        if not shuffle:  # one stream, so that lengths fall across corpora
+            self._groups = [group.merged(samples) for group in self._groups]
+        batches = [-(-group.ends[-1] // self.rows[group.length]) for group in self._groups]
+        self._first = np.cumsum([0, *batches])
+        self.batches_per_epoch = int(self._first[-1])
         self._samples = samples
 
     @property
     def buckets(self) -> list[int]:
         """Bucket lengths that hold utterances."""
-        return sorted(self._members)
+        return sorted(group.length for group in self._groups)
 
     @property
     def padding_efficiency(self) -> float:
         """Speech samples over samples computed, filler rows included."""
-        computed = sum(-(-len(m) // self.rows[b]) * self.rows[b] * b for b, m in self._members.items())
-        return float(sum(np.minimum(self._samples[m], b).sum() for b, m in self._members.items()) / computed)
+        batches = np.diff(self._first)
+        computed = sum(n * self.rows[g.length] * g.length for n, g in zip(batches, self._groups, strict=True))
+        return self._speech / float(computed)
 
     @property
     def seconds_per_batch(self) -> float:
         """Mean seconds of speech in a batch."""
-        speech = sum(np.minimum(self._samples[m], b).sum() for b, m in self._members.items())
-        return float(speech) / 16_000 / self.batches_per_epoch
+        return self._speech / 16_000 / self.batches_per_epoch
+
+    @property
+    def _speech(self) -> float:
+        """Samples of speech in an epoch, on average."""
+        return float(
+            sum(
+                np.minimum(self._samples[m], group.length).mean() * draws
+                for group in self._groups
+                for m, draws in zip(group.members, np.diff(group.ends), strict=True)
+                if draws
+            )
+        )
 
     def members(self, bucket: int) -> np.ndarray:
         """Utterances of a bucket."""
-        return self._members[bucket]
+        return np.concatenate(next(group.members for group in self._groups if group.length == bucket))
 
     def __getitem__(self, i: int) -> Planned:
-        epoch, position = divmod(i, self.batches_per_epoch)
-        bucket, utterances = self._epoch(epoch)[position]
-        return Planned(i, epoch, bucket, utterances)
+        epoch, place = divmod(i, self.batches_per_epoch)
+        if self._shuffle:
+            place = int(permute(np.array(place), self.batches_per_epoch, self._seed, epoch, "batches"))
+        number = int(np.searchsorted(self._first, place, side="right")) - 1
+        group = self._groups[number]
+        rows = self.rows[group.length]
+        begin = (place - int(self._first[number])) * rows
+        draws = np.arange(begin, min(begin + rows, group.ends[-1]))
+        utterances = np.full(rows, -1, np.int64)
+        utterances[: len(draws)] = self._utterances(group, epoch, draws)
+        return Planned(i, epoch, group.length, utterances)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
-    def _epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        random = np.random.default_rng(hash_u64(self._seed, epoch, "order")) if self._shuffle else None
-        batches = []
-        for bucket, members in reversed(self._members.items()):
-            if random:
-                members = random.permutation(members)
-            rows = self.rows[bucket]
-            filled = np.concatenate([members, np.full(-len(members) % rows, -1, members.dtype)])
-            batches += [(bucket, batch) for batch in filled.reshape(-1, rows)]
-        return [batches[i] for i in random.permutation(len(batches))] if random else batches
+    def _utterances(self, group: "_Bucket", epoch: int, draws: np.ndarray) -> np.ndarray:
+        """Which utterances an epoch's draws from a bucket are."""
+        if not self._shuffle:
+            return group.members[0][draws]
+        key = (self._seed, group.length)
+        places = permute(draws, int(group.ends[-1]), *key, epoch, "draws")
+        corpora = np.searchsorted(group.ends, places, side="right") - 1
+        utterances = np.empty(len(draws), np.int64)
+        for corpus in np.unique(corpora):
+            mine, members = corpora == corpus, group.members[corpus]
+            # the corpus is read round and round, in another order each time
+            share = int(group.ends[corpus + 1] - group.ends[corpus])
+            rounds, within = np.divmod(epoch * share + places[mine] - group.ends[corpus], len(members))
+            for turn in np.unique(rounds):
+                within[rounds == turn] = permute(
+                    within[rounds == turn], len(members), *key, int(corpus), int(turn), "round"
+                )
+            utterances[mine] = members[within]
+        return utterances
+
+
+class _Bucket(NamedTuple):
+    """A bucket: its utterances by corpus, and where each corpus' draws of an epoch end (the first entry is 0)."""
+
+    length: int
+    members: list[np.ndarray]
+    ends: np.ndarray
+
+    def merged(self, samples: np.ndarray) -> "_Bucket":
+        """The same utterances as one corpus, longest first, each drawn once."""
+        members = np.concatenate(self.members)
+        members = members[np.argsort(-samples[members], kind="stable")]
+        return _Bucket(self.length, [members], np.array([0, len(members)]))
+
+
+def corpus_shares(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> np.ndarray:
+    """(corpora,) how often an epoch reads an utterance of each corpus, on average."""
+    audio = np.bincount(corpus_U, weights=samples)
+    wanted = audio**exponent
+    return wanted / wanted.sum() * audio.sum() / audio

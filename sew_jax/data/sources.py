@@ -1,33 +1,23 @@
-"""Where utterances come from, behind one interface: a folder in LibriSpeech's layout, or a JSON-lines manifest.
+"""Where utterances come from, behind one interface: files of their own, a prepared dataset, or several of these.
 
-A source knows all lengths ahead, so that batches can be planned without opening audio again.
+A source knows all lengths ahead, so that batches can be planned without opening audio.
 """
 
-import concurrent.futures
-import json
-import os
-from collections.abc import Iterable
-from pathlib import Path
+import functools
+import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from etils import epath
 
 from sew_jax.data import audio
-from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure
+from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
-from sew_jax.progress import say
-
-
-class Source(Protocol):
-    """Random access to utterances whose lengths are known."""
-
-    name: str
-    samples: np.ndarray  # (utterances,) int64, at 16 kHz
-
-    def __len__(self) -> int: ...
-    def id(self, i: int) -> str: ...
-    def text(self, i: int) -> str: ...
-    def audio(self, i: int) -> np.ndarray: ...
 
 
 class Problem(NamedTuple):
@@ -37,187 +27,189 @@ class Problem(NamedTuple):
     reason: str
 
 
-class _Entry(NamedTuple):
-    id: str
-    path: Path
-    text: str | None
-    samples: int | None  # None: not known yet
+class Store(Protocol):
+    """Audio by row of a table with the columns id, samples, text (null where there is none) and speaker."""
+
+    index: pa.Table
+
+    def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray: ...
 
 
-class FileSource:
+class FileStore:
     """Utterances in files of their own."""
 
-    def __init__(self, name: str, entries: list[_Entry]):
-        self.name, self._entries = name, entries
-        self.samples = np.array([entry.samples for entry in entries], np.int64)
+    def __init__(self, entries: Sequence[Entry]):
+        columns = {name: [getattr(entry, name) for entry in entries] for name in ("id", "samples", "text", "speaker")}
+        self.index = pa.table(columns, schema=INDEX_SCHEMA)
+        self._paths = pa.array([entry.path for entry in entries], pa.large_string())
+
+    def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
+        return audio.read(fetch(self._paths[row].as_py()), begin, samples)
+
+
+class Corpus:
+    """The usable utterances of one root.
+
+    Args:
+      rows: which rows of the store's index they are.
+    """
+
+    def __init__(self, name: str, store: Store, rows: np.ndarray):
+        self.name, self._store, self._rows = name, store, rows
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._rows)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the index, its usable rows."""
+        column = self._store.index[name]
+        return column if len(column) == len(self) else column.take(self._rows)
+
+    def value(self, name: str, i: int):
+        """What a column says of utterance i."""
+        return self._store.index[name][int(self._rows[i])].as_py()
+
+    def audio(self, i: int, begin: int, samples: int | None) -> np.ndarray:
+        return self._store.audio(int(self._rows[i]), begin, samples)
+
+
+class Source:
+    """Random access to the utterances of one corpus or several, one after the other; `samples` are lengths at 16 kHz."""
+
+    def __init__(self, name: str, corpora: Sequence[Corpus]):
+        self.name, self._corpora = name, list(corpora)
+        self.sizes = [len(corpus) for corpus in corpora]
+        self._starts = np.cumsum([0, *self.sizes])
+        self.samples = np.concatenate([corpus.column("samples").to_numpy() for corpus in corpora])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _at(self, i: int) -> tuple[Corpus, int]:
+        corpus = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return self._corpora[corpus], i - int(self._starts[corpus])
 
     def id(self, i: int) -> str:
-        return self._entries[i].id
+        corpus, place = self._at(i)
+        return corpus.value("id", place)
 
     def text(self, i: int) -> str:
-        return self._entries[i].text or ""
+        """The transcript, words one space apart; empty where there is none."""
+        corpus, place = self._at(i)
+        return corpus.value("text", place) or ""
 
-    def audio(self, i: int) -> np.ndarray:
-        """float32 (samples,). Raises AudioError."""
-        return audio.read(self._entries[i].path)
+    @functools.cached_property
+    def characters(self) -> np.ndarray:
+        """(utterances,) characters of each transcript, spaces included."""
+        columns = [pc.fill_null(pc.utf8_length(corpus.column("text")), 0) for corpus in self._corpora]
+        return np.concatenate([column.to_numpy() for column in columns])
+
+    def audio(self, i: int, begin: int = 0, samples: int | None = None) -> np.ndarray:
+        """int16 (samples,), from `begin` on and as many as are wanted. Raises AudioError."""
+        corpus, place = self._at(i)
+        return corpus.audio(place, begin, samples)
+
+    def fingerprint(self) -> str:
+        """A digest of all ids and lengths, in order."""
+        digest = hashlib.sha256(self.samples.tobytes())
+        for corpus in self._corpora:
+            ids = corpus.column("id")
+            for begin in range(0, len(ids), 100_000):
+                digest.update("\n".join([*ids[begin : begin + 100_000].to_pylist(), ""]).encode())
+        return digest.hexdigest()
 
 
 def open_source(
-    data: str, split: str, *, min_samples: int, need_text: bool, max_bad: int
-) -> tuple[FileSource, list[Problem]]:
+    data: str, split: str, *, min_samples: int, max_samples: int | None = None, need_text: bool, max_bad: int
+) -> tuple[Source, list[Problem]]:
     """The utterances of `split` in `data`, and those left out.
 
     Args:
-      data: `demo`, the folder of a corpus in LibriSpeech's layout, or the path of a JSON-lines manifest (`audio` or
-        `audio_filepath`, `text`, optional `id`, `duration` in seconds and `split`); several are joined by commas.
+      data: `demo`, a folder that `prepare` wrote, the folder of a corpus (LibriSpeech's layout, or audio with a `.txt` beside
+        each file), or the path of a JSON-lines manifest; several are joined by commas. Paths may be remote.
       split: name of a split; several are joined by commas. Empty: all that `data` holds.
       min_samples: shorter utterances are left out.
+      max_samples: and longer ones; None leaves out none.
       need_text: whether an utterance without a transcript is a problem.
-      max_bad: how many damaged utterances may be left out. Short ones do not count.
+      max_bad: how many damaged utterances may be left out. Short and long ones do not count.
 
     Raises:
       UserError: a path or split does not exist, holds no usable utterance, or holds too many damaged ones.
     """
-    entries: list[_Entry] = []
-    problems: list[Problem] = []
-    roots = [part.strip() for part in data.split(",") if part.strip()]
+    roots = split_names(data)
     if not roots:
         raise UserError("data is empty; set --config.data to a folder, a manifest, or demo")
+    corpora, damaged, by_length, untold = [], [], [], []
     for root in roots:
-        if root == "demo":
-            from sew_jax.data.demo_corpus import ensure_demo_corpus  # here: recorded speech needs no synthesiser
-
-            found = _librispeech_folder(ensure_demo_corpus(), split, problems)
-        elif Path(root).is_dir():
-            found = _librispeech_folder(Path(root), split, problems)
-        elif Path(root).is_file():
-            found = _manifest(Path(root), split, problems)
-        else:
-            raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
-        entries += found
-    entries = _measure(entries, problems)
-    damaged = len(problems)
-    entries = _leave_out(entries, problems, _short(min_samples))
-    if need_text:
-        missing = [e for e in entries if not (e.text and e.text.strip())]
-        if len(missing) == len(entries) and entries:
-            raise UserError(
-                f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
-            )
-        damaged += len(missing)
-        entries = _leave_out(entries, problems, lambda e: None if e.text and e.text.strip() else "has no transcript")
-    if damaged > max_bad:
-        listed = "; ".join(f"{p.id} {p.reason}" for p in problems[:3])
+        store, problems = _open_root(root, split)
+        damaged += problems
+        index = store.index
+        samples, keep = index["samples"].to_numpy(), np.ones(len(index), bool)
+        has_text = pc.fill_null(pc.greater(pc.utf8_length(index["text"]), 0), False).to_numpy()
+        for i in np.flatnonzero(samples < min_samples):
+            by_length.append(_too(index, i, f"shorter than the {min_samples / SAMPLE_RATE:.2f} s that training needs"))
+        keep &= samples >= min_samples
+        if max_samples is not None:
+            for i in np.flatnonzero(samples > max_samples):
+                by_length.append(_too(index, i, f"longer than input.max_seconds={max_samples / SAMPLE_RATE:g}; cut it"))
+            keep &= samples <= max_samples
+        if need_text:
+            untold += [Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)]
+            keep &= has_text
+        corpora.append(Corpus(root, store, np.flatnonzero(keep)))
+    usable = sum(map(len, corpora))
+    if untold and not usable:
         raise UserError(
-            f"data: {damaged} utterances of {data} are damaged (first: {listed}); mend or remove them, or raise --config.input.max_bad={max_bad}"
+            f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
         )
-    if not entries:
+    damaged += untold
+    if len(damaged) > max_bad:
+        listed = "; ".join(f"{p.id} {p.reason}" for p in damaged[:3])
+        raise UserError(
+            f"data: {len(damaged)} utterances of {data} are damaged (first: {listed}); mend or remove them, or raise --config.input.max_bad={max_bad}"
+        )
+    problems = damaged + by_length
+    if not usable:
         why = (
             f"; all {len(problems)} were left out, the first: {problems[0].id} {problems[0].reason}" if problems else ""
         )
         raise UserError(f"data: {data} has no usable audio in split {split or '(all)'}{why}")
-    names = [e.id for e in entries]
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(n for n in names if n in seen or seen.add(n))
-        raise UserError(f"data: utterance id {twice} occurs twice in {data}; ids must be unique")
-    return FileSource(f"{data}:{split}" if split else data, entries), problems
+    return Source(f"{data}:{split}" if split else data, [corpus for corpus in corpora if len(corpus)]), problems
 
 
-def _librispeech_folder(root: Path, split: str, problems: list[Problem]) -> list[_Entry]:
-    """`SPLIT/SPEAKER/CHAPTER/ID.flac` with `SPEAKER-CHAPTER.trans.txt`; without transcripts, audio of any depth."""
-    folders = [root / part.strip() for part in split.split(",") if part.strip()] or [root]
-    entries = []
-    for folder in folders:
-        if not folder.is_dir():
-            splits = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "none"
-            raise UserError(f"data: {root} has no split {folder.name}; it has: {splits}; set --config.split")
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in audio.EXTENSIONS and p.is_file())
-        if not paths:
-            kinds = " ".join(sorted(audio.EXTENSIONS))
-            raise UserError(f"data: {folder} holds no audio files ({kinds}); is it in LibriSpeech's layout?")
-        texts: dict[tuple[Path, str], str] = {}
-        for transcript in sorted({p.parent for p in paths}):
-            for path in sorted(transcript.glob("*.trans.txt")):
-                texts |= _transcripts(path, problems)
-        entries += [_Entry(p.stem, p, texts.get((p.parent, p.stem)), None) for p in paths]
-    return entries
+def split_names(joined: str) -> list[str]:
+    """The parts of a list that is joined by commas."""
+    return [part.strip() for part in joined.split(",") if part.strip()]
 
 
-def _transcripts(path: Path, problems: list[Problem]) -> dict[tuple[Path, str], str]:
-    texts = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            name, _, text = line.decode("utf-8").strip().partition(" ")
-        except UnicodeDecodeError:
-            problems.append(Problem(f"{path.name}:{number}", "is not UTF-8"))
-            continue
-        if name:
-            texts[path.parent, name] = text.strip()
-    return texts
+def list_root(root: str, split: str) -> list[Entry]:
+    """The entries of a folder, a manifest or the demo corpus; `open_source` says more.
+
+    Raises:
+      UserError: it does not exist, or has no such split.
+    """
+    if root == "demo":
+        from sew_jax.data.demo_corpus import ensure_demo_corpus  # here: recorded speech needs no synthesiser
+
+        return list_folder(epath.Path(ensure_demo_corpus()), split)
+    path = epath.Path(root)
+    if path.is_dir():
+        return mark_duplicates(list_folder(path, split))
+    if path.exists():
+        return mark_duplicates(list_manifest(path, split))
+    raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
 
 
-def _manifest(path: Path, split: str, problems: list[Problem]) -> list[_Entry]:
-    wanted = {part.strip() for part in split.split(",") if part.strip()}
-    entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-            file = Path(row.get("audio") or row["audio_filepath"])
-            duration = row.get("duration")
-            samples = None if duration is None else round(float(duration) * SAMPLE_RATE)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            problems.append(Problem(f"{path.name}:{number}", 'is not a JSON object with "audio"'))
-            continue
-        if wanted and row.get("split", split) not in wanted:
-            continue
-        entries.append(_Entry(str(row.get("id", file.stem)), path.parent / file, row.get("text"), samples))
-    if not entries:
-        raise UserError(
-            f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}} for split {split or "(all)"}'
-        )
-    return entries
+def _open_root(root: str, split: str) -> tuple[Store, list[Problem]]:
+    try:
+        if root != "demo" and (folder := dataset_folder(epath.Path(root))):
+            return RecordStore(folder, split_names(split) or splits_of_dataset(folder)), []
+        entries = measure(list_root(root, split))
+    except ImportError as error:  # of a remote file system
+        raise UserError(f"data: {root} cannot be reached: {error}") from error
+    problems = [Problem(entry.id, entry.problem) for entry in entries if entry.problem]
+    return FileStore([entry for entry in entries if not entry.problem]), problems
 
 
-def _measure(entries: list[_Entry], problems: list[Problem]) -> list[_Entry]:
-    """Fills in lengths from the files' headers, many at a time."""
-    unknown = sum(e.samples is None for e in entries)
-    if unknown > 20_000:
-        say(f"reading the lengths of {unknown} files (a manifest with durations saves this)")
-
-    def measure(entry: _Entry) -> _Entry | Problem:
-        try:
-            if entry.samples is not None and entry.path.is_file():
-                return entry
-            return entry._replace(samples=audio.probe(entry.path))
-        except AudioError as error:
-            return Problem(entry.id, str(error))
-
-    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        measured = list(pool.map(measure, entries, chunksize=64))
-    problems += [p for p in measured if isinstance(p, Problem)]
-    return [e for e in measured if isinstance(e, _Entry)]
-
-
-def _short(min_samples: int):
-    def reason(entry: _Entry) -> str | None:
-        if entry.samples >= min_samples:
-            return None
-        return f"is {entry.samples / SAMPLE_RATE:.2f} s long, shorter than the {min_samples / SAMPLE_RATE:.2f} s that training needs"
-
-    return reason
-
-
-def _leave_out(entries: Iterable[_Entry], problems: list[Problem], reason) -> list[_Entry]:
-    kept = []
-    for entry in entries:
-        if why := reason(entry):
-            problems.append(Problem(entry.id, why))
-        else:
-            kept.append(entry)
-    return kept
+def _too(index: pa.Table, i: int, why: str) -> Problem:
+    return Problem(index["id"][i].as_py(), f"is {index['samples'][i].as_py() / SAMPLE_RATE:.2f} s long, {why}")

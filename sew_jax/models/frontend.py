@@ -52,12 +52,14 @@ def frame_count(config: BackboneConfig, samples):
 
 
 class Frontend(nn.Module):
-    """wave (B, N), length (B,) in samples -> features (B, T, C), length (B,) in frames; the tail is zero."""
+    """wave (B, N), in [-1, 1] or int16, length (B,) in samples -> features (B, T, C), length (B,) in frames; the tail is zero."""
 
     config: BackboneConfig
 
     @nn.compact
     def __call__(self, wave_BxN, length_B):
+        if wave_BxN.dtype == jnp.int16:  # as the pipeline sends it, in half the bytes
+            wave_BxN = wave_BxN.astype(jnp.float32) / 2**15
         if self.config.normalize_wave:
             wave_BxN = _normalize_wave(wave_BxN, length_B)
         if self.config.frontend == "logmel":

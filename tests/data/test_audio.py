@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sew_jax.data.audio import AudioError, probe, read
+from sew_jax.data.audio import AudioError, encode, is_canonical_flac, probe, read
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 96_000])
@@ -12,15 +12,47 @@ from sew_jax.data.audio import AudioError, probe, read
 def test_any_rate_and_channels_become_16_khz_mono(tmp_path, make_tone, rate, channels):
     soundfile.write(tmp_path / "a.flac", make_tone(0.5, rate, channels), rate)
     wave = read(tmp_path / "a.flac")
-    assert wave.dtype == np.float32 and wave.shape == (probe(tmp_path / "a.flac"),) == (8_000,)
+    assert wave.dtype == np.int16 and wave.shape == (probe(tmp_path / "a.flac"),) == (8_000,)
     middle = slice(1000, -1000)  # resampling filters ring at the ends
-    np.testing.assert_allclose(wave[middle], make_tone(0.5)[middle], atol=0.01)
+    np.testing.assert_allclose(wave[middle] / 2**15, make_tone(0.5)[middle], atol=0.01)
 
 
 def test_channels_are_averaged(tmp_path, make_tone):
     wave = make_tone(0.1)
     soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), 16_000)
-    assert np.abs(read(tmp_path / "a.wav")).max() < 1e-4
+    assert np.abs(read(tmp_path / "a.wav")).max() <= 1
+
+
+def test_sixteen_bits_stay_as_they_are(tmp_path):
+    wave = np.random.default_rng(0).integers(-(2**15), 2**15, 5000).astype(np.int16)
+    for name in ("a.flac", "a.wav"):
+        soundfile.write(tmp_path / name, wave, 16_000, subtype="PCM_16")
+        np.testing.assert_array_equal(read(tmp_path / name), wave)
+        np.testing.assert_array_equal(read((tmp_path / name).read_bytes()), wave)
+    np.testing.assert_array_equal(read(encode(wave)), wave)
+    assert is_canonical_flac(encode(wave)) and not is_canonical_flac((tmp_path / "a.wav").read_bytes())
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_other_widths_are_rounded_to_sixteen_bits(tmp_path, subtype):
+    wave = np.random.default_rng(0).uniform(-1, 1, 5000)
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
+    stored, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    np.testing.assert_array_equal(read(tmp_path / "a.wav"), np.clip(np.round(stored * 2**15), -(2**15), 2**15 - 1))
+
+
+def test_loud_audio_is_clipped_and_does_not_wrap(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([2.0, -2.0]), 16_000, subtype="FLOAT")
+    assert read(tmp_path / "a.wav").tolist() == [2**15 - 1, -(2**15)]
+
+
+@pytest.mark.parametrize(("name", "rate"), [("a.flac", 16_000), ("a.wav", 16_000), ("a.flac", 22_050), ("a.ogg", 16_000)])
+def test_a_part_is_what_the_whole_has_there(tmp_path, make_tone, name, rate):
+    soundfile.write(tmp_path / name, make_tone(1.5, rate), rate)
+    whole = read(tmp_path / name)
+    for begin, samples in ((0, 100), (7777, 12_000), (20_000, None), (len(whole) - 5, 100)):
+        part = whole[begin:] if samples is None else whole[begin : begin + samples]
+        np.testing.assert_array_equal(read(tmp_path / name, begin, samples), part)
 
 
 def spoil(path, kind, wave):
@@ -41,11 +73,11 @@ def spoil(path, kind, wave):
     ("kind", "reason"),
     [
         ("text", "cannot be decoded"),
-        ("empty file", "cannot be decoded"),
+        ("empty file", "is empty"),
         ("no samples", "holds no audio"),
         ("truncated", "truncated|decoded"),
         ("nan", "holds NaN"),
-        ("missing", "cannot be decoded"),
+        ("missing", "does not exist"),
     ],
 )
 def test_damage_is_named(tmp_path, make_tone, kind, reason):

@@ -1,6 +1,7 @@
 """Folders and manifests."""
 
 import json
+import pickle
 
 import pytest
 import soundfile
@@ -90,7 +91,47 @@ def test_paths_that_lead_nowhere(corpus, tmp_path, data, split, message, monkeyp
         opened(data, split)
 
 
-def test_ids_must_be_unique(corpus, tmp_path):
-    (tmp_path / "list.jsonl").write_text(json.dumps({"audio": "corpus/train/1/1/1-1-0000.flac", "text": "A"}) + "\n")
-    with pytest.raises(UserError, match="1-1-0000 occurs twice"):
-        opened(f"{corpus},{tmp_path / 'list.jsonl'}", "")
+def test_an_id_that_occurs_twice_is_damage(corpus, tmp_path):
+    rows = [{"audio": f"corpus/train/1/1/1-1-000{i}.flac", "text": "A", "id": "same" if i else "other"} for i in range(3)]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, problems = opened(tmp_path / "list.jsonl", "", max_bad=1)
+    assert [source.id(i) for i in range(2)] == ["other", "same"]
+    assert [p.id for p in problems] == ["same"] and "1-1-0001.flac" in problems[0].reason
+
+
+def test_text_beside_each_file(tmp_path):
+    """Ids are paths under the root, since other folders may hold the same names."""
+    for folder, text in (("a", "ONE  TWO"), ("b", "\ufeffÄÖ\n")):
+        (tmp_path / "c" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "c" / folder / "x y.wav", [0.1] * 1600, 16_000)
+        (tmp_path / "c" / folder / "x y.txt").write_text(text, encoding="utf-8")
+    source, problems = opened(tmp_path / "c", "")
+    assert [(source.id(i), source.text(i)) for i in range(2)] == [("a/x y", "ONE TWO"), ("b/x y", "ÄÖ")] and not problems
+    assert source.characters.tolist() == [7, 2]
+
+
+def test_long_utterances_are_left_out_and_do_not_count_as_damage(corpus):
+    source, problems = opened(corpus, max_samples=24_000)
+    assert len(source) == 3 and "longer than input.max_seconds=1.5" in problems[0].reason
+
+
+def test_links(corpus, tmp_path):
+    """Those inside the corpus are followed; the others are named."""
+    folder = corpus / "train" / "1" / "1"
+    soundfile.write(tmp_path / "outside.flac", [0.1] * 16_000, 16_000)
+    (folder / "1-1-0007.flac").symlink_to(tmp_path / "outside.flac")
+    (folder / "1-1-0008.flac").symlink_to(tmp_path / "nowhere.flac")
+    (folder / "1-1-0009.flac").symlink_to(corpus / "test" / "2" / "1" / "2-1-0000.flac")
+    (folder / "deeper").symlink_to(corpus / "test", target_is_directory=True)
+    source, problems = opened(corpus, need_text=False, max_bad=3)
+    assert [source.id(i) for i in range(len(source))] == [f"1-1-000{i}" for i in (0, 1, 2, 3, 9)]
+    reasons = {p.id: p.reason for p in problems}
+    assert "link out of" in reasons["1-1-0007"] and reasons["1-1-0008"] == "is a broken link"
+    assert "link to a folder" in reasons["train/1/1/deeper"]
+
+
+def test_a_source_survives_pickling(corpus):
+    source, _ = opened(corpus)
+    again = pickle.loads(pickle.dumps(source))
+    assert again.fingerprint() == source.fingerprint() and (again.audio(2) == source.audio(2)).all()
+    assert (source.audio(2, 100, 50) == source.audio(2)[100:150]).all()

@@ -1,0 +1,322 @@
+"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC with a table beside.
+
+Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped, and
+ends with the same bytes.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from etils import epath
+from ml_collections import ConfigDict
+
+from sew_jax.data import audio, records
+from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.listing import Entry, folders_of, is_remote
+from sew_jax.data.sources import list_root, split_names
+from sew_jax.data.summary import plot_lengths, split_facts
+from sew_jax.data.workers import die_with_parent
+from sew_jax.errors import UserError
+from sew_jax.progress import Progress, format_duration, say
+
+_SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many utterances each (but for the last)
+_SPLIT_FOLDERS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin
+_SCREEN = 5.0  # seconds between lines of progress
+_SCRATCH = ".writing-"
+
+
+class Limits(NamedTuple):
+    """What is taken: seconds of audio, and whether a transcript must be there."""
+
+    min_seconds: float
+    max_seconds: float
+    need_text: bool
+
+
+class Shard(NamedTuple):
+    """A part of a split, written by one process into one file."""
+
+    name: str
+    entries: Sequence[Entry]
+    limits: Limits
+
+
+def prepare(config: ConfigDict, workdir: epath.Path) -> None:
+    """Leaves NAME/1.0.0/ (the dataset), summary.json, lengths.png and rejected.jsonl in the workdir.
+
+    Raises:
+      UserError: config or data do not fit, the workdir holds another dataset, or it cannot be written.
+    """
+    begin = time.monotonic()
+    say("sew_jax prepare")
+    workdir = epath.Path(workdir)
+    splits = _list_splits(config)
+    listed = {split: len(entries) for split, entries in splits.items()}
+    for split, entries in splits.items():
+        known = sum(entry.text is not None for entry in entries)
+        say(f"  split     {split}: {len(entries)} utterances listed, {known} with transcripts")
+    shards = [shard for split, entries in splits.items() for shard in _cut(config, split, entries)]
+    key = _fingerprint(config, splits)
+    folder, unfinished = workdir / config.name / records.VERSION, workdir / "unfinished"
+    say(f"  outputs   {folder}, {len(shards)} shards")
+    if _is_done(workdir, folder, unfinished, key):
+        say(f"nothing to do: {folder} holds these data already")
+        return
+    done = _start(unfinished, folder, key)
+    say(f"  start     {len(done)} of {len(shards)} shards are there already" if done else "  start     from the first")
+    try:
+        _write_shards(shards, done, folder, unfinished, config.workers)
+        rejected = _finish(config, splits, shards, workdir, folder, unfinished, key)
+    except OSError as error:
+        raise UserError(
+            f"workdir: {workdir} cannot be written ({error.strerror or error}); the same command goes on from there"
+        ) from error
+    summary = json.loads((workdir / "summary.json").read_text())
+    for split, facts in summary["splits"].items():
+        say(
+            f"  {split}: {facts['utterances']} of {listed[split]} utterances, {facts['hours']:.2f} h, {facts['speakers']} "
+            f"speakers, {facts['rejected']} rejected"
+        )
+    for line in rejected[:5]:
+        say(f"  ! {line['id']} {line['reason']}")
+    if rejected:
+        say(f"  {len(rejected)} rejected: all are in rejected.jsonl")
+    say(f"done in {format_duration(time.monotonic() - begin)}; train with --config.data={workdir}")
+
+
+def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
+    """The utterances of each split of the dataset to be."""
+    if config.data.startswith("tfds:"):
+        from sew_jax.data.tfds_listing import list_tfds
+
+        return list_tfds(config.data.removeprefix("tfds:"), split_names(config.split))
+    root, splits = config.data, split_names(config.split)
+    if not root or "," in root:
+        raise UserError(f"data: {root or 'is empty'}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
+    if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
+        raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
+    if not splits:
+        splits = _guess_splits(epath.Path(root)) if root != "demo" else ["train", "dev", "test"]
+    return {split or "train": list_root(root, split) for split in splits}
+
+
+def _guess_splits(root: epath.Path) -> list[str]:
+    """Folders that are named like splits, where all are; the splits of a manifest; or one for all there is."""
+    if root.is_dir():
+        names = folders_of(root)
+        named = [name for name in names if name.lower().startswith(_SPLIT_FOLDERS)]
+        if named and len(named) < len(names):
+            others = ", ".join(sorted(set(names) - set(named)))
+            say(f"  ! not named like splits and left aside: {others} (--config.split takes them)")
+        return named or [""]
+    if not root.exists():
+        return [""]  # list_root says so
+    splits = set()
+    for line in root.read_bytes().splitlines():
+        try:
+            splits.add(json.loads(line)["split"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return sorted(splits) or [""]
+
+
+def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
+    """Shards of a split, without the entries that have a problem already."""
+    if config.transcripts not in ("auto", "required", "optional"):
+        raise UserError(f"transcripts: {config.transcripts!r} must be auto, required or optional")
+    told = sum(entry.text is not None for entry in entries)
+    need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * told >= len(entries))
+    limits = Limits(config.min_seconds, config.max_seconds, need_text)
+    good = [entry for entry in entries if not entry.problem]
+    each = max(_SMALLEST, -(-len(good) // _SHARDS))
+    cuts = [good[i : i + each] for i in range(0, len(good), each)] or [[]]
+    return [
+        Shard(records.shard_name(config.name, split, i, len(cuts)), cut, limits) for i, cut in enumerate(cuts)
+    ]
+
+
+def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
+    """A digest of all that decides the dataset: what is listed, the files' sizes and times, and the options."""
+    digest = hashlib.sha256(json.dumps({**config, "workers": None}, default=str, sort_keys=True).encode())
+    for split, entries in splits.items():
+        for entry in entries:
+            try:
+                stat = os.stat(entry.path)
+                version = (stat.st_size, stat.st_mtime_ns)
+            except OSError:
+                version = None  # remote, or missing: its problem says so
+            digest.update(repr((split, entry, version)).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
+def _is_done(workdir: epath.Path, folder: epath.Path, unfinished: epath.Path, key: str) -> bool:
+    """Whether the dataset is whole; raises UserError where it is one of other data."""
+    if not (folder / "dataset_info.json").exists():
+        return False
+    before = json.loads((workdir / "summary.json").read_text())["input"]
+    if before != key:
+        raise UserError(
+            f"workdir: {folder} was prepared from other data or with other options; use another --workdir, or remove it"
+        )
+    if unfinished.exists():
+        unfinished.rmtree()
+    return True
+
+
+def _start(unfinished: epath.Path, folder: epath.Path, key: str) -> set[str]:
+    """Names of the shards that an earlier run of the same command has finished."""
+    marker = unfinished / "input"
+    if marker.exists() and marker.read_text() != key:
+        raise UserError(
+            f"workdir: {unfinished} was begun from other data or with other options; use another --workdir, or remove it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_SCRATCH}*"):  # of a run that was killed
+        left.rmtree()
+    marker.write_text(key)
+    return {path.name.removesuffix(".json") for path in unfinished.glob("*.json")}
+
+
+def _write_shards(
+    shards: list[Shard], done: set[str], folder: epath.Path, unfinished: epath.Path, workers: int
+) -> None:
+    """Writes what is missing, `workers` processes at a time (-1: as many as cores; 0: in this one)."""
+    total, count = sum(len(shard.entries) for shard in shards), 0
+    count = sum(len(shard.entries) for shard in shards if shard.name in done)
+    progress, shown, seconds = Progress(total, count), time.monotonic(), 0.0
+    write = functools.partial(write_shard, folder=folder, unfinished=unfinished)
+    missing = [shard for shard in shards if shard.name not in done]
+    with _pool(workers) as run:
+        for shard, spent in run(write, missing):
+            count, seconds = count + len(shard.entries), seconds + spent
+            progress.update(count)
+            if time.monotonic() - shown > _SCREEN or count == total:
+                shown = time.monotonic()
+                say(
+                    f"  {count}/{total} utterances | {seconds / 3600:.2f} h of audio | {progress.rate:.0f} utterances/s | "
+                    f"eta {progress.left}"
+                )
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., Iterator[tuple[Shard, float]]]]:
+    """Gives `run(function, shards)`, which yields (shard, result) as each is done."""
+    if workers == 0:
+        yield lambda function, shards: ((shard, function(shard)) for shard in shards)
+        return
+    processes = workers if workers > 0 else os.cpu_count()
+    # spawned: a fork would copy threads and locks of libraries
+    context = multiprocessing.get_context("spawn")
+    executor = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=die_with_parent)
+
+    def run(function, shards):
+        futures = {executor.submit(function, shard): shard for shard in shards}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result()
+
+    try:
+        yield run
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> float:
+    """Writes one shard and, when it is in its place, the note that it is done; returns its seconds of audio."""
+    rows, rejected = [], []
+
+    def accepted():
+        for entry in shard.entries:
+            try:
+                row, flac = _convert(entry, shard.limits)
+            except AudioError as error:
+                rejected.append({"id": entry.id, "path": entry.path, "reason": str(error)})
+                continue
+            rows.append(row)
+            yield row, flac
+
+    remote = is_remote(os.fspath(folder))
+    with tempfile.TemporaryDirectory(dir=None if remote else folder, prefix=_SCRATCH) as scratch:
+        path = Path(scratch) / shard.name  # ArrayRecord writes local files only
+        written = records.write_shard(path, accepted())
+        if remote:
+            (folder / shard.name).write_bytes(path.read_bytes())
+        else:
+            os.replace(path, folder / shard.name)
+    note = {"rows": rows, "rejected": rejected, "bytes": written}
+    target = unfinished / f"{shard.name}.json"
+    partial = target.with_name(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(note))
+    partial.replace(target)
+    return sum(row["samples"] for row in rows) / SAMPLE_RATE
+
+
+def _convert(entry: Entry, limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """A row of the index and FLAC bytes. Raises AudioError where it is not taken."""
+    if limits.need_text and not entry.text:
+        raise AudioError("has no transcript (--config.transcripts=optional keeps such audio for pre-training)")
+    try:
+        data = epath.Path(entry.path).read_bytes()
+    except OSError as error:
+        raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error
+    wave = audio.read(data)
+    seconds = len(wave) / SAMPLE_RATE
+    if seconds < limits.min_seconds:
+        raise AudioError(f"is {seconds:.2f} s long, shorter than min_seconds={limits.min_seconds:g}")
+    if seconds > limits.max_seconds:
+        raise AudioError(f"is {seconds:.2f} s long, longer than max_seconds={limits.max_seconds:g}; cut it into pieces")
+    row = {"id": entry.id, "samples": len(wave), "text": entry.text, "speaker": entry.speaker}
+    return row, data if audio.is_canonical_flac(data) else audio.encode(wave)
+
+
+def _finish(config, splits, shards: list[Shard], workdir, folder, unfinished, key: str) -> list[dict[str, str]]:
+    """Writes tables, summary and plot, then the metadata that make it a dataset; returns what was rejected."""
+    import tensorflow_datasets as tfds
+
+    facts, infos, rejected, lengths, tables = {}, [], [], {}, hashlib.sha256()
+    for split, entries in splits.items():
+        names = [shard.name for shard in shards if shard.name.startswith(f"{config.name}-{split}.")]
+        notes = [json.loads((unfinished / f"{name}.json").read_text()) for name in names]
+        rows = [row for note in notes for row in note["rows"]]
+        bad = [{"id": e.id, "path": e.path, "reason": e.problem} for e in entries if e.problem]
+        bad += [line for note in notes for line in note["rejected"]]
+        rejected += [{"split": split, **line} for line in bad]
+        table = pa.Table.from_pylist(rows, records.INDEX_SCHEMA)
+        index = records.index_bytes(table)
+        (folder / records.index_name(split)).write_bytes(index)
+        tables.update(index)
+        lengths[split] = table["samples"].to_numpy() / SAMPLE_RATE
+        facts[split] = split_facts(table, listed=len(entries), rejected=len(bad))
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=[len(n["rows"]) for n in notes], num_bytes=sum(n["bytes"] for n in notes)
+            )
+        )
+        if not rows:
+            raise UserError(
+                f"data: nothing of split {split} can be used: all {len(entries)} were rejected, the first: {bad[0]['id']} "
+                f"{bad[0]['reason']}"
+            )
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)
+    (workdir / "rejected.jsonl").write_bytes(lines.encode("utf-8", "backslashreplace"))
+    summary = json.dumps({"input": key, "splits": facts}, ensure_ascii=False, indent=1)
+    (workdir / "summary.json").write_bytes(f"{summary}\n".encode())
+    (workdir / "lengths.png").write_bytes(plot_lengths(lengths))
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=records.features(), split_infos=infos, check_data=False,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        description=f"Speech at 16 kHz as FLAC, written by sew_jax; tables {tables.hexdigest()}",
+    )  # fmt: skip
+    unfinished.rmtree()
+    return rejected

@@ -1,0 +1,195 @@
+"""A prepared dataset: a TFDS dataset of ArrayRecord files, with a table of all its utterances beside them.
+
+    FOLDER/NAME/1.0.0/dataset_info.json, features.json, NAME-SPLIT.array_record-00000-of-00256, index-SPLIT.arrow
+
+Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The table is what the batch
+plan reads instead of the records; it is mapped into memory, so that processes share it.
+"""
+
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from etils import epath
+
+from sew_jax.cache import cache_folder
+from sew_jax.data import audio
+from sew_jax.data.audio import AudioError
+from sew_jax.data.listing import is_remote
+from sew_jax.errors import UserError
+from sew_jax.files import write_whole
+
+VERSION = "1.0.0"
+INDEX_SCHEMA = pa.schema(
+    {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
+)
+_INFO, _FEATURES = "dataset_info.json", "features.json"
+
+
+def features():
+    """TFDS features of a record: `audio` is the bytes of a FLAC file, 16 kHz, one channel, 16 bits."""
+    import tensorflow_datasets as tfds  # here: takes most of a second
+
+    text = tfds.features.Text()
+    return tfds.features.FeaturesDict(
+        {"id": text, "audio": tfds.features.Scalar(np.object_), "samples": np.int64, "text": text, "speaker": text}
+    )
+
+
+def shard_name(name: str, split: str, shard: int, shards: int) -> str:
+    """The file name that TFDS gives a shard."""
+    return f"{name}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def write_shard(path: Path, rows: Iterable[tuple[dict, bytes]]) -> int:
+    """Writes rows of the index with their FLAC bytes as records; returns the bytes of all records."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    layout = features()
+    serializer, written = ExampleSerializer(layout.get_serialized_info()), 0
+    writer = ArrayRecordWriter(str(path), "group_size:1")  # one record is read at a time
+    for row, flac in rows:
+        example = layout.encode_example({**row, "text": row["text"] or "", "audio": flac})
+        record = serializer.get_tf_example(example).SerializeToString(deterministic=True)
+        writer.write(record)
+        written += len(record)
+    writer.close()
+    return written
+
+
+def index_bytes(table: pa.Table) -> bytes:
+    """The table of a split as an Arrow file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def index_name(split: str) -> str:
+    """File name of a split's table."""
+    return f"index-{split}.arrow"
+
+
+def dataset_folder(root: epath.Path) -> epath.Path | None:
+    """The folder under `root` (or `root`) that holds a dataset written by `prepare`; None where there is none.
+
+    Raises:
+      UserError: there are several, or it was not written by `prepare`.
+    """
+    found = [root] if (root / _INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{_INFO}"))
+    if len(found) > 1:
+        raise UserError(f"data: {root} holds {len(found)} datasets; name one, such as {found[0]}")
+    if not found:
+        return None
+    if not splits_of_dataset(found[0]):
+        raise UserError(
+            f"data: {found[0]} is a TFDS dataset without the table that training reads; write it anew: "
+            "python -m sew_jax.main --config=configs/prepare.py --config.data=tfds:NAME"
+        )
+    return found[0]
+
+
+def splits_of_dataset(folder: epath.Path) -> list[str]:
+    """Its splits, by name."""
+    return sorted(path.name.removeprefix("index-").removesuffix(".arrow") for path in folder.glob(index_name("*")))
+
+
+class RecordStore:
+    """Utterances in records. Of a remote dataset, each shard is copied into the user's cache when it is first read.
+
+    Raises:
+      UserError: there is no such split, or its files are not whole.
+    """
+
+    def __init__(self, folder: epath.Path, splits: Sequence[str]):
+        have = splits_of_dataset(folder)
+        for split in splits:
+            if split not in have:
+                raise UserError(f"data: {folder} has no split {split}; it has: {', '.join(have)}; set --config.split")
+        self._remote, self._splits = (os.fspath(folder) if is_remote(os.fspath(folder)) else None), list(splits)
+        self._folder = str(_mirror(folder, splits)) if self._remote else os.fspath(folder)
+        self._open()
+
+    def __getstate__(self):  # processes map the table themselves
+        return {"_remote": self._remote, "_splits": self._splits, "_folder": self._folder}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        tables = []
+        for split in self._splits:
+            path = os.path.join(self._folder, index_name(split))
+            try:
+                tables.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
+        self.index = pa.concat_tables(tables)
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def _records(self):
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(self._folder)
+        records = builder.as_data_source(
+            "+".join(self._splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        if len(records) != len(self.index):
+            raise UserError(
+                f"data: {self._folder} holds {len(records)} records and a table of {len(self.index)}; run prepare again"
+            )
+        return records
+
+    @functools.cached_property
+    def _shards(self) -> tuple[np.ndarray, list[str]]:
+        """Where each shard's records end, and its file."""
+        import tensorflow_datasets as tfds
+
+        infos = [tfds.builder_from_directory(self._folder).info.splits[split] for split in self._splits]
+        lengths = [length for info in infos for length in info.shard_lengths]
+        return np.cumsum(lengths), [name for info in infos for name in info.filenames]
+
+    def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
+        """int16 (samples,). Raises AudioError."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        if self._remote:
+            self._bring_shard(row)
+        try:
+            record = self._records[row]
+            flac = tf_example_pb2.Example.FromString(record).features.feature["audio"].bytes_list.value[0]
+        except UserError:
+            raise
+        except Exception as error:  # ArrayRecord and protobuf each have errors of their own
+            raise AudioError(f"has a record that cannot be read ({' '.join(str(error).split())[:80]})") from error
+        return audio.read(flac, begin, samples)
+
+    def _bring_shard(self, row: int) -> None:
+        ends, names = self._shards
+        name = names[int(np.searchsorted(ends, row, side="right"))]
+        with self._lock:
+            _bring(epath.Path(self._remote) / name, Path(self._folder) / name)
+
+
+def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
+    """A folder of the user's cache with the small files of a remote dataset, as long as it is the same."""
+    info = (folder / _INFO).read_bytes()
+    key = hashlib.sha256(os.fspath(folder).encode() + info).hexdigest()[:16]
+    local = cache_folder() / "datasets" / f"{key}" / folder.parent.name / folder.name
+    local.mkdir(parents=True, exist_ok=True)
+    for name in (_INFO, _FEATURES, *map(index_name, splits)):
+        _bring(folder / name, local / name)
+    return local
+
+
+def _bring(source: epath.Path, target: Path) -> None:
+    if not target.exists():
+        write_whole(target, source.read_bytes())

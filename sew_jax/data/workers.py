@@ -1,0 +1,18 @@
+"""Worker processes that never outlive the run that started them, however it ends."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+
+
+def die_with_parent(*_) -> None:
+    """Called in a worker: it ends when its parent does, even by SIGKILL; what it shared is then freed by Python."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
