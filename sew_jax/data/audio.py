@@ -5,6 +5,7 @@ Since files and prepared records give the same integers, training does not depen
 
 import io
 import os
+import re
 
 import numpy as np
 import soundfile
@@ -55,7 +56,7 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
                 promised = min(promised - file.tell(), promised if samples is None else samples)
                 wave = file.read(promised, dtype="int16")
             else:
-                wave = file.read(dtype="float32", always_2d=True).mean(1)
+                wave = file.read(dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError) as error:
             raise AudioError(_reason(data, error)) from error
         if not file.tell():
@@ -64,10 +65,27 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
         raise AudioError(f"is truncated: {len(wave)} of {promised} samples can be decoded")
     if canonical:
         return wave
-    if not np.isfinite(wave).all():
+    return to_canonical(wave, rate)[begin : None if samples is None else begin + samples]
+
+
+def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Samples of any rate as int16 at 16 kHz, channels averaged: (samples,).
+
+    Args:
+      wave: (frames,) or (frames, channels), integers of 16 bits in any type, or floats of which 1 is full scale.
+      rate: in Hz.
+
+    Raises:
+      AudioError: it holds NaN, infinity, or integers of more than 16 bits.
+    """
+    if np.issubdtype(wave.dtype, np.integer):
+        if wave.size and (wave.min() < -(2**15) or wave.max() >= 2**15):
+            raise AudioError("holds integers of more than 16 bits")
+        wave = wave.astype(np.float32) / 2**15
+    elif not np.isfinite(wave).all():
         raise AudioError("holds NaN or infinite samples")
-    wave = _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
-    return wave[begin : None if samples is None else begin + samples]
+    wave = wave.astype(np.float32).reshape(len(wave), -1).mean(1)
+    return _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
 
 
 def encode(wave: np.ndarray) -> bytes:
@@ -107,7 +125,8 @@ def _opened(data: str | bytes) -> soundfile.SoundFile:
         raise AudioError(_reason(data, error)) from error
 
 
-def _reason(data, error: Exception) -> str:
-    text = str(error) if isinstance(data, bytes) else str(error).replace(str(data), "")
-    text = text.strip(" :.'\"") or type(error).__name__
-    return "cannot be decoded (" + " ".join(text.split()).removeprefix("Error opening").strip(" :'\"") + ")"
+def _reason(data: str | bytes, error: Exception) -> str:
+    """What libsndfile says, without the file's name, which callers know."""
+    text = str(error).rpartition("opening ")[2]
+    text = re.sub(r"<_io\.BytesIO.*?>", "", text) if isinstance(data, bytes) else text.replace(repr(str(data)), "")
+    return "cannot be decoded (" + (" ".join(text.split()).strip(" :.") or type(error).__name__) + ")"

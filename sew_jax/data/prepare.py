@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
     begin = time.monotonic()
     say("sew_jax prepare")
     workdir = epath.Path(workdir)
+    if not re.fullmatch("[a-z][a-z0-9_]*", config.name):
+        raise UserError(f"name: {config.name!r} must be lower-case letters, digits and _, as TFDS wants it")
     splits = _list_splits(config)
     listed = {split: len(entries) for split, entries in splits.items()}
     for split, entries in splits.items():
@@ -73,9 +76,9 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
     if _is_done(workdir, folder, unfinished, key):
         say(f"nothing to do: {folder} holds these data already")
         return
-    done = _start(unfinished, folder, key)
-    say(f"  start     {len(done)} of {len(shards)} shards are there already" if done else "  start     from the first")
     try:
+        done = _start(unfinished, folder, key)
+        say(f"  start     {len(done)} of {len(shards)} shards are there already" if done else "  start     from the first")
         _write_shards(shards, done, folder, unfinished, config.workers)
         rejected = _finish(config, splits, shards, workdir, folder, unfinished, key)
     except OSError as error:

@@ -84,3 +84,64 @@ def test_padding_efficiency_is_speech_over_what_is_computed(plan):
     computed = sum(b.bucket * len(b.utterances) for b in batches)
     assert plan.padding_efficiency == pytest.approx(SAMPLES.sum() / computed)
     assert plan.seconds_per_batch == pytest.approx(SAMPLES.sum() / 16_000 / len(batches))
+
+
+# Lengths in seconds of LibriSpeech's three training splits at these quantiles, as icefall's recipe lists them
+# (egs/librispeech/ASR/local/display_manifest_statistics.py; copies at 0.9 and 1.1 times the pace included)
+QUANTILES = [0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1]
+LIBRISPEECH = {
+    28_539: [1.3, 1.9, 2.2, 2.5, 4.2, 6.4, 11.4, 13.8, 15.3, 16.7, 17.3, 18.1, 18.4, 18.8, 27.2],
+    104_014: [1.0, 1.8, 2.2, 2.5, 4.2, 6.2, 11.2, 13.7, 15.3, 16.6, 17.3, 18.1, 18.4, 18.8, 33.0],
+    148_688: [0.8, 1.7, 2.1, 2.3, 3.5, 5.0, 9.8, 13.4, 15.1, 16.5, 17.2, 18.1, 18.4, 18.9, 31.0],
+}
+
+
+def librispeech_samples():
+    random = np.random.default_rng(0)
+    seconds = [np.interp(random.random(count), QUANTILES, values) for count, values in LIBRISPEECH.items()]
+    return (np.concatenate(seconds) * 16_000).astype(np.int64)
+
+
+def test_four_buckets_waste_less_than_a_tenth_of_librispeech():
+    """As wav2vec 2.0 base crops it, at 15.6 s, in batches of 5,600 s on 64 devices."""
+    samples = librispeech_samples()
+    assert samples.sum() / 16_000 / 3600 == pytest.approx(961, rel=0.01)  # hours of the three splits
+    cropped = np.minimum(samples, round(15.6 * 16_000))
+    rows = rows_per_bucket(choose_buckets(cropped, 4), 5600 * 16_000, 64)
+    assert len(rows) == 4 and BatchPlan(cropped, rows, 0, True).padding_efficiency >= 0.9
+
+
+def epoch_of(plan, epoch):
+    batches = [plan[epoch * plan.batches_per_epoch + i] for i in range(plan.batches_per_epoch)]
+    utterances = np.concatenate([b.utterances for b in batches])
+    return utterances[utterances >= 0]
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_corpora_share_an_epoch_by_a_power_of_their_hours(exponent):
+    """The audio that an epoch takes of each, against the formula; at 1 each utterance is read once."""
+    sizes = [800, 150, 47]
+    rows = rows_per_bucket(choose_buckets(SAMPLES, 3), 16_000 * 60, 2)
+    plan = BatchPlan(SAMPLES, rows, seed=1, shuffle=True, sizes=sizes, exponent=exponent)
+    corpus = np.repeat([0, 1, 2], sizes)
+    hours = np.bincount(corpus, weights=SAMPLES)
+    wanted = hours**exponent / (hours**exponent).sum() * hours.sum()
+    read = np.concatenate([epoch_of(plan, epoch) for epoch in range(8)])
+    got = np.bincount(corpus[read], weights=SAMPLES[read]) / 8
+    np.testing.assert_allclose(got, wanted, rtol=0.03)
+    if exponent == 1:
+        np.testing.assert_array_equal(np.sort(epoch_of(plan, 3)), np.arange(len(SAMPLES)))
+
+
+def test_within_a_corpus_none_is_read_again_before_all_others_were():
+    sizes = [900, 97]
+    rows = rows_per_bucket(choose_buckets(SAMPLES, 3), 16_000 * 60, 2)
+    plan = BatchPlan(SAMPLES, rows, seed=1, shuffle=True, sizes=sizes, exponent=0.3)
+    count = np.zeros(len(SAMPLES), int)
+    for epoch in range(6):
+        np.add.at(count, epoch_of(plan, epoch), 1)
+        for bucket in plan.buckets:
+            members = plan.members(bucket)
+            for first in (True, False):
+                counts = count[members[(members < 900) == first]]
+                assert np.ptp(counts) <= 1

@@ -1,0 +1,245 @@
+"""`prepare`: the same audio and texts as their files, whole whatever happens, and readable by TFDS alone."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from configs.prepare import get_config
+from sew_jax.data.prepare import prepare
+from sew_jax.data.sources import open_source
+from sew_jax.errors import UserError
+from tests.data.damage import GOOD, make_damaged_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+def prepared(data, workdir, **options):
+    config = get_config()
+    config.update({"data": str(data), "workers": 0} | options)
+    prepare(config, workdir)
+    return workdir
+
+
+def opened(data, split="train", **options):
+    return open_source(str(data), split, **(dict(min_samples=1, need_text=False, max_bad=0) | options))[0]
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_it_holds_what_the_files_hold(corpus, tmp_path):
+    target = prepared(corpus, tmp_path / "out")
+    for split in ("train", "test", "train,test"):
+        files, records = opened(corpus, split), opened(target, split)
+        assert records.fingerprint() == files.fingerprint()
+        for i in range(len(files)):
+            assert records.text(i) == files.text(i)
+            np.testing.assert_array_equal(records.audio(i), files.audio(i))
+            np.testing.assert_array_equal(records.audio(i, 500, 700), files.audio(i)[500:1200])
+    summary = json.loads((target / "summary.json").read_text())["splits"]["train"]
+    assert (summary["listed"], summary["utterances"], summary["rejected"]) == (4, 4, 0)
+    assert summary["hours"] == pytest.approx(5.5 / 3600, abs=1e-4) and summary["speakers"] == 1 and summary["words"] == 8
+    assert summary["characters"] == {" ": 4, "A": 1, "B": 1, "C": 1, "D": 5, "O": 4, "R": 4, "W": 4}
+    assert (target / "lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tfds_reads_it_without_tensorflow(corpus, tmp_path):
+    target = prepared(corpus, tmp_path / "out", name="tones")
+    program = f"""
+import io, sys, soundfile
+import tensorflow_datasets as tfds
+data = tfds.data_source("tones", split="train", data_dir={str(target)!r})
+row = data[2]
+wave, rate = soundfile.read(io.BytesIO(row["audio"]))
+print(len(data), row["id"].decode(), row["text"].decode(), row["speaker"].decode(), row["samples"], len(wave), rate)
+print("tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines() == ["4 1-1-0002 WORD C 1 24000 24000 16000", "False"], done.stderr
+
+
+def test_flac_of_the_right_form_is_copied_bit_for_bit(corpus, tmp_path):
+    import tensorflow_datasets as tfds
+
+    target = prepared(corpus, tmp_path / "out")
+    record = tfds.data_source("speech", split="test", data_dir=target)[0]
+    assert record["audio"] == (corpus / "test/2/1/2-1-0000.flac").read_bytes()
+
+
+def test_an_unpacked_archive_of_librispeech(corpus, tmp_path):
+    """Its archives hold LibriSpeech/SPLIT/... beside files of their own."""
+    (tmp_path / "LibriSpeech").mkdir()
+    (corpus / "train").rename(tmp_path / "LibriSpeech" / "train-clean-100")
+    (tmp_path / "LibriSpeech" / "SPEAKERS.TXT").write_text("; speakers\n")
+    with tarfile.open(tmp_path / "train-clean-100.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "LibriSpeech", "LibriSpeech")
+    with pytest.raises(UserError, match=r"is an archive; unpack it first \(tar xf"):
+        prepared(tmp_path / "train-clean-100.tar.gz", tmp_path / "out")
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(["tar", "xf", tmp_path / "train-clean-100.tar.gz", "-C", tmp_path / "unpacked"], check=True)
+    target = prepared(tmp_path / "unpacked" / "LibriSpeech", tmp_path / "out")
+    source = opened(target, "train-clean-100")
+    assert [source.text(i) for i in range(len(source))] == ["WORD A", "WORD B", "WORD C", "WORD D"]
+
+
+def test_a_manifest_with_splits(corpus, tmp_path):
+    rows = [
+        {"audio": f"corpus/train/1/1/1-1-000{i}.flac", "text": "ONE", "split": "dev" if i else "train", "speaker": i}
+        for i in range(3)
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    target = prepared(tmp_path / "list.jsonl", tmp_path / "out")
+    assert len(opened(target, "train")) == 1 and len(opened(target, "dev")) == 2
+    summary = json.loads((target / "summary.json").read_text())
+    assert summary["splits"]["dev"]["speakers"] == 2
+
+
+def test_damage_is_rejected_by_name_and_counts_add_up(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    damaged = make_damaged_corpus(tmp_path / "corpus", tmp_path / "elsewhere")
+    target = prepared(tmp_path / "corpus", tmp_path / "out")
+    lines = [json.loads(line) for line in (target / "rejected.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in lines} == set(damaged) and len(lines) == len(damaged) >= 12
+    for line in lines:
+        assert re.search(damaged[line["id"]], line["reason"]), line
+    summary = json.loads((target / "summary.json").read_text())["splits"]["train"]
+    assert summary["utterances"] == len(GOOD) + 2 and summary["rejected"] == len(damaged)
+    assert summary["listed"] == summary["utterances"] + summary["rejected"]
+    records = opened(target)
+    # any rate, width and channel count is the same from its file and from its record
+    files = opened(tmp_path / "corpus", max_bad=99, max_samples=16_000 * 600, min_samples=1600)
+    file_of = {files.id(i): i for i in range(len(files))}
+    for i in range(len(records)):
+        np.testing.assert_array_equal(records.audio(i), files.audio(file_of[records.id(i)]))
+
+
+def many(folder, count=150):
+    """Enough utterances for several shards."""
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for i in range(count):
+        soundfile.write(folder / f"{i:04d}.wav", noise.normal(size=8000 + 10 * i) * 0.1, 22_050)
+        (folder / f"{i:04d}.txt").write_text(f"NUMBER {i % 7}")
+    (folder / "0003.wav").write_bytes(b"damaged")
+    return folder.parent
+
+
+def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path):
+    corpus = many(tmp_path / "corpus" / "train", 320)
+    whole = prepared(corpus, tmp_path / "whole", workers=0)
+    command = [sys.executable, "-m", "sew_jax.main", "--config=configs/prepare.py", f"--config.data={corpus}"]
+    command += [f"--workdir={tmp_path / 'killed'}", "--config.workers=2"]
+    notes, draw = tmp_path / "killed" / "unfinished", random.Random(0)
+    for kill in range(5):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        # the first dies before any shard is whole, the others after one or two more
+        until = len(list(notes.glob("*.json"))) + draw.choice((1, 2)) if kill else 0
+        while not notes.exists() or len(list(notes.glob("*.json"))) < until:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        process.send_signal(draw.choice((signal.SIGKILL, signal.SIGTERM)))
+        assert process.wait() != 0
+    assert 0 < len(list(notes.glob("*.json"))) < 20
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    assert tree(tmp_path / "killed") == tree(whole)
+
+
+def test_a_finished_one_is_left_alone_and_other_data_are_refused(corpus, tmp_path, capsys):
+    target = prepared(corpus, tmp_path / "out")
+    before = tree(target)
+    prepared(corpus, target)
+    assert "nothing to do" in capsys.readouterr().out and tree(target) == before
+    with pytest.raises(UserError, match=r"was prepared from other data or with other options; use another --workdir"):
+        prepared(corpus, target, max_seconds=1.2)
+    soundfile.write(corpus / "train/1/1/1-1-0001.flac", [0.1] * 16_000, 16_000)
+    with pytest.raises(UserError, match="was prepared from other data"):
+        prepared(corpus, target)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "nowhere"}, "nowhere does not exist"),
+        ({"data": ""}, "one folder, manifest"),
+        ({"split": "valid"}, "has no split valid; it has: test, train"),
+        ({"transcripts": "maybe"}, "must be auto, required or optional"),
+        ({"max_seconds": 0.5}, "nothing of split .* can be used: all .* were rejected, the first: "),
+        ({"name": "a b"}, "name: 'a b'"),
+    ],
+)
+def test_bad_input_is_named(corpus, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        prepared(corpus, tmp_path / "out", **options) if "data" not in options else prepared(
+            options["data"], tmp_path / "out"
+        )
+
+
+def test_a_workdir_that_cannot_be_written(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"workdir: .* cannot be written"):
+        prepared(corpus, tmp_path / "file")
+
+
+def test_tables_and_shards_that_do_not_fit_are_named(corpus, tmp_path):
+    target = prepared(corpus, tmp_path / "out")
+    (shard,) = target.glob("*/*/speech-train.array_record*")
+    source = opened(target)
+    shard.write_bytes(shard.read_bytes()[: 65_536 // 2])
+    from sew_jax.data.audio import AudioError
+
+    with pytest.raises(AudioError, match="record that cannot be read"):
+        source.audio(0)
+    (target / "speech" / "1.0.0" / "index-train.arrow").write_bytes(b"no table")
+    with pytest.raises(UserError, match=r"index-train\.arrow cannot be read"):
+        opened(target)
+    with pytest.raises(UserError, match=r"has no split dev; it has: test, train"):
+        opened(target, "dev")
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    """Not even SIGKILL leaves processes behind."""
+    corpus = many(tmp_path / "corpus" / "train", 60)
+    command = [sys.executable, "-m", "sew_jax.main", "--config=configs/prepare.py", f"--config.data={corpus}"]
+    process = subprocess.Popen(
+        [*command, f"--workdir={tmp_path / 'out'}", "--config.workers=2"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and not list((tmp_path / "out").glob("unfinished/*.json")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while alive := group(process.pid):
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def group(session):
+    """Commands of the processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+        except (OSError, ValueError):
+            continue
+    return found
