@@ -49,14 +49,17 @@ def test_a_restart_gives_the_same_batches(opened):
     assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
 
 
-def test_hosts_share_the_rows(opened):
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_neither_workers_nor_hosts_change_the_global_batches(opened, workers, hosts):
+    """Resumed at batch 5, too: what all hosts together hold is what one process holds."""
     whole = read(opened)
-    hosts = [read(opened, host=h, hosts=2) for h in range(2)]
-    for batch, first, second in zip(whole, *hosts, strict=True):
-        assert batch.ids == first.ids == second.ids
-        np.testing.assert_array_equal(
-            batch.arrays["wave"], np.concatenate([first.arrays["wave"], second.arrays["wave"]])
-        )
+    for start in (0, 5):
+        parts = [read(opened, start=start, workers=workers, host=h, hosts=hosts) for h in range(hosts)]
+        for batch, *shares in zip(whole[start:], *parts, strict=True):
+            assert all(batch.ids == share.ids and batch[1:4] == share[1:4] for share in shares)
+            for name, array in batch.arrays.items():
+                np.testing.assert_array_equal(array, np.concatenate([share.arrays[name] for share in shares]))
 
 
 def test_crops_move_from_epoch_to_epoch(opened):
