@@ -22,6 +22,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
+  --config=configs/benchmark.py  how fast audio reaches the trainer
   --config=configs/export.py     one setting as a folder that transformers loads
 
 Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags."""
@@ -74,13 +75,18 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "demo")
+    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "benchmark", "demo")
     if config.mode not in modes:
         raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
-    if config.mode == "prepare":  # has no use for JAX
+    if config.mode == "prepare":  # these two have no use for JAX
         from sew_jax.data.prepare import prepare
 
         prepare(config, workdir)
+        return
+    if config.mode == "benchmark":
+        from sew_jax.benchmark import benchmark
+
+        benchmark(config, workdir)
         return
     import jax  # here: a mistyped flag must not wait for it
 

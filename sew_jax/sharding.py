@@ -1,5 +1,8 @@
 """The mesh, and the rules that place batches and parameters on it."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -56,3 +59,15 @@ def bytes_per_device(tree, shardings) -> int:
 def place_batch(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """This process's rows as one global batch."""
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in arrays.items()}
+
+
+def place_ahead(batches: Iterable[Any], sharding: NamedSharding) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+    """Each batch (it has `arrays`) with its global arrays, placed one batch ahead: copies overlap the update before."""
+    ahead = None
+    for batch in batches:
+        placed = batch, place_batch(batch.arrays, sharding)
+        if ahead:
+            yield ahead
+        ahead = placed
+    if ahead:
+        yield ahead

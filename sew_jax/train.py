@@ -29,7 +29,7 @@ from sew_jax.files import write_json
 from sew_jax.metrics import MetricsFile
 from sew_jax.programs import compile_table
 from sew_jax.progress import Progress, format_duration, say
-from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_batch, tree_shardings
+from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_ahead, tree_shardings
 from sew_jax.state import TrainState, new_state
 from sew_jax.steps import make_step
 from sew_jax.tasks import Task, open_task
@@ -123,15 +123,17 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             _stop_signals() as stop,
             read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data,
         ):
+            placed = place_ahead(data, batch_sharding(mesh))
             # no hidden copy between host and device inside the loop
             with jax.transfer_guard("disallow"):
                 while step < config.num_steps and not stop:
                     waiting = time.monotonic()
-                    batch = next(data)
-                    waited = time.monotonic() - waiting
+                    batch, arrays = next(placed)
+                    # no waiting where the device was busy all the while
+                    starved = not pending or pending[3]["loss"].is_ready()
+                    waited = (time.monotonic() - waiting) * starved
                     bad.note(batch.problems)
                     setting = draw(task.table, config.seed, step)
-                    arrays = place_batch(batch.arrays, batch_sharding(mesh))
                     state, scalars = programs[setting, batch.bucket](state, arrays)
                     step += 1
                     if pending:
@@ -237,6 +239,10 @@ def _first_screen(
     say(
         f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / 16_000 / 3600:.2f} h"
     )
+    if len(task.source.sizes) > 1:
+        shares = zip(task.source.names, plan.corpus_shares, strict=True)
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        say(f"            an epoch's audio: {listed} (input.corpus_exponent={config.input.corpus_exponent:g})")
     if task.problems:
         first = task.problems[0]
         say(f"            {len(task.problems)} left out (left_out.jsonl), the first: {first.id} {first.reason}")

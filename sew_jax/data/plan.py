@@ -65,6 +65,9 @@ class BatchPlan:
       seed: of the order.
       shuffle: False keeps utterances sorted by length, longest bucket first, each once.
       sizes: utterances of each corpus, which follow one another; None: one corpus.
+
+    Attributes:
+      corpus_shares: (corpora,) each one's share of an epoch's audio.
     """
 
     def __init__(
@@ -75,12 +78,12 @@ class BatchPlan:
         lengths = np.array(list(self.rows))
         bucket_U = np.minimum(np.searchsorted(lengths, samples), len(lengths) - 1)
         corpus_U = np.repeat(np.arange(len(sizes or [0])), sizes or [len(samples)])
-        shares = corpus_shares(samples, corpus_U, exponent)
+        repeats, self.corpus_shares = _repeats(samples, corpus_U, exponent)
         order = np.argsort(-samples, kind="stable") if not shuffle else np.arange(len(samples))
         self._groups: list[_Bucket] = []
         for i in reversed(range(len(lengths))):
-            members = [order[(bucket_U[order] == i) & (corpus_U[order] == c)] for c in range(len(shares))]
-            draws = [round(len(m) * share) for m, share in zip(members, shares, strict=True)]
+            members = [order[(bucket_U[order] == i) & (corpus_U[order] == c)] for c in range(len(repeats))]
+            draws = [round(len(m) * times) for m, times in zip(members, repeats, strict=True)]
             if sum(draws):
                 self._groups.append(_Bucket(int(lengths[i]), members, np.cumsum([0, *draws])))
         if not shuffle:  # one stream, so that lengths fall across corpora
@@ -171,8 +174,8 @@ class _Bucket(NamedTuple):
         return _Bucket(self.length, [members], np.array([0, len(members)]))
 
 
-def corpus_shares(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> np.ndarray:
-    """(corpora,) how often an epoch reads an utterance of each corpus, on average."""
+def _repeats(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> tuple[np.ndarray, np.ndarray]:
+    """How often an epoch reads an utterance of each corpus, on average, and each corpus' share of its audio: (corpora,)."""
     audio = np.bincount(corpus_U, weights=samples)
-    wanted = audio**exponent
-    return wanted / wanted.sum() * audio.sum() / audio
+    shares = audio**exponent / (audio**exponent).sum()
+    return shares * audio.sum() / audio, shares

@@ -78,7 +78,7 @@ class Source:
 
     def __init__(self, name: str, corpora: Sequence[Corpus]):
         self.name, self._corpora = name, list(corpora)
-        self.sizes = [len(corpus) for corpus in corpora]
+        self.names, self.sizes = [corpus.name for corpus in corpora], [len(corpus) for corpus in corpora]
         self._starts = np.cumsum([0, *self.sizes])
         self.samples = np.concatenate([corpus.column("samples").to_numpy() for corpus in corpora])
 
@@ -145,7 +145,6 @@ def open_source(
         damaged += problems
         index = store.index
         samples, keep = index["samples"].to_numpy(), np.ones(len(index), bool)
-        has_text = pc.fill_null(pc.greater(pc.utf8_length(index["text"]), 0), False).to_numpy()
         for i in np.flatnonzero(samples < min_samples):
             by_length.append(_too(index, i, f"shorter than the {min_samples / SAMPLE_RATE:.2f} s that training needs"))
         keep &= samples >= min_samples
@@ -154,6 +153,7 @@ def open_source(
                 by_length.append(_too(index, i, f"longer than input.max_seconds={max_samples / SAMPLE_RATE:g}; cut it"))
             keep &= samples <= max_samples
         if need_text:
+            has_text = pc.fill_null(pc.greater(pc.binary_length(index["text"]), 0), False).to_numpy()
             untold += [Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)]
             keep &= has_text
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))

@@ -1,0 +1,22 @@
+"""How fast audio reaches the trainer, on this machine.
+
+  python -m sew_jax.main --config=configs/benchmark.py
+  python -m sew_jax.main --config=configs/benchmark.py --config.data=/data/LibriSpeech --config.split=dev-clean
+
+Reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile; watches memory over many
+batches; plans a synthetic dataset of millions. Needs Linux. Takes a few minutes on 2 CPU cores; figures are in the README.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.mode = "benchmark"
+    config.data = "demo"
+    config.split = "train"
+    config.utterances = 2_000_000  # of the synthetic dataset
+    config.batches = 10_000  # while memory is watched
+    config.seconds = 8.0  # that each way of reading is timed
+    config.batch_seconds = 24.0
+    return config

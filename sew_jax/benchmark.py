@@ -1,0 +1,189 @@
+"""How fast input is: reading against plain decoding, memory over many batches, and the plan of millions of utterances."""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+from ml_collections import ConfigDict
+
+from configs import prepare as prepare_config
+from sew_jax.data import records
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.pipeline import Batches, read_ahead
+from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.prepare import prepare
+from sew_jax.data.sources import Source, list_root, open_source
+from sew_jax.files import write_json
+from sew_jax.progress import format_duration, say
+
+
+def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Writes benchmark.json and returns it; `config.data` is a folder or manifest of audio files.
+
+    Raises:
+      UserError: config or data do not fit.
+    """
+    begin = time.monotonic()
+    say("sew_jax benchmark: input")
+    workdir.mkdir(parents=True, exist_ok=True)
+    plan = _measure_plan(workdir / "many", config.utterances)
+    say(
+        f"  plan of {plan['utterances']} utterances: ready in {plan['seconds']:.2f} s; the process peaks at {plan['peak_mb']:.0f} MB, "
+        f"{plan['imports_mb']:.0f} MB of it before; the slowest of 100 batches took {1000 * plan['slowest_batch']:.1f} ms"
+    )
+    prepared = prepare_config.get_config()
+    prepared.data, prepared.split = config.data, config.split
+    prepare(prepared, workdir / "prepared")
+    report = {"cores": os.cpu_count(), "plan": plan}
+    report["reading"] = _measure_reading(config, str(workdir / "prepared"))
+    report["memory"] = _measure_memory(config, str(workdir / "prepared"))
+    write_json(workdir / "benchmark.json", report)
+    say(f"done in {format_duration(time.monotonic() - begin)}: benchmark.json is in {workdir}")
+    return report
+
+
+def _measure_plan(folder: Path, utterances: int) -> dict[str, Any]:
+    """Opening and planning a prepared dataset of random lengths, in a process whose memory is nothing else's."""
+    _in_process(_write_table, folder, utterances)
+    return _in_process(_plan_table, folder)
+
+
+def _in_process(function: Callable[..., Any], *arguments) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _write_table(folder: Path, utterances: int) -> None:
+    """The table of a prepared dataset; its records are not needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    samples = (random.gamma(6.0, 2.0, utterances).clip(1, 35) * SAMPLE_RATE).astype(np.int64)
+    text = "WHAT IS SAID IN AN UTTERANCE OF A DOZEN SECONDS IS ABOUT SO LONG AS THIS SENTENCE " * 2
+    columns = {
+        "id": [f"{i // 10_000}-{i // 100 % 100}-{i:08d}" for i in range(utterances)],
+        "samples": samples,
+        "text": pa.repeat(pa.scalar(text, pa.large_string()), utterances),
+        "speaker": [str(i // 10_000) for i in range(utterances)],
+    }
+    (folder / records.index_name("train")).write_bytes(
+        records.index_bytes(pa.table(columns, schema=records.INDEX_SCHEMA))
+    )
+    (folder / "dataset_info.json").write_text("{}")  # makes it a dataset
+
+
+def _plan_table(folder: Path) -> dict[str, Any]:
+    imports, begin = _peak_mb(), time.perf_counter()
+    source, _ = open_source(str(folder), "train", min_samples=2 * SAMPLE_RATE, need_text=False, max_bad=0)
+    plan = _plan(source, crop_seconds=15.6, batch_seconds=5600.0)
+    source.fingerprint()
+    seconds, took = time.perf_counter() - begin, []
+    for i in np.random.default_rng(0).integers(10**9, size=100):
+        begin = time.perf_counter()
+        plan[int(i)]
+        took.append(time.perf_counter() - begin)
+    return {
+        "utterances": len(source), "seconds": seconds, "imports_mb": imports, "peak_mb": _peak_mb(),
+        "median_batch": float(np.median(took)), "slowest_batch": max(took),
+    }  # fmt: skip
+
+
+def _plan(source: Source, crop_seconds: float, batch_seconds: float) -> BatchPlan:
+    samples = np.minimum(source.samples, round(crop_seconds * SAMPLE_RATE))
+    rows = rows_per_bucket(choose_buckets(samples, 4), round(batch_seconds * SAMPLE_RATE), 1)
+    return BatchPlan(samples, rows, seed=0, shuffle=True)
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
+    """Hours of audio a second: each file decoded by soundfile on one core, then batches of the files and of the records."""
+    split = config.split or "train"
+    paths = [entry.path for entry in list_root(config.data, split) if not entry.problem]
+    rows = [_measure_plain(paths, config.seconds)]
+    for name, data in (("files", config.data), ("records", prepared)):
+        for workers, threads in ((0, 1), (0, 2), (1, 1), (2, 1)):
+            rows.append({"data": name, "workers": workers, "threads": threads, **_measure_batches(config, data, workers, threads)})
+    plain = rows[0]["hours_per_s"]
+    say(f"  reading, in hours of audio a second ({len(paths)} files); 1.00 is soundfile.read on one core")
+    for row in rows:
+        row["relative"] = row["hours_per_s"] / plain
+        row["relative_per_core"] = row["hours_per_core_s"] / rows[0]["hours_per_core_s"]
+        say(
+            f"    {row['data']:8} {row['workers']} workers, {row['threads']} threads: {row['hours_per_s']:.3f} h/s, "
+            f"{row['relative']:.2f}; a second of CPU time: {row['relative_per_core']:.2f}"
+        )
+    return rows
+
+
+def _measure_plain(paths: list[str], seconds: float) -> dict[str, Any]:
+    frames, begin, cpu = 0.0, time.perf_counter(), _cpu_seconds()
+    for path in itertools.cycle(paths):
+        wave, rate = soundfile.read(path, dtype="float32")
+        frames += len(wave) / rate
+        if time.perf_counter() - begin > seconds:
+            break
+    spent, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu
+    return {
+        "data": "soundfile", "workers": 0, "threads": 0, "hours_per_s": frames / 3600 / spent,
+        "hours_per_core_s": frames / 3600 / cpu,
+    }  # fmt: skip
+
+
+def _batches(config: ConfigDict, data: str, stop: int = 10**9) -> Batches:
+    source, _ = open_source(data, config.split or "train", min_samples=1, need_text=False, max_bad=10**9)
+    plan = _plan(source, crop_seconds=60.0, batch_seconds=config.batch_seconds)  # nothing is cropped: all is decoded
+    return Batches(source, plan, seed=0, vocabulary=None, start=0, stop=stop)
+
+
+def _measure_batches(config: ConfigDict, data: str, workers: int, threads: int) -> dict[str, float]:
+    samples, cpu = 0, _cpu_seconds()
+    with read_ahead(_batches(config, data), workers=workers, threads=threads) as stream:
+        for _ in range(4 * max(workers, 1)):  # what starting takes is not reading
+            next(stream)
+        if not workers:
+            cpu = _cpu_seconds()
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < config.seconds:
+            samples += int(next(stream).arrays["length"].sum())
+        spent = time.perf_counter() - begin
+        if not workers:
+            cpu = _cpu_seconds() - cpu
+    hours = samples / SAMPLE_RATE / 3600
+    # processes tell their time when they have ended, with that of starting
+    return {"hours_per_s": hours / spent, "hours_per_core_s": hours / (cpu if not workers else _cpu_seconds() - cpu)}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    return sum(os.times()[:4])
+
+
+def _measure_memory(config: ConfigDict, data: str) -> list[dict[str, Any]]:
+    """Memory of all processes while many batches are read by two workers."""
+    marks = sorted({config.batches // 100, config.batches // 10, config.batches // 2, config.batches} - {0})
+    rows = []
+    with read_ahead(_batches(config, data, config.batches), workers=2, threads=1) as stream:
+        for count, _ in enumerate(stream, 1):
+            if count in marks:
+                rows.append({"batches": count, "mb": _resident_mb()})
+                say(f"  memory after {count} batches, this process and 2 workers: {rows[-1]['mb']:.0f} MB")
+    return rows
+
+
+def _resident_mb() -> float:
+    """Memory of this process and its children, what they share counted once (Linux)."""
+    total = 0
+    for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
