@@ -146,26 +146,25 @@ def _batches(config: ConfigDict, data: str, stop: int = 10**9) -> Batches:
 
 
 def _measure_batches(config: ConfigDict, data: str, workers: int, threads: int) -> dict[str, float]:
-    samples, cpu = 0, _cpu_seconds()
+    samples = 0
     with read_ahead(_batches(config, data), workers=workers, threads=threads) as stream:
-        for _ in range(4 * max(workers, 1)):  # what starting takes is not reading
+        for _ in range(8 * max(workers, 1)):  # what starting takes is not reading
             next(stream)
-        if not workers:
-            cpu = _cpu_seconds()
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), _cpu_seconds()
         while time.perf_counter() - begin < config.seconds:
             samples += int(next(stream).arrays["length"].sum())
-        spent = time.perf_counter() - begin
-        if not workers:
-            cpu = _cpu_seconds() - cpu
-    hours = samples / SAMPLE_RATE / 3600
-    # processes tell their time when they have ended, with that of starting
-    return {"hours_per_s": hours / spent, "hours_per_core_s": hours / (cpu if not workers else _cpu_seconds() - cpu)}
+        spent, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu
+    return {"hours_per_s": samples / SAMPLE_RATE / 3600 / spent, "hours_per_core_s": samples / SAMPLE_RATE / 3600 / cpu}
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those it has waited for."""
-    return sum(os.times()[:4])
+    """CPU time of this process and its children so far (Linux)."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in _processes()]
+    return sum(int(user) + int(system) for *_, user, system in (f[:13] for f in fields)) / os.sysconf("SC_CLK_TCK")
+
+
+def _processes() -> list[int]:
+    return [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
 
 
 def _measure_memory(config: ConfigDict, data: str) -> list[dict[str, Any]]:
@@ -183,7 +182,7 @@ def _measure_memory(config: ConfigDict, data: str) -> list[dict[str, Any]]:
 def _resident_mb() -> float:
     """Memory of this process and its children, what they share counted once (Linux)."""
     total = 0
-    for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+    for pid in _processes():
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024

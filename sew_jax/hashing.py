@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 _MASK = (1 << 64) - 1
-_ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988)
+_ROUNDS = 4  # of the Feistel network, which make a pseudo-random permutation (Luby and Rackoff 1988)
 
 
 def _splitmix64(x: int) -> int:
@@ -42,7 +42,8 @@ def permute(places: np.ndarray, size: int, *words: int | str) -> np.ndarray:
     it lands below `size`, which it nearly always does at once (Black and Rogaway, CT-RSA 2002).
     """
     side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
-    keys = np.array([hash_u64(*words, turn) for turn in range(_ROUNDS)], np.uint64)
+    seed = hash_u64(*words)
+    keys = np.array([_splitmix64(seed ^ turn) for turn in range(_ROUNDS)], np.uint64)
     x = np.array(places, np.uint64)
     outside = np.ones(x.shape, bool)
     while outside.any():

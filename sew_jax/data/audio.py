@@ -49,18 +49,21 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
       AudioError: it cannot be decoded to its end, is empty, or holds NaN or infinity.
     """
     with _opened(data) as file:
-        rate, promised, canonical = file.samplerate, file.frames, _is_canonical(file) and file.format in _EXACT_SEEK
+        rate, canonical = file.samplerate, _is_canonical(file) and file.format in _EXACT_SEEK
+        promised = file.frames
         try:
             if canonical:  # no more is decoded than is wanted
-                file.seek(min(begin, promised))
-                promised = min(promised - file.tell(), promised if samples is None else samples)
+                start = min(begin, promised)
+                promised = promised - start if samples is None else min(promised - start, samples)
+                if start:
+                    file.seek(start)
                 wave = file.read(promised, dtype="int16")
             else:
-                wave = file.read(dtype="float32", always_2d=True)
+                wave = file.read(dtype="float32", always_2d=True).mean(1)
         except (soundfile.SoundFileError, OSError, RuntimeError) as error:
             raise AudioError(_reason(data, error)) from error
-        if not file.tell():
-            raise AudioError("holds no audio")
+    if not len(wave):
+        raise AudioError(f"ends before sample {begin}, where more was expected" if begin else "holds no audio")
     if len(wave) < promised:
         raise AudioError(f"is truncated: {len(wave)} of {promised} samples can be decoded")
     if canonical:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sew_jax.data.audio import SAMPLE_RATE
 
@@ -35,6 +33,9 @@ def split_facts(table: pa.Table, *, listed: int, rejected: int) -> dict[str, Any
 
 def plot_lengths(lengths: dict[str, np.ndarray]) -> bytes:
     """A PNG with the histogram of lengths, in seconds, of each split."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: takes a second
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
