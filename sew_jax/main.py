@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from absl import flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from sew_jax.errors import UserError
@@ -60,7 +61,12 @@ def _parse(argv: list[str]):
     if mode is None:
         raise UserError("no config; add for example --config=configs/demo.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    return config, Path(_WORKDIR.value or Path("runs") / name)
+    workdir = _WORKDIR.value or f"runs/{name}"
+    if "://" not in workdir:
+        return config, Path(workdir)
+    if mode != "prepare":
+        raise UserError(f"workdir: {workdir} is remote, which only prepare can write to yet; mount it, or name a local folder")
+    return config, epath.Path(workdir)
 
 
 def _one_line(error: Exception, argv: list[str]) -> str:

@@ -59,7 +59,7 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
                     file.seek(start)
                 wave = file.read(promised, dtype="int16")
             else:
-                wave = file.read(dtype="float32", always_2d=True).mean(1)
+                wave = file.read(dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, RuntimeError) as error:
             raise AudioError(_reason(data, error)) from error
     if not len(wave):

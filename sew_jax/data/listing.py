@@ -85,10 +85,8 @@ def folders_of(root: epath.Path) -> list[str]:
 
 
 def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
-    below = sorted(((os.fspath(folder).split("/"), set(dirs), set(files)) for folder, dirs, files in top.walk()))
     entries, sources, wanted = [], [], []  # `wanted` are text files; `sources` say which entries each one serves
-    for parts, dirs, files in below:
-        folder = "/".join(parts)
+    for folder, dirs, files in _walk(top):
         names = sorted(name for name in files if os.path.splitext(name)[1].lower() in audio.EXTENSIONS)
         for name in sorted(dirs):
             if not is_remote(folder) and os.path.islink(f"{folder}/{name}"):
@@ -117,6 +115,14 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             text, problem = _decoded(content.removeprefix(b"\xef\xbb\xbf"))
             entries[i] = entries[i]._replace(text=text, problem=entries[i].problem or problem)
     return entries + lone
+
+
+def _walk(top: epath.Path) -> list[tuple[str, set[str], set[str]]]:
+    """Every folder below, with the names of its folders and files, in order."""
+    below = [(os.fspath(folder), set(dirs), set(files)) for folder, dirs, files in top.walk()]
+    shortest = min(len(folder) for folder, _, _ in below)  # file systems give their own forms of the top's path
+    below = [(os.fspath(top) + folder[shortest:].rstrip("/"), dirs, files) for folder, dirs, files in below]
+    return sorted(below, key=lambda item: item[0].split("/"))
 
 
 def _serve_list(entries: list[Entry], serves: range, path: str, content: bytes) -> list[Entry]:

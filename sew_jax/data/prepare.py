@@ -27,6 +27,7 @@ from sew_jax.data.audio import SAMPLE_RATE, AudioError
 from sew_jax.data.listing import Entry, folders_of, is_remote
 from sew_jax.data.sources import list_root, split_names
 from sew_jax.data.summary import plot_lengths, split_facts
+from sew_jax.data.tfds_listing import SCHEME, list_tfds, read_tfds
 from sew_jax.data.workers import die_with_parent
 from sew_jax.errors import UserError
 from sew_jax.progress import Progress, format_duration, say
@@ -100,10 +101,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
 
 def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     """The utterances of each split of the dataset to be."""
-    if config.data.startswith("tfds:"):
-        from sew_jax.data.tfds_listing import list_tfds
-
-        return list_tfds(config.data.removeprefix("tfds:"), split_names(config.split))
+    if config.data.startswith(SCHEME):
+        return list_tfds(config.data.removeprefix(SCHEME), split_names(config.split))
     root, splits = config.data, split_names(config.split)
     if not root or "," in root:
         raise UserError(f"data: {root or 'is empty'}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
@@ -269,18 +268,21 @@ def _convert(entry: Entry, limits: Limits) -> tuple[dict[str, Any], bytes]:
     """A row of the index and FLAC bytes. Raises AudioError where it is not taken."""
     if limits.need_text and not entry.text:
         raise AudioError("has no transcript (--config.transcripts=optional keeps such audio for pre-training)")
-    try:
-        data = epath.Path(entry.path).read_bytes()
-    except OSError as error:
-        raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error
-    wave = audio.read(data)
+    if entry.path.startswith(SCHEME):
+        wave, flac = read_tfds(entry.path), None
+    else:
+        try:
+            data = epath.Path(entry.path).read_bytes()
+        except OSError as error:
+            raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error
+        wave, flac = audio.read(data), data if audio.is_canonical_flac(data) else None
     seconds = len(wave) / SAMPLE_RATE
     if seconds < limits.min_seconds:
         raise AudioError(f"is {seconds:.2f} s long, shorter than min_seconds={limits.min_seconds:g}")
     if seconds > limits.max_seconds:
         raise AudioError(f"is {seconds:.2f} s long, longer than max_seconds={limits.max_seconds:g}; cut it into pieces")
     row = {"id": entry.id, "samples": len(wave), "text": entry.text, "speaker": entry.speaker}
-    return row, data if audio.is_canonical_flac(data) else audio.encode(wave)
+    return row, flac or audio.encode(wave)
 
 
 def _finish(config, splits, shards: list[Shard], workdir, folder, unfinished, key: str) -> list[dict[str, str]]:

@@ -19,6 +19,8 @@ from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
 
+_AT_ONCE = 100_000  # rows that are Python objects at a time
+
 
 class Problem(NamedTuple):
     """An utterance that was left out, and why."""
@@ -60,10 +62,9 @@ class Corpus:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A column of the index, its usable rows."""
-        column = self._store.index[name]
-        return column if len(column) == len(self) else column.take(self._rows)
+    def column(self, name: str, begin: int = 0, end: int | None = None) -> pa.ChunkedArray:
+        """A column of the index, its usable rows, or a part of them."""
+        return self._store.index[name].take(self._rows[begin:end])
 
     def value(self, name: str, i: int):
         """What a column says of utterance i."""
@@ -101,8 +102,12 @@ class Source:
     @functools.cached_property
     def characters(self) -> np.ndarray:
         """(utterances,) characters of each transcript, spaces included."""
-        columns = [pc.fill_null(pc.utf8_length(corpus.column("text")), 0) for corpus in self._corpora]
-        return np.concatenate([column.to_numpy() for column in columns])
+        parts = [
+            pc.fill_null(pc.utf8_length(corpus.column("text", begin, begin + _AT_ONCE)), 0).to_numpy()
+            for corpus in self._corpora
+            for begin in range(0, len(corpus), _AT_ONCE)
+        ]
+        return np.concatenate(parts)
 
     def audio(self, i: int, begin: int = 0, samples: int | None = None) -> np.ndarray:
         """int16 (samples,), from `begin` on and as many as are wanted. Raises AudioError."""
@@ -113,9 +118,9 @@ class Source:
         """A digest of all ids and lengths, in order."""
         digest = hashlib.sha256(self.samples.tobytes())
         for corpus in self._corpora:
-            ids = corpus.column("id")
-            for begin in range(0, len(ids), 100_000):
-                digest.update("\n".join([*ids[begin : begin + 100_000].to_pylist(), ""]).encode())
+            for begin in range(0, len(corpus), _AT_ONCE):
+                ids = corpus.column("id", begin, begin + _AT_ONCE).to_pylist()
+                digest.update("\n".join([*ids, ""]).encode())
         return digest.hexdigest()
 
 
