@@ -106,37 +106,44 @@ def _peak_mb() -> float:
 
 
 def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
-    """Hours of audio a second: each file decoded by soundfile on one core, then batches of the files and of the records."""
-    split = config.split or "train"
-    paths = [entry.path for entry in list_root(config.data, split) if not entry.problem]
-    rows = [_measure_plain(paths, config.seconds)]
+    """Hours of audio a second: files decoded by soundfile, one process and two; then batches of files and of records."""
+    paths = [entry.path for entry in list_root(config.data, config.split or "train") if not entry.problem]
+    rows = [_measure_plain(paths, config.seconds, processes) for processes in (1, 2)]
     for name, data in (("files", config.data), ("records", prepared)):
         for workers, threads in ((0, 1), (0, 2), (1, 1), (2, 1)):
-            rows.append({"data": name, "workers": workers, "threads": threads, **_measure_batches(config, data, workers, threads)})
-    plain = rows[0]["hours_per_s"]
-    say(f"  reading, in hours of audio a second ({len(paths)} files); 1.00 is soundfile.read on one core")
+            way = {"data": name, "workers": workers, "threads": threads}
+            rows.append({**way, **_measure_batches(config, data, workers, threads)})
+    say(f"  reading, in hours of audio a second ({len(paths)} files); 1.00 is soundfile.read in one process")
     for row in rows:
-        row["relative"] = row["hours_per_s"] / plain
-        row["relative_per_core"] = row["hours_per_core_s"] / rows[0]["hours_per_core_s"]
+        for key in ("hours_per_s", "hours_per_core_s"):
+            row[f"relative_{key}"] = row[key] / rows[0][key]
+        way = "processes" if row["data"] == "soundfile" else f"workers, {row['threads']} threads"
         say(
-            f"    {row['data']:8} {row['workers']} workers, {row['threads']} threads: {row['hours_per_s']:.3f} h/s, "
-            f"{row['relative']:.2f}; a second of CPU time: {row['relative_per_core']:.2f}"
+            f"    {row['data']:9} {row['workers']} {way:19} {row['hours_per_s']:.3f} h/s, {row['relative_hours_per_s']:.2f}; "
+            f"for a second of CPU time {row['relative_hours_per_core_s']:.2f}"
         )
     return rows
 
 
-def _measure_plain(paths: list[str], seconds: float) -> dict[str, Any]:
-    frames, begin, cpu = 0.0, time.perf_counter(), _cpu_seconds()
+def _measure_plain(paths: list[str], seconds: float, processes: int) -> dict[str, Any]:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pool.starmap(_decode, [(paths, 0.1)] * processes, chunksize=1)  # starts them
+        hours, spent, cpu = zip(*pool.starmap(_decode, [(paths, seconds)] * processes, chunksize=1), strict=True)
+    return {
+        "data": "soundfile", "workers": processes, "threads": 1, "hours_per_s": sum(hours) / max(spent),
+        "hours_per_core_s": sum(hours) / sum(cpu),
+    }  # fmt: skip
+
+
+def _decode(paths: list[str], seconds: float) -> tuple[float, float, float]:
+    """(hours of audio decoded, seconds, seconds of CPU time)."""
+    audio_seconds, begin, cpu = 0.0, time.perf_counter(), time.process_time()
     for path in itertools.cycle(paths):
         wave, rate = soundfile.read(path, dtype="float32")
-        frames += len(wave) / rate
+        audio_seconds += len(wave) / rate
         if time.perf_counter() - begin > seconds:
             break
-    spent, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu
-    return {
-        "data": "soundfile", "workers": 0, "threads": 0, "hours_per_s": frames / 3600 / spent,
-        "hours_per_core_s": frames / 3600 / cpu,
-    }  # fmt: skip
+    return audio_seconds / 3600, time.perf_counter() - begin, time.process_time() - cpu
 
 
 def _batches(config: ConfigDict, data: str, stop: int = 10**9) -> Batches:

@@ -194,9 +194,7 @@ def _transcribe(
     return total
 
 
-def _rows(
-    config: ConfigDict, tuned: FineTuned, source: Source, utterances, counts, seconds, device: str
-) -> list[Row]:
+def _rows(config: ConfigDict, tuned: FineTuned, source: Source, utterances, counts, seconds, device: str) -> list[Row]:
     backbone: BackboneConfig = tuned.model.backbone
     lengths = [int(source.samples[u]) for members in utterances for _, u in members]
     audio_seconds = sum(lengths) / SAMPLE_RATE

@@ -65,7 +65,9 @@ def _parse(argv: list[str]):
     if "://" not in workdir:
         return config, Path(workdir)
     if mode != "prepare":
-        raise UserError(f"workdir: {workdir} is remote, which only prepare can write to yet; mount it, or name a local folder")
+        raise UserError(
+            f"workdir: {workdir} is remote, which only prepare can write to yet; mount it, or name a local folder"
+        )
     return config, epath.Path(workdir)
 
 

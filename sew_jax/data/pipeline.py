@@ -4,7 +4,7 @@ Element k of the pipeline is batch start + k: position is a number, and neither 
 """
 
 import contextlib
-import gc
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -106,21 +106,13 @@ def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain reads its own flags before it starts workers
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=die_with_parent)
+        # through pipes: shared memory would outlive a run that is killed
+        private = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, private).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2), worker_init_fn=die_with_parent
+        )
     iterator = iter(dataset)
-    stream = _owned(iterator)
     try:
-        yield stream
+        yield iterator
     finally:
-        stream.close()
         iterator.close()
-        del iterator
-        gc.collect()  # Grain's iterator is a reference cycle that holds shared memory
-
-
-def _owned(iterator: Iterator[Batch]) -> Iterator[Batch]:
-    """Batches in memory of this process: what a worker wrote into shared memory is given back at once."""
-    for batch in iterator:
-        shared = any(type(x) is not np.ndarray for x in batch.arrays.values())
-        yield batch._replace(arrays={k: np.array(x) for k, x in batch.arrays.items()}) if shared else batch

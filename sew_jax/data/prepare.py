@@ -79,7 +79,11 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         return
     try:
         done = _start(unfinished, folder, key)
-        say(f"  start     {len(done)} of {len(shards)} shards are there already" if done else "  start     from the first")
+        say(
+            f"  start     {len(done)} of {len(shards)} shards are there already"
+            if done
+            else "  start     from the first"
+        )
         _write_shards(shards, done, folder, unfinished, config.workers)
         rejected = _finish(config, splits, shards, workdir, folder, unfinished, key)
     except OSError as error:
@@ -143,9 +147,7 @@ def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     good = [entry for entry in entries if not entry.problem]
     each = max(_SMALLEST, -(-len(good) // _SHARDS))
     cuts = [good[i : i + each] for i in range(0, len(good), each)] or [[]]
-    return [
-        Shard(records.shard_name(config.name, split, i, len(cuts)), cut, limits) for i, cut in enumerate(cuts)
-    ]
+    return [Shard(records.shard_name(config.name, split, i, len(cuts)), cut, limits) for i, cut in enumerate(cuts)]
 
 
 def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:

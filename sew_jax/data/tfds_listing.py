@@ -86,10 +86,11 @@ def _audio_feature(name: str) -> str:
 @functools.cache
 def _builder(name: str):
     try:
-        import tensorflow  # noqa: F401 - TFDS would fail later, and less clearly
+        import importlib_resources  # noqa: F401 - which TFDS needs, but does not require
+        import tensorflow  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"data: tfds:{name} needs TensorFlow (pip install tensorflow); LibriSpeech works without it: unpack its archives "
+            f"data: tfds:{name} needs TensorFlow (pip install tensorflow importlib_resources); LibriSpeech works without it: unpack its archives "
             "(tar xf) and give the folder"
         ) from error
     import tensorflow_datasets as tfds

@@ -46,7 +46,9 @@ def test_loud_audio_is_clipped_and_does_not_wrap(tmp_path):
     assert read(tmp_path / "a.wav").tolist() == [2**15 - 1, -(2**15)]
 
 
-@pytest.mark.parametrize(("name", "rate"), [("a.flac", 16_000), ("a.wav", 16_000), ("a.flac", 22_050), ("a.ogg", 16_000)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("a.flac", 16_000), ("a.wav", 16_000), ("a.flac", 22_050), ("a.ogg", 16_000)]
+)
 def test_a_part_is_what_the_whole_has_there(tmp_path, make_tone, name, rate):
     soundfile.write(tmp_path / name, make_tone(1.5, rate), rate)
     whole = read(tmp_path / name)

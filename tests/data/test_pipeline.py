@@ -1,5 +1,12 @@
 """Batches: pure functions of their index, whoever reads them."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +14,7 @@ from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import open_source
 from sew_jax.data.text import open_vocabulary
+from tests.data.processes import assert_all_end
 
 
 @pytest.fixture
@@ -88,3 +96,44 @@ def test_a_pace_is_drawn_for_each_reading(opened):
                 factors.append(old / new)
                 assert hertz / 440 == pytest.approx(factors[-1], abs=0.005)
     assert len(set(factors)) > 4 and 0.8 <= min(factors) < 0.95 < 1.05 < max(factors) <= 1.2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_neither_workers_nor_shared_memory(corpus, number):
+    program = f"""
+from sew_jax.data.pipeline import Batches, read_ahead
+from sew_jax.data.plan import BatchPlan
+from sew_jax.data.sources import open_source
+
+if __name__ == "__main__":
+    source, _ = open_source({str(corpus)!r}, "train", min_samples=1, need_text=True, max_bad=0)
+    plan = BatchPlan(source.samples, {{32_000: 2}}, seed=0, shuffle=True)
+    batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=10**6)
+    with read_ahead(batches, workers=2, threads=2) as data:
+        for i, _ in enumerate(data):
+            if i == 20:
+                print("reading", flush=True)
+"""
+    script = corpus.parent / "program.py"
+    script.write_text(program)
+    before = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert process.stdout.readline() == "reading\n", process.stderr.read()
+    process.send_signal(number)
+    process.communicate()
+    assert_all_end(process.pid)
+    left = {name for name in set(os.listdir("/dev/shm")) - before if owned_by_none(name)}
+    assert not left
+
+
+def owned_by_none(name):
+    """Whether no living process has a piece of shared memory open: other tests may run beside this one."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if f"/dev/shm/{name}" in maps.read_text():
+                return False
+    return Path("/dev/shm", name).exists()

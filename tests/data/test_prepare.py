@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import re
 import signal
@@ -21,6 +20,7 @@ from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
 from tests.data.damage import GOOD, make_damaged_corpus
+from tests.data.processes import assert_all_end
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,9 @@ def test_it_holds_what_the_files_hold(corpus, tmp_path):
             np.testing.assert_array_equal(records.audio(i, 500, 700), files.audio(i)[500:1200])
     summary = json.loads((target / "summary.json").read_text())["splits"]["train"]
     assert (summary["listed"], summary["utterances"], summary["rejected"]) == (4, 4, 0)
-    assert summary["hours"] == pytest.approx(5.5 / 3600, abs=1e-4) and summary["speakers"] == 1 and summary["words"] == 8
+    assert (
+        summary["hours"] == pytest.approx(5.5 / 3600, abs=1e-4) and summary["speakers"] == 1 and summary["words"] == 8
+    )
     assert summary["characters"] == {" ": 4, "A": 1, "B": 1, "C": 1, "D": 5, "O": 4, "R": 4, "W": 4}
     assert (target / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
@@ -226,20 +228,4 @@ def test_workers_end_when_the_run_is_killed(tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while alive := group(process.pid):
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.1)
-
-
-def group(session):
-    """Commands of the processes of a session that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
-        except (OSError, ValueError):
-            continue
-    return found
+    assert_all_end(process.pid)

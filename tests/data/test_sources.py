@@ -92,7 +92,9 @@ def test_paths_that_lead_nowhere(corpus, tmp_path, data, split, message, monkeyp
 
 
 def test_an_id_that_occurs_twice_is_damage(corpus, tmp_path):
-    rows = [{"audio": f"corpus/train/1/1/1-1-000{i}.flac", "text": "A", "id": "same" if i else "other"} for i in range(3)]
+    rows = [
+        {"audio": f"corpus/train/1/1/1-1-000{i}.flac", "text": "A", "id": "same" if i else "other"} for i in range(3)
+    ]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source, problems = opened(tmp_path / "list.jsonl", "", max_bad=1)
     assert [source.id(i) for i in range(2)] == ["other", "same"]
@@ -106,7 +108,10 @@ def test_text_beside_each_file(tmp_path):
         soundfile.write(tmp_path / "c" / folder / "x y.wav", [0.1] * 1600, 16_000)
         (tmp_path / "c" / folder / "x y.txt").write_text(text, encoding="utf-8")
     source, problems = opened(tmp_path / "c", "")
-    assert [(source.id(i), source.text(i)) for i in range(2)] == [("a/x y", "ONE TWO"), ("b/x y", "ÄÖ")] and not problems
+    assert [(source.id(i), source.text(i)) for i in range(2)] == [
+        ("a/x y", "ONE TWO"),
+        ("b/x y", "ÄÖ"),
+    ] and not problems
     assert source.characters.tolist() == [7, 2]
 
 

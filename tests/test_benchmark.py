@@ -1,0 +1,28 @@
+"""The benchmark measures what it says; how fast things are is for it to say, not for a test."""
+
+import json
+import sys
+
+import pytest
+
+from configs.benchmark import get_config
+from sew_jax.benchmark import benchmark
+from tests.runs import make_corpus
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_it_reports_each_part(tmp_path, capfd):
+    config = get_config()
+    config.data = str(make_corpus(tmp_path / "corpus"))
+    config.utterances, config.batches, config.seconds, config.batch_seconds = 3000, 40, 0.2, 3.0
+    report = benchmark(config, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == report
+    assert 2900 < report["plan"]["utterances"] <= 3000 and report["plan"]["peak_mb"] >= report["plan"]["imports_mb"] > 0
+    ways = {(row["data"], row["workers"], row["threads"]) for row in report["reading"]}
+    assert len(ways) == 10 and {("soundfile", 2, 1), ("files", 0, 1), ("records", 2, 1)} <= ways
+    assert all(row["hours_per_s"] > 0 and row["hours_per_core_s"] > 0 for row in report["reading"])
+    assert [row["batches"] for row in report["memory"]] == [4, 20, 40] and all(
+        row["mb"] > 0 for row in report["memory"]
+    )
+    screen = capfd.readouterr().out
+    assert "plan of" in screen and "hours of audio a second" in screen and "memory after 40 batches" in screen
