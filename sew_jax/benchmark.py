@@ -14,13 +14,12 @@ import pyarrow as pa
 import soundfile
 from ml_collections import ConfigDict
 
-from configs import prepare as prepare_config
 from sew_jax.data import records
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.prepare import prepare
-from sew_jax.data.sources import Source, list_root, open_source
+from sew_jax.data.sources import Source, list_root, open_source, root_path
 from sew_jax.files import write_json
 from sew_jax.progress import format_duration, say
 
@@ -39,9 +38,8 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         f"  plan of {plan['utterances']} utterances: ready in {plan['seconds']:.2f} s; the process peaks at {plan['peak_mb']:.0f} MB, "
         f"{plan['imports_mb']:.0f} MB of it before; the slowest of 100 batches took {1000 * plan['slowest_batch']:.1f} ms"
     )
-    prepared = prepare_config.get_config()
-    prepared.data, prepared.split = config.data, config.split
-    prepare(prepared, workdir / "prepared")
+    config.prepare.data, config.prepare.split = config.data, config.split
+    prepare(config.prepare, workdir / "prepared")
     report = {"cores": os.cpu_count(), "plan": plan}
     report["reading"] = _measure_reading(config, str(workdir / "prepared"))
     report["memory"] = _measure_memory(config, str(workdir / "prepared"))
@@ -76,7 +74,7 @@ def _write_table(folder: Path, utterances: int) -> None:
     (folder / records.index_name("train")).write_bytes(
         records.index_bytes(pa.table(columns, schema=records.INDEX_SCHEMA))
     )
-    (folder / "dataset_info.json").write_text("{}")  # makes it a dataset
+    (folder / records.INFO).write_text("{}")  # makes it a dataset
 
 
 def _plan_table(folder: Path) -> dict[str, Any]:
@@ -107,7 +105,7 @@ def _peak_mb() -> float:
 
 def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
     """Hours of audio a second: files decoded by soundfile, one process and two; then batches of files and of records."""
-    paths = [entry.path for entry in list_root(config.data, config.split or "train") if not entry.problem]
+    paths = [entry.path for entry in list_root(root_path(config.data), config.split) if not entry.problem]
     rows = [_measure_plain(paths, config.seconds, processes) for processes in (1, 2)]
     for name, data in (("files", config.data), ("records", prepared)):
         for workers, threads in ((0, 1), (0, 2), (1, 1), (2, 1)):
@@ -147,7 +145,7 @@ def _decode(paths: list[str], seconds: float) -> tuple[float, float, float]:
 
 
 def _batches(config: ConfigDict, data: str, stop: int = 10**9) -> Batches:
-    source, _ = open_source(data, config.split or "train", min_samples=1, need_text=False, max_bad=10**9)
+    source, _ = open_source(data, config.split, min_samples=1, need_text=False, max_bad=10**9)
     plan = _plan(source, crop_seconds=60.0, batch_seconds=config.batch_seconds)  # nothing is cropped: all is decoded
     return Batches(source, plan, seed=0, vocabulary=None, start=0, stop=stop)
 

@@ -5,7 +5,9 @@ import math
 import numpy as np
 
 _MASK = (1 << 64) - 1
-_ROUNDS = 6  # of the Feistel network: four make a pseudo-random permutation (Luby and Rackoff 1988), small sizes need more
+_ROUNDS = (
+    6  # of the Feistel network: four make a pseudo-random permutation (Luby and Rackoff 1988), small sizes need more
+)
 
 
 def _splitmix64(x: int) -> int:

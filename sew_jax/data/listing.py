@@ -56,6 +56,11 @@ def in_threads(function: Callable[[Any], _T], items: Iterable[Any]) -> list[_T]:
         return list(pool.map(function, items))
 
 
+def split_names(joined: str) -> list[str]:
+    """The parts of a list that is joined by commas."""
+    return [part.strip() for part in joined.split(",") if part.strip()]
+
+
 def list_folder(root: epath.Path, split: str) -> list[Entry]:
     """Audio of any depth under the folders that `split` names (joined by commas; empty: all of `root`).
 
@@ -66,7 +71,7 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
       UserError: there is no such split, or it holds no audio.
     """
     entries = []
-    for folder in [root / part.strip() for part in split.split(",") if part.strip()] or [root]:
+    for folder in [root / name for name in split_names(split)] or [root]:
         if not folder.is_dir():
             raise UserError(
                 f"data: {root} has no split {folder.name}; it has: {', '.join(folders_of(root)) or 'none'}; set --config.split"
@@ -85,13 +90,13 @@ def folders_of(root: epath.Path) -> list[str]:
 
 
 def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
-    entries, sources, wanted = [], [], []  # `wanted` are text files; `sources` say which entries each one serves
+    entries, texts = [], []  # `texts` are files, and which entries each one serves
     for folder, dirs, files in _walk(top):
         names = sorted(name for name in files if os.path.splitext(name)[1].lower() in audio.EXTENSIONS)
         for name in sorted(dirs):
             if not is_remote(folder) and os.path.islink(f"{folder}/{name}"):
                 problem = "is a link to a folder, which is not followed; give that folder as data of its own"
-                entries.append(Entry(_relative(root, folder, name), f"{folder}/{name}", problem=problem))
+                entries.append(Entry(_printable(_relative(root, folder, name)), f"{folder}/{name}", problem=problem))
         lists = sorted(name for name in files if name.endswith(".trans.txt"))
         first = len(entries)
         for name in names:
@@ -100,14 +105,11 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             known_as = stem if lists else os.path.splitext(_relative(root, folder, name))[0]
             entries.append(Entry(_printable(known_as), f"{folder}/{name}", problem=problem))
             if not lists and f"{stem}.txt" in files:
-                wanted.append(f"{folder}/{stem}.txt")
-                sources.append(range(len(entries) - 1, len(entries)))
-        for name in lists:
-            wanted.append(f"{folder}/{name}")
-            sources.append(range(first, len(entries)))
-    contents = in_threads(lambda path: epath.Path(path).read_bytes(), wanted)
+                texts.append((f"{folder}/{stem}.txt", range(len(entries) - 1, len(entries))))
+        texts += [(f"{folder}/{name}", range(first, len(entries))) for name in lists]
+    contents = in_threads(lambda text: epath.Path(text[0]).read_bytes(), texts)
     lone = []
-    for path, serves, content in zip(wanted, sources, contents, strict=True):
+    for (path, serves), content in zip(texts, contents, strict=True):
         if path.endswith(".trans.txt"):
             lone += _serve_list(entries, serves, path, content)
         else:
@@ -179,7 +181,7 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
     Raises:
       UserError: no line belongs to the splits (joined by commas; empty: all).
     """
-    wanted = {part.strip() for part in split.split(",") if part.strip()}
+    wanted = split_names(split)
     entries = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():

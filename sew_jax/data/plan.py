@@ -63,7 +63,7 @@ class BatchPlan:
       samples: (utterances,) lengths.
       rows: bucket length -> rows; an utterance goes to the smallest bucket that holds it, or (to be cropped) the largest.
       seed: of the order.
-      shuffle: False keeps utterances sorted by length, longest bucket first, each once.
+      shuffle: False, for one corpus, keeps utterances sorted by length, longest first.
       sizes: utterances of each corpus, which follow one another; None: one corpus.
 
     Attributes:
@@ -77,17 +77,18 @@ class BatchPlan:
         self.rows, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
         lengths = np.array(list(self.rows))
         bucket_U = np.minimum(np.searchsorted(lengths, samples), len(lengths) - 1)
-        corpus_U = np.repeat(np.arange(len(sizes or [0])), sizes or [len(samples)])
+        sizes = sizes or [len(samples)]
+        corpus_U = np.repeat(np.arange(len(sizes)), sizes)
         repeats, self.corpus_shares = _repeats(samples, corpus_U, exponent)
-        order = np.argsort(-samples, kind="stable") if not shuffle else np.arange(len(samples))
+        cell_U = bucket_U * len(sizes) + corpus_U
+        order = np.argsort(cell_U, kind="stable") if shuffle else np.lexsort((-samples, cell_U))
+        cells = np.split(order, np.cumsum(np.bincount(cell_U, minlength=len(lengths) * len(sizes)))[:-1])
         self._groups: list[_Bucket] = []
         for i in reversed(range(len(lengths))):
-            members = [order[(bucket_U[order] == i) & (corpus_U[order] == c)] for c in range(len(repeats))]
+            members = cells[i * len(sizes) : (i + 1) * len(sizes)]
             draws = [round(len(m) * times) for m, times in zip(members, repeats, strict=True)]
             if sum(draws):
                 self._groups.append(_Bucket(int(lengths[i]), members, np.cumsum([0, *draws])))
-        if not shuffle:  # one stream, so that lengths fall across corpora
-            self._groups = [group.merged(samples) for group in self._groups]
         batches = [-(-group.ends[-1] // self.rows[group.length]) for group in self._groups]
         self._first = np.cumsum([0, *batches])
         self.batches_per_epoch = int(self._first[-1])
@@ -166,12 +167,6 @@ class _Bucket(NamedTuple):
     length: int
     members: list[np.ndarray]
     ends: np.ndarray
-
-    def merged(self, samples: np.ndarray) -> "_Bucket":
-        """The same utterances as one corpus, longest first, each drawn once."""
-        members = np.concatenate(self.members)
-        members = members[np.argsort(-samples[members], kind="stable")]
-        return _Bucket(self.length, [members], np.array([0, len(members)]))
 
 
 def _repeats(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> tuple[np.ndarray, np.ndarray]:

@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 
 from sew_jax.data import audio, records
 from sew_jax.data.audio import SAMPLE_RATE, AudioError
-from sew_jax.data.listing import Entry, folders_of, is_remote
-from sew_jax.data.sources import list_root, split_names
+from sew_jax.data.listing import Entry, folders_of, is_remote, split_names
+from sew_jax.data.sources import list_root, root_path
 from sew_jax.data.summary import plot_lengths, split_facts
 from sew_jax.data.tfds_listing import SCHEME, list_tfds, read_tfds
 from sew_jax.data.workers import die_with_parent
@@ -47,8 +47,9 @@ class Limits(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A part of a split, written by one process into one file."""
+    """A part of a split, written by one process into the file `name`."""
 
+    split: str
     name: str
     entries: Sequence[Entry]
     limits: Limits
@@ -66,7 +67,6 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
     if not re.fullmatch("[a-z][a-z0-9_]*", config.name):
         raise UserError(f"name: {config.name!r} must be lower-case letters, digits and _, as TFDS wants it")
     splits = _list_splits(config)
-    listed = {split: len(entries) for split, entries in splits.items()}
     for split, entries in splits.items():
         known = sum(entry.text is not None for entry in entries)
         say(f"  split     {split}: {len(entries)} utterances listed, {known} with transcripts")
@@ -85,16 +85,15 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
             else "  start     from the first"
         )
         _write_shards(shards, done, folder, unfinished, config.workers)
-        rejected = _finish(config, splits, shards, workdir, folder, unfinished, key)
+        facts, rejected = _finish(splits, shards, workdir, folder, unfinished, key)
     except OSError as error:
         raise UserError(
             f"workdir: {workdir} cannot be written ({error.strerror or error}); the same command goes on from there"
         ) from error
-    summary = json.loads((workdir / "summary.json").read_text())
-    for split, facts in summary["splits"].items():
+    for split, known in facts.items():
         say(
-            f"  {split}: {facts['utterances']} of {listed[split]} utterances, {facts['hours']:.2f} h, {facts['speakers']} "
-            f"speakers, {facts['rejected']} rejected"
+            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, {known['speakers']} "
+            f"speakers, {known['rejected']} rejected"
         )
     for line in rejected[:5]:
         say(f"  ! {line['id']} {line['reason']}")
@@ -107,14 +106,13 @@ def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     """The utterances of each split of the dataset to be."""
     if config.data.startswith(SCHEME):
         return list_tfds(config.data.removeprefix(SCHEME), split_names(config.split))
-    root, splits = config.data, split_names(config.split)
+    root = config.data
     if not root or "," in root:
         raise UserError(f"data: {root or 'is empty'}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
     if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
         raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
-    if not splits:
-        splits = _guess_splits(epath.Path(root)) if root != "demo" else ["train", "dev", "test"]
-    return {split or "train": list_root(root, split) for split in splits}
+    path = root_path(root)
+    return {split or "train": list_root(path, split) for split in split_names(config.split) or _guess_splits(path)}
 
 
 def _guess_splits(root: epath.Path) -> list[str]:
@@ -126,8 +124,6 @@ def _guess_splits(root: epath.Path) -> list[str]:
             others = ", ".join(sorted(set(names) - set(named)))
             say(f"  ! not named like splits and left aside: {others} (--config.split takes them)")
         return named or [""]
-    if not root.exists():
-        return [""]  # list_root says so
     splits = set()
     for line in root.read_bytes().splitlines():
         try:
@@ -147,7 +143,8 @@ def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     good = [entry for entry in entries if not entry.problem]
     each = max(_SMALLEST, -(-len(good) // _SHARDS))
     cuts = [good[i : i + each] for i in range(0, len(good), each)] or [[]]
-    return [Shard(records.shard_name(config.name, split, i, len(cuts)), cut, limits) for i, cut in enumerate(cuts)]
+    names = (records.shard_name(config.name, split, i, len(cuts)) for i in range(len(cuts)))
+    return [Shard(split, name, cut, limits) for name, cut in zip(names, cuts, strict=True)]
 
 
 def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
@@ -166,10 +163,10 @@ def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
 
 def _is_done(workdir: epath.Path, folder: epath.Path, unfinished: epath.Path, key: str) -> bool:
     """Whether the dataset is whole; raises UserError where it is one of other data."""
-    if not (folder / "dataset_info.json").exists():
+    if not (folder / records.INFO).exists():
         return False
-    before = json.loads((workdir / "summary.json").read_text())["input"]
-    if before != key:
+    summary = workdir / "summary.json"
+    if not summary.exists() or json.loads(summary.read_text())["input"] != key:
         raise UserError(
             f"workdir: {folder} was prepared from other data or with other options; use another --workdir, or remove it"
         )
@@ -197,7 +194,7 @@ def _write_shards(
     shards: list[Shard], done: set[str], folder: epath.Path, unfinished: epath.Path, workers: int
 ) -> None:
     """Writes what is missing, `workers` processes at a time (-1: as many as cores; 0: in this one)."""
-    total, count = sum(len(shard.entries) for shard in shards), 0
+    total = sum(len(shard.entries) for shard in shards)
     count = sum(len(shard.entries) for shard in shards if shard.name in done)
     progress, shown, seconds = Progress(total, count), time.monotonic(), 0.0
     write = functools.partial(write_shard, folder=folder, unfinished=unfinished)
@@ -287,13 +284,11 @@ def _convert(entry: Entry, limits: Limits) -> tuple[dict[str, Any], bytes]:
     return row, flac or audio.encode(wave)
 
 
-def _finish(config, splits, shards: list[Shard], workdir, folder, unfinished, key: str) -> list[dict[str, str]]:
-    """Writes tables, summary and plot, then the metadata that make it a dataset; returns what was rejected."""
-    import tensorflow_datasets as tfds
-
-    facts, infos, rejected, lengths, tables = {}, [], [], {}, hashlib.sha256()
+def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) -> tuple[dict[str, dict], list[dict]]:
+    """Writes tables, summary and plot, then the metadata that make it a dataset; returns (facts by split, rejected)."""
+    facts, written, rejected, lengths, tables = {}, {}, [], {}, hashlib.sha256()
     for split, entries in splits.items():
-        names = [shard.name for shard in shards if shard.name.startswith(f"{config.name}-{split}.")]
+        names = [shard.name for shard in shards if shard.split == split]
         notes = [json.loads((unfinished / f"{name}.json").read_text()) for name in names]
         rows = [row for note in notes for row in note["rows"]]
         bad = [{"id": e.id, "path": e.path, "reason": e.problem} for e in entries if e.problem]
@@ -305,11 +300,7 @@ def _finish(config, splits, shards: list[Shard], workdir, folder, unfinished, ke
         tables.update(index)
         lengths[split] = table["samples"].to_numpy() / SAMPLE_RATE
         facts[split] = split_facts(table, listed=len(entries), rejected=len(bad))
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=[len(n["rows"]) for n in notes], num_bytes=sum(n["bytes"] for n in notes)
-            )
-        )
+        written[split] = [len(note["rows"]) for note in notes], sum(note["bytes"] for note in notes)
         if not rows:
             raise UserError(
                 f"data: nothing of split {split} can be used: all {len(entries)} were rejected, the first: {bad[0]['id']} "
@@ -320,10 +311,7 @@ def _finish(config, splits, shards: list[Shard], workdir, folder, unfinished, ke
     summary = json.dumps({"input": key, "splits": facts}, ensure_ascii=False, indent=1)
     (workdir / "summary.json").write_bytes(f"{summary}\n".encode())
     (workdir / "lengths.png").write_bytes(plot_lengths(lengths))
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=records.features(), split_infos=infos, check_data=False,
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        description=f"Speech at 16 kHz as FLAC, written by sew_jax; tables {tables.hexdigest()}",
-    )  # fmt: skip
+    description = f"Speech at 16 kHz as FLAC, written by sew_jax; tables {tables.hexdigest()}"
+    records.write_metadata(folder, written, description)
     unfinished.rmtree()
-    return rejected
+    return facts, rejected

@@ -28,7 +28,7 @@ VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
     {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
 )
-_INFO, _FEATURES = "dataset_info.json", "features.json"
+INFO, _FEATURES = "dataset_info.json", "features.json"
 
 
 def features():
@@ -71,6 +71,17 @@ def index_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def write_metadata(folder: epath.Path, splits: dict[str, tuple[list[int], int]], description: str) -> None:
+    """Makes the files of a folder a dataset; `splits` give the records of each shard, and the bytes of all."""
+    import tensorflow_datasets as tfds
+
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features(), check_data=False, description=description,
+        split_infos=[tfds.core.SplitInfo(name, lengths, size) for name, (lengths, size) in splits.items()],
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",  # as `shard_name`
+    )  # fmt: skip
+
+
 def index_name(split: str) -> str:
     """File name of a split's table."""
     return f"index-{split}.arrow"
@@ -82,7 +93,7 @@ def dataset_folder(root: epath.Path) -> epath.Path | None:
     Raises:
       UserError: there are several, or it was not written by `prepare`.
     """
-    found = [root] if (root / _INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{_INFO}"))
+    found = [root] if (root / INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{INFO}"))
     if len(found) > 1:
         raise UserError(f"data: {root} holds {len(found)} datasets; name one, such as {found[0]}")
     if not found:
@@ -181,11 +192,11 @@ class RecordStore:
 
 def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
     """A folder of the user's cache with the small files of a remote dataset, as long as it is the same."""
-    info = (folder / _INFO).read_bytes()
+    info = (folder / INFO).read_bytes()
     key = hashlib.sha256(os.fspath(folder).encode() + info).hexdigest()[:16]
     local = cache_folder() / "datasets" / f"{key}" / folder.parent.name / folder.name
     local.mkdir(parents=True, exist_ok=True)
-    for name in (_INFO, _FEATURES, *map(index_name, splits)):
+    for name in (INFO, _FEATURES, *map(index_name, splits)):
         _bring(folder / name, local / name)
     return local
 

@@ -15,7 +15,7 @@ from etils import epath
 
 from sew_jax.data import audio
 from sew_jax.data.audio import SAMPLE_RATE
-from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure
+from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure, split_names
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
 
@@ -182,34 +182,33 @@ def open_source(
     return Source(f"{data}:{split}" if split else data, [corpus for corpus in corpora if len(corpus)]), problems
 
 
-def split_names(joined: str) -> list[str]:
-    """The parts of a list that is joined by commas."""
-    return [part.strip() for part in joined.split(",") if part.strip()]
-
-
-def list_root(root: str, split: str) -> list[Entry]:
-    """The entries of a folder, a manifest or the demo corpus; `open_source` says more.
+def root_path(root: str) -> epath.Path:
+    """Where a root is; the demo corpus is made first.
 
     Raises:
-      UserError: it does not exist, or has no such split.
+      UserError: it does not exist.
     """
     if root == "demo":
         from sew_jax.data.demo_corpus import ensure_demo_corpus  # here: recorded speech needs no synthesiser
 
-        return list_folder(epath.Path(ensure_demo_corpus()), split)
+        return epath.Path(ensure_demo_corpus())
     path = epath.Path(root)
-    if path.is_dir():
-        return mark_duplicates(list_folder(path, split))
-    if path.exists():
-        return mark_duplicates(list_manifest(path, split))
-    raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
+    if not path.exists():
+        raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
+    return path
+
+
+def list_root(path: epath.Path, split: str) -> list[Entry]:
+    """The entries of a folder or a manifest; `open_source` says more. Raises UserError where it has no such split."""
+    return mark_duplicates(list_folder(path, split) if path.is_dir() else list_manifest(path, split))
 
 
 def _open_root(root: str, split: str) -> tuple[Store, list[Problem]]:
     try:
-        if root != "demo" and (folder := dataset_folder(epath.Path(root))):
+        path = root_path(root)
+        if folder := dataset_folder(path):
             return RecordStore(folder, split_names(split) or splits_of_dataset(folder)), []
-        entries = measure(list_root(root, split))
+        entries = measure(list_root(path, split))
     except ImportError as error:  # of a remote file system
         raise UserError(f"data: {root} cannot be reached: {error}") from error
     problems = [Problem(entry.id, entry.problem) for entry in entries if entry.problem]

@@ -38,10 +38,9 @@ def read_tfds(path: str) -> np.ndarray:
     value = _records(name, split)[int(row)][feature]
     if isinstance(value, bytes):  # a dataset that keeps files as they are
         return audio.read(value)
-    wave = audio.to_canonical(value, _builder(name).info.features[feature].sample_rate or audio.SAMPLE_RATE)
-    if not len(wave):
+    if not len(value):
         raise AudioError("holds no audio")
-    return wave
+    return audio.to_canonical(value, _builder(name).info.features[feature].sample_rate or audio.SAMPLE_RATE)
 
 
 def _list_split(name: str, split: str) -> list[Entry]:

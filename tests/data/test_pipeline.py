@@ -132,8 +132,13 @@ if __name__ == "__main__":
 
 def owned_by_none(name):
     """Whether no living process has a piece of shared memory open: other tests may run beside this one."""
+    try:
+        inode = str(Path("/dev/shm", name).stat().st_ino)
+    except FileNotFoundError:
+        return False
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            if f"/dev/shm/{name}" in maps.read_text():
+            lines = [line.split() for line in maps.read_text().splitlines() if "/dev/shm/" in line]
+            if any(fields[4] == inode for fields in lines):  # a semaphore is mapped under another name
                 return False
-    return Path("/dev/shm", name).exists()
+    return True
