@@ -13,14 +13,15 @@ if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ["SEW_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="sew_jax_programs_")
     atexit.register(shutil.rmtree, os.environ["SEW_JAX_TEST_PROGRAMS"], ignore_errors=True)
 
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = (
-    "1"  # for child processes; tests run for seconds, compiling is most of it
-)
+# Tests run for seconds and compiling is most of it. Child processes inherit both.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # halves compile time; later versions know one kind of emitters alone
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_collection_modifyitems(items):

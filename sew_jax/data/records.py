@@ -6,7 +6,6 @@ Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, wit
 plan reads instead of the records; it is mapped into memory, so that processes share it.
 """
 
-import functools
 import hashlib
 import os
 import threading
@@ -29,6 +28,7 @@ INDEX_SCHEMA = pa.schema(
     {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
 )
 INFO, _FEATURES = "dataset_info.json", "features.json"
+_OPENING = threading.Lock()
 
 
 def features():
@@ -143,49 +143,52 @@ class RecordStore:
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
         self.index = pa.concat_tables(tables)
-        self._lock = threading.Lock()
+        self._records, self._lock = None, threading.Lock()
 
-    @functools.cached_property
-    def _records(self):
-        import tensorflow_datasets as tfds
+    def _open_records(self) -> None:
+        """What needs TFDS. It imports its parts at their first use, in which two threads can wait for each other."""
+        with _OPENING:
+            if self._records is not None:
+                return
+            import tensorflow_datasets as tfds
+            from tensorflow_datasets.proto import tf_example_pb2
 
-        builder = tfds.builder_from_directory(self._folder)
-        records = builder.as_data_source(
-            "+".join(self._splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
-        if len(records) != len(self.index):
-            raise UserError(
-                f"data: {self._folder} holds {len(records)} records and a table of {len(self.index)}; run prepare again"
-            )
-        return records
-
-    @functools.cached_property
-    def _shards(self) -> tuple[np.ndarray, list[str]]:
-        """Where each shard's records end, and its file."""
-        import tensorflow_datasets as tfds
-
-        infos = [tfds.builder_from_directory(self._folder).info.splits[split] for split in self._splits]
-        lengths = [length for info in infos for length in info.shard_lengths]
-        return np.cumsum(lengths), [name for info in infos for name in info.filenames]
+            try:
+                builder = tfds.builder_from_directory(self._folder)
+                records = builder.as_data_source(
+                    "+".join(self._splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+                )
+                infos = [builder.info.splits[split] for split in self._splits]
+            except Exception as error:  # the library's errors are many
+                raise UserError(
+                    f"data: {self._folder} cannot be opened ({' '.join(str(error).split())[:80]}); run prepare again"
+                ) from error
+            if len(records) != len(self.index):
+                raise UserError(
+                    f"data: {self._folder} holds {len(records)} records and a table of {len(self.index)}; run prepare again"
+                )
+            self._shard_ends = np.cumsum([length for info in infos for length in info.shard_lengths])
+            self._shard_names = [name for info in infos for name in info.filenames]
+            self._example, self._records = (
+                tf_example_pb2.Example,
+                records,
+            )  # last: tells other threads that all is there
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
         """int16 (samples,). Raises AudioError."""
-        from tensorflow_datasets.proto import tf_example_pb2
-
+        if self._records is None:
+            self._open_records()
         if self._remote:
             self._bring_shard(row)
         try:
             record = self._records[row]
-            flac = tf_example_pb2.Example.FromString(record).features.feature["audio"].bytes_list.value[0]
-        except UserError:
-            raise
+            flac = self._example.FromString(record).features.feature["audio"].bytes_list.value[0]
         except Exception as error:  # ArrayRecord and protobuf each have errors of their own
             raise AudioError(f"has a record that cannot be read ({' '.join(str(error).split())[:80]})") from error
         return audio.read(flac, begin, samples)
 
     def _bring_shard(self, row: int) -> None:
-        ends, names = self._shards
-        name = names[int(np.searchsorted(ends, row, side="right"))]
+        name = self._shard_names[int(np.searchsorted(self._shard_ends, row, side="right"))]
         with self._lock:
             _bring(epath.Path(self._remote) / name, Path(self._folder) / name)
 

@@ -1,7 +1,9 @@
 """`prepare`: the same audio and texts as their files, whole whatever happens, and readable by TFDS alone."""
 
+import concurrent.futures
 import hashlib
 import json
+import pickle
 import random
 import re
 import signal
@@ -214,6 +216,34 @@ def test_tables_and_shards_that_do_not_fit_are_named(corpus, tmp_path):
         opened(target)
     with pytest.raises(UserError, match=r"has no split dev; it has: test, train"):
         opened(target, "dev")
+
+
+def test_threads_open_its_records_once(corpus, tmp_path, monkeypatch):
+    """TFDS imports its parts lazily: threads that open a dataset at the same time can wait for each other for ever."""
+    import tensorflow_datasets as tfds
+
+    source = opened(prepared(corpus, tmp_path / "out"))
+    inside, most, build = [], [], tfds.builder_from_directory
+
+    def slowly(folder):
+        inside.append(folder)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+        return build(folder)
+
+    monkeypatch.setattr(tfds, "builder_from_directory", slowly)
+    other = pickle.loads(pickle.dumps(source))  # as a worker process gets it, or a mixture with two datasets
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waves = list(pool.map(lambda i: (source, other)[i % 2].audio(i // 2), range(8)))
+    assert most == [1, 1] and all(np.array_equal(a, b) for a, b in zip(waves[::2], waves[1::2], strict=True))
+
+
+def test_a_dataset_without_whole_metadata_is_named(corpus, tmp_path):
+    source = opened(prepared(corpus, tmp_path / "out"))
+    next((tmp_path / "out").rglob("features.json")).write_text("{")
+    with pytest.raises(UserError, match=r"cannot be opened .*run prepare again"):
+        source.audio(0)
 
 
 def test_workers_end_when_the_run_is_killed(tmp_path):
