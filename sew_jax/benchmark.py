@@ -104,33 +104,54 @@ def _peak_mb() -> float:
 
 
 def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
-    """Hours of audio a second: files decoded by soundfile, one process and two; then batches of files and of records."""
+    """Hours of audio a second: files decoded by soundfile, one process and two; then batches of files and of records.
+
+    All ways take turns, `config.rounds` times, so that a machine's better and worse minutes fall on each.
+    """
     paths = [entry.path for entry in list_root(root_path(config.data), config.split) if not entry.problem]
-    rows = [_measure_plain(paths, config.seconds, processes) for processes in (1, 2)]
-    for name, data in (("files", config.data), ("records", prepared)):
+    ways = [{"data": "soundfile", "workers": processes, "threads": 1} for processes in (1, 2)]
+    for data in ("files", "records"):
         for workers, threads in ((0, 1), (0, 2), (1, 1), (2, 1)):
-            way = {"data": name, "workers": workers, "threads": threads}
-            rows.append({**way, **_measure_batches(config, data, workers, threads)})
-    say(f"  reading, in hours of audio a second ({len(paths)} files); 1.00 is soundfile.read in one process")
-    for row in rows:
-        for key in ("hours_per_s", "hours_per_core_s"):
-            row[f"relative_{key}"] = row[key] / rows[0][key]
-        way = "processes" if row["data"] == "soundfile" else f"workers, {row['threads']} threads"
-        say(
-            f"    {row['data']:9} {row['workers']} {way:19} {row['hours_per_s']:.3f} h/s, {row['relative_hours_per_s']:.2f}; "
-            f"for a second of CPU time {row['relative_hours_per_core_s']:.2f}"
+            ways.append({"data": data, "workers": workers, "threads": threads})
+
+    def measure(way: dict[str, Any]) -> dict[str, float]:
+        if way["data"] == "soundfile":
+            return _measure_plain(paths, config.seconds, way["workers"])
+        return _measure_batches(
+            config, config.data if way["data"] == "files" else prepared, way["workers"], way["threads"]
         )
-    return rows
+
+    say(
+        f"  reading {len(paths)} files, {len(ways)} ways in turn, {config.rounds} rounds of {config.seconds:.0f} s each; hours of "
+        "audio a second, and times what soundfile.read does in as many processes (median of the rounds, least to most)"
+    )
+    rounds = []
+    for count in range(1, config.rounds + 1):
+        rounds.append([measure(way) for way in ways])
+        say(f"    round {count}/{config.rounds}")
+    for number, way in enumerate(ways):
+        plain = max(way["workers"], way["threads"]) - 1  # two processes share what one has for itself
+        for key in ("hours_per_s", "hours_per_core_s"):
+            ratios = [results[number][key] / results[plain][key] for results in rounds]
+            way[key] = float(np.median([results[number][key] for results in rounds]))
+            way[f"relative_{key}"] = [min(ratios), float(np.median(ratios)), max(ratios)]
+        readers = "processes" if way["data"] == "soundfile" else f"workers, {way['threads']} threads"
+        time_ratio, core_ratio = (
+            f"{median:.2f} ({least:.2f}-{most:.2f})"
+            for least, median, most in (way["relative_hours_per_s"], way["relative_hours_per_core_s"])
+        )
+        say(
+            f"    {way['data']:9} {way['workers']} {readers:19} {way['hours_per_s']:.3f} h/s, {time_ratio}; "
+            f"for a second of CPU time {core_ratio}"
+        )
+    return ways
 
 
-def _measure_plain(paths: list[str], seconds: float, processes: int) -> dict[str, Any]:
+def _measure_plain(paths: list[str], seconds: float, processes: int) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.starmap(_decode, [(paths, 0.1)] * processes, chunksize=1)  # starts them
         hours, spent, cpu = zip(*pool.starmap(_decode, [(paths, seconds)] * processes, chunksize=1), strict=True)
-    return {
-        "data": "soundfile", "workers": processes, "threads": 1, "hours_per_s": sum(hours) / max(spent),
-        "hours_per_core_s": sum(hours) / sum(cpu),
-    }  # fmt: skip
+    return {"hours_per_s": sum(hours) / max(spent), "hours_per_core_s": sum(hours) / sum(cpu)}
 
 
 def _decode(paths: list[str], seconds: float) -> tuple[float, float, float]:

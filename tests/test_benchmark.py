@@ -15,12 +15,18 @@ def test_it_reports_each_part(tmp_path, capfd):
     config = get_config()
     config.data = str(make_corpus(tmp_path / "corpus"))
     config.utterances, config.batches, config.seconds, config.batch_seconds = 3000, 40, 0.2, 3.0
+    config.rounds = 1
     report = benchmark(config, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == report
     assert 2900 < report["plan"]["utterances"] <= 3000 and report["plan"]["peak_mb"] >= report["plan"]["imports_mb"] > 0
     ways = {(row["data"], row["workers"], row["threads"]) for row in report["reading"]}
     assert len(ways) == 10 and {("soundfile", 2, 1), ("files", 0, 1), ("records", 2, 1)} <= ways
     assert all(row["hours_per_s"] > 0 and row["hours_per_core_s"] > 0 for row in report["reading"])
+    plain = report["reading"][:2]  # two readers are compared with two processes of plain decoding
+    for row in report["reading"]:
+        least, ratio, most = row["relative_hours_per_s"]
+        readers = max(row["workers"], row["threads"])
+        assert least == ratio == most == pytest.approx(row["hours_per_s"] / plain[readers - 1]["hours_per_s"])
     assert [row["batches"] for row in report["memory"]] == [4, 20, 40] and all(
         row["mb"] > 0 for row in report["memory"]
     )
