@@ -1,15 +1,107 @@
-"""Joins the processes of a job: argument-free on TPU slices and Slurm, nothing to do on one machine."""
+"""Joins the processes of a job: argument-free on TPU slices and Slurm, by flags elsewhere, nothing to do on one machine."""
 
+import atexit
+import importlib.util
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 
-# One of these is set where JAX can find its coordinator without arguments
-_CLUSTER = ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "JAX_COORDINATOR_ADDRESS")
+from sew_jax.errors import UserError
+
+_HEARTBEAT_S = 30  # after which a silent process counts as lost; JAX then ends the others
+
+# What the child of `_last_words` runs: it sees the end of its input when the process has ended, however that came about
+_WATCH = """
+import sys
+if not sys.stdin.buffer.read():
+    print(sys.argv[1], file=sys.stderr, flush=True)
+"""
 
 
-def initialize() -> None:
-    """Calls `jax.distributed.initialize` where the environment describes more than one process."""
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if several or any(os.environ.get(name) for name in _CLUSTER[2:]):
-        jax.distributed.initialize()
+def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Calls `jax.distributed.initialize` where the flags or the environment describe more than one process.
+
+    Raises:
+      UserError: the flags are not complete, or the processes do not find each other.
+    """
+    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if not missing:
+        _check(given)
+        _join(given)
+    elif len(missing) < len(given):
+        raise UserError(f"{' and '.join(missing)} not given; the flags of a job of several processes go together")
+    elif in_cluster(os.environ):
+        _join({})
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether JAX finds the other processes by itself: under `srun`, on a slice of TPUs, or as its own variables say."""
+    if int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment:
+        return True
+    if environment.get("JAX_COORDINATOR_ADDRESS") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
+        return True
+    workers = environment.get("TPU_WORKER_HOSTNAMES")  # set by GKE; a TPU VM asks its metadata
+    return "," in workers if workers else _on_tpu_vm()
+
+
+def _on_tpu_vm() -> bool:
+    return importlib.util.find_spec("libtpu") is not None and any(
+        Path("/dev").glob(name) for name in ("accel0", "vfio/0")
+    )
+
+
+def _check(given: dict[str, Any]) -> None:
+    if ":" not in given["coordinator_address"]:
+        raise UserError(f"--coordinator_address={given['coordinator_address']} has no port; write HOST:PORT")
+    if not 0 <= given["process_id"] < given["num_processes"]:
+        raise UserError(
+            f"--process_id={given['process_id']} must lie from 0 to {given['num_processes'] - 1} "
+            f"(--num_processes={given['num_processes']})"
+        )
+
+
+def _join(arguments: dict[str, Any]) -> None:
+    try:
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_HEARTBEAT_S)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"this process could not join the others ({' '.join(str(error).split())[:200]}); start all of them within five "
+            "minutes, with the same --coordinator_address"
+        ) from error
+    if jax.process_count() > 1:
+        _last_words(
+            f"error: process {jax.process_index()} of {jax.process_count()} ended before its work was done: it was killed, or "
+            "another one was lost. Start all of them again with the same command: they go on from the last checkpoint"
+        )
+
+
+def _last_words(text: str) -> None:
+    """Says `text` when this process dies without reaching its exit; JAX ends it by abort, where Python can say nothing."""
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCH, text], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+    def leave():
+        child.stdin.write(b"done")
+        child.stdin.close()
+        child.wait()
+
+    atexit.register(leave)
+
+
+def abandon(status: int) -> None:
+    """This process is to end after an error of its own without waiting for the others, which its silence ends."""
+    if jax.process_count() > 1:
+        atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
+
+
+def _exit_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

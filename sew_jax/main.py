@@ -15,6 +15,11 @@ from sew_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where outputs go; by default runs/NAME")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, where JAX can't find it itself"
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
+_PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
 
@@ -105,9 +110,17 @@ def _run(config, workdir: Path) -> None:
     # programs compiled once are kept for later runs of the same command
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    distributed.initialize()
+    distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     quiet(jax.process_index() > 0)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of files that it does not need
+    try:
+        _run_on_devices(config, workdir)
+    except BaseException as error:
+        distributed.abandon(2 if isinstance(error, UserError) else 1)
+        raise
+
+
+def _run_on_devices(config, workdir: Path) -> None:
     if config.mode == "demo":
         from sew_jax.demo import demo
 

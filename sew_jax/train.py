@@ -3,11 +3,9 @@
 Update N is dispatched before the metrics of update N - 1 are read, so the device never waits for the host.
 """
 
-import contextlib
 import functools
 import json
 import math
-import signal
 import time
 import zlib
 from pathlib import Path
@@ -27,6 +25,7 @@ from sew_jax.data.sources import Problem
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.metrics import MetricsFile
+from sew_jax.preemption import stop_requests
 from sew_jax.programs import compile_table
 from sew_jax.progress import Progress, format_duration, say
 from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_ahead, tree_shardings
@@ -109,7 +108,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     progress = Progress(config.num_steps, start)
     reader = _Reader(config, task, metrics, progress)
     bad = _BadAudio(config.input.max_bad)
-    step, saved, pending = start, start, None
+    step, saved, pending, reason = start, start, None, ""
 
     def save():
         nonlocal saved
@@ -120,13 +119,13 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
 
     try:
         with (
-            _stop_signals() as stop,
+            stop_requests() as stop_reason,
             read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data,
         ):
             placed = place_ahead(data, batch_sharding(mesh))
             # no hidden copy between host and device inside the loop
             with jax.transfer_guard("disallow"):
-                while step < config.num_steps and not stop:
+                while step < config.num_steps and not (reason := stop_reason(step)):
                     waiting = time.monotonic()
                     batch, arrays = next(placed)
                     # no waiting where the device was busy all the while
@@ -152,7 +151,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         checkpoints.close()
     seconds = time.monotonic() - begin
     if step < config.num_steps:
-        say(f"stopped by {stop[0]} after update {step}, everything is saved; the same command goes on from there")
+        say(f"stopped by {reason} after update {step}, everything is saved; the same command goes on from there")
     elif start == config.num_steps:
         say(
             f"nothing to do: {workdir} is at update {start} of {config.num_steps} already; raise --config.num_steps to go on"
@@ -336,24 +335,3 @@ class _BadAudio:
                 f"data: {len(self._seen)} utterances cannot be read (first: {first.id} {first.reason}); mend or remove them, "
                 f"or raise --config.input.max_bad={self._bound}"
             )
-
-
-@contextlib.contextmanager
-def _stop_signals():
-    """A list that receives the name of SIGTERM or SIGINT; a second signal acts as usual."""
-    received: list[str] = []
-    handlers = {}
-
-    def note(number, frame):
-        received.append(signal.Signals(number).name)
-        say(f"{received[-1]}: finishing this update, then saving")
-        signal.signal(number, handlers[number])
-
-    with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere there are none to catch
-        for number in (signal.SIGTERM, signal.SIGINT):
-            handlers[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
