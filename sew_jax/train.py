@@ -8,6 +8,7 @@ import json
 import math
 import time
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,8 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     for key in ("num_steps", "checkpoint_every", "log_every", "accumulate"):
         if config[key] < 1:
             raise UserError(f"{key}: {config[key]} must be at least 1")
+    if config.input.corpus_exponent < 0:
+        raise UserError(f"input.corpus_exponent: {config.input.corpus_exponent} must be at least 0")
     task = open_task(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     plan = _plan(config, task, mesh.size)
@@ -107,7 +110,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     metrics = MetricsFile(workdir / "metrics.jsonl" if first_host else None, start)
     progress = Progress(config.num_steps, start)
     reader = _Reader(config, task, metrics, progress)
-    bad = _BadAudio(config.input.max_bad)
+    bad = _BadAudio(config.input.max_bad, workdir if first_host else None)
     step, saved, pending, reason = start, start, None, ""
 
     def save():
@@ -216,9 +219,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write_problems(workdir: Path, problems: list[Problem]) -> None:
-    path = workdir / "left_out.jsonl"
-    path.write_text("".join(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems), encoding="utf-8")
+def _write_problems(workdir: Path, problems: Iterable[Problem], mode: str = "w") -> None:
+    with (workdir / "left_out.jsonl").open(mode, encoding="utf-8") as file:
+        file.writelines(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems)
 
 
 def _first_screen(
@@ -319,15 +322,17 @@ class _Reader:
 
 
 class _BadAudio:
-    """Names audio that fails to decode while training, once each, up to a bound."""
+    """Names audio that fails to decode while training, once each, up to a bound; adds it to the workdir's list."""
 
-    def __init__(self, bound: int):
-        self._bound, self._seen = bound, {}
+    def __init__(self, bound: int, workdir: Path | None):
+        self._bound, self._workdir, self._seen = bound, workdir, {}
 
     def note(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:
             if problem.id not in self._seen:
                 self._seen[problem.id] = problem
+                if self._workdir:
+                    _write_problems(self._workdir, [problem], "a")
                 say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)")
         if len(self._seen) > self._bound:
             first = next(iter(self._seen.values()))

@@ -200,6 +200,8 @@ def test_audio_that_breaks_while_training_is_counted_up_to_a_bound(corpus, tmp_p
         assert train(config, tmp_path / "run").step == 12
         out = capfd.readouterr().out
         assert out.count("it is skipped") == 2 and "1-1-0001" in out
+        listed = [json.loads(line)["id"] for line in (tmp_path / "run/left_out.jsonl").read_text().splitlines()]
+        assert sorted(listed) == ["1-1-0000", "1-1-0001"]
         config.input.max_bad = 1
         with pytest.raises(UserError, match="2 utterances cannot be read"):
             train(config, tmp_path / "other")

@@ -64,6 +64,8 @@ def split_names(joined: str) -> list[str]:
 def list_folder(root: epath.Path, split: str) -> list[Entry]:
     """Audio of any depth under the folders that `split` names (joined by commas; empty: all of `root`).
 
+    A folder that holds audio itself and no other folders has one split, `train`.
+
     Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in a
     `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.
 
@@ -73,9 +75,12 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
     entries = []
     for folder in [root / name for name in split_names(split)] or [root]:
         if not folder.is_dir():
-            raise UserError(
-                f"data: {root} has no split {folder.name}; it has: {', '.join(folders_of(root)) or 'none'}; set --config.split"
-            )
+            has = folders_of(root) or ["train"]
+            if folder.name not in has:
+                raise UserError(
+                    f"data: {root} has no split {folder.name}; it has: {', '.join(has)}; set --config.split (empty: all)"
+                )
+            folder = root
         found = _list_below(root, folder)
         if not found:
             kinds = " ".join(sorted(audio.EXTENSIONS))
@@ -93,8 +98,8 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
     entries, texts = [], []  # `texts` are files, and which entries each one serves
     for folder, dirs, files in _walk(top):
         names = sorted(name for name in files if os.path.splitext(name)[1].lower() in audio.EXTENSIONS)
-        for name in sorted(dirs):
-            if not is_remote(folder) and os.path.islink(f"{folder}/{name}"):
+        for name in sorted(dirs | files - set(names)):  # links to folders count as files from Python 3.12 on
+            if not is_remote(folder) and os.path.islink(f"{folder}/{name}") and os.path.isdir(f"{folder}/{name}"):
                 problem = "is a link to a folder, which is not followed; give that folder as data of its own"
                 entries.append(Entry(_printable(_relative(root, folder, name)), f"{folder}/{name}", problem=problem))
         lists = sorted(name for name in files if name.endswith(".trans.txt"))
@@ -176,13 +181,13 @@ def _name_problem(root: epath.Path, path: str) -> str | None:
 
 def list_manifest(path: epath.Path, split: str) -> list[Entry]:
     """Lines of JSON: `audio` or `audio_filepath` (relative to the manifest), and where known `text`, `id`, `speaker`,
-    `duration` in seconds and `split`.
+    `duration` in seconds and `split`, which is `train` where it is not given.
 
     Raises:
       UserError: no line belongs to the splits (joined by commas; empty: all).
     """
     wanted = split_names(split)
-    entries = []
+    entries, others = [], set()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
@@ -197,7 +202,8 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
             entries.append(Entry(where, os.fspath(path), problem='is not a JSON object with "audio"'))
             continue
-        if wanted and row.get("split", split) not in wanted:
+        if wanted and (name := row.get("split", "train")) not in wanted:
+            others.add(str(name))
             continue
         text = row.get("text")
         entries.append(
@@ -210,9 +216,11 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
             )
         )
     if all(entry.problem for entry in entries):
-        raise UserError(
-            f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}} for split {split or "(all)"}'
-        )
+        if others:
+            raise UserError(
+                f"data: {path} has no split {split}; it has: {', '.join(sorted(others))}; set --config.split (empty: all)"
+            )
+        raise UserError(f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}}')
     return entries
 
 

@@ -16,7 +16,7 @@ from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem, Source
 from sew_jax.data.text import Vocabulary
-from sew_jax.data.workers import die_with_parent
+from sew_jax.data.workers import end_with_parent_alone
 from sew_jax.hashing import uniform_int
 
 
@@ -109,7 +109,8 @@ def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8)
         # through pipes: shared memory would outlive a run that is killed
         private = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, private).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2), worker_init_fn=die_with_parent
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=end_with_parent_alone,
         )
     iterator = iter(dataset)
     try:

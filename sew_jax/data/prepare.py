@@ -127,10 +127,10 @@ def _guess_splits(root: epath.Path) -> list[str]:
     splits = set()
     for line in root.read_bytes().splitlines():
         try:
-            splits.add(json.loads(line)["split"])
-        except (ValueError, KeyError, TypeError):
+            splits.add(str(json.loads(line).get("split", "train")))
+        except (ValueError, AttributeError):
             continue
-    return sorted(splits) or [""]
+    return sorted(splits) or ["train"]
 
 
 def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:

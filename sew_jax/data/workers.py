@@ -3,7 +3,15 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
+
+
+def end_with_parent_alone(*_) -> None:
+    """Called in a worker that its parent still needs after a signal: one to the whole group, as Ctrl-C is, is left to the parent."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
 
 
 def die_with_parent(*_) -> None:

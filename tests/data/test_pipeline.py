@@ -1,6 +1,7 @@
 """Batches: pure functions of their index, whoever reads them."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -68,6 +69,19 @@ def test_neither_workers_nor_hosts_change_the_global_batches(opened, workers, ho
             assert all(batch.ids == share.ids and batch[1:4] == share[1:4] for share in shares)
             for name, array in batch.arrays.items():
                 np.testing.assert_array_equal(array, np.concatenate([share.arrays[name] for share in shares]))
+
+
+def test_signals_to_the_whole_group_are_left_to_the_run(opened):
+    """Ctrl-C and Slurm's SIGTERM reach the workers too, whose batches the last update may still need."""
+    source, plan = opened
+    batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=40)
+    with read_ahead(batches, workers=2, threads=1) as data:
+        indices = [next(data).index, next(data).index]  # both have started
+        for worker in multiprocessing.active_children():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(worker.pid, number)
+        indices += [batch.index for batch in data]
+    assert indices == list(range(40))
 
 
 def test_crops_move_from_epoch_to_epoch(opened):

@@ -79,6 +79,10 @@ def test_short_utterances_are_left_out_and_do_not_count_as_damage(corpus):
         ("missing", "train", "does not exist"),
         ("corpus", "valid", "has no split valid; it has: test, train"),
         ("empty", "", "holds no audio"),
+        ("empty", "train", "holds no audio"),
+        ("flat", "test", "has no split test; it has: train"),
+        ("corpus,flat", "test", "has no split test; it has: train"),
+        ("list.jsonl", "test", "has no split test; it has: dev, train"),
         ("", "train", "data is empty"),
         ("notes.txt", "", "no line of the form"),
     ],
@@ -87,8 +91,21 @@ def test_paths_that_lead_nowhere(corpus, tmp_path, data, split, message, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello\n")
+    (tmp_path / "list.jsonl").write_text('{"audio": "a.wav"}\n{"audio": "b.wav", "split": "dev"}\n')
+    (tmp_path / "flat").mkdir()
+    soundfile.write(tmp_path / "flat/a.wav", [0.1] * 1600, 16_000)
     with pytest.raises(UserError, match=message):
         opened(data, split)
+
+
+def test_what_has_no_splits_is_train(corpus, tmp_path):
+    (tmp_path / "flat").mkdir()
+    soundfile.write(tmp_path / "flat/a.wav", [0.1] * 1600, 16_000)
+    rows = [{"audio": "flat/a.wav", "id": name, **split} for name, split in (("b", {}), ("c", {"split": "dev"}))]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = ",".join(str(tmp_path / name) for name in ("flat", "list.jsonl", "corpus"))
+    source, _ = opened(places, "train", need_text=False)
+    assert [source.id(i) for i in range(2)] == ["a", "b"] and source.sizes == [1, 1, 4]
 
 
 def test_an_id_that_occurs_twice_is_damage(corpus, tmp_path):
