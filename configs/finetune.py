@@ -83,6 +83,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.weight_decay = 0.0
     config.optim.clip_norm = 5.0 if small else 0.0
+    config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
 
     config.input = ConfigDict()
     config.input.batch_seconds = 12.0 if small else 1600.0

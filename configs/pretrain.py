@@ -66,6 +66,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.optim.eps = 1e-6
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = 5.0 if small else 0.0
+    config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
 
     config.input = ConfigDict()
     # audio of an update, all devices together

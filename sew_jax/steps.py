@@ -135,7 +135,8 @@ def make_step(
 ):
     """The training step; `accumulate` micro-batches of equal size make one update. Row r belongs to micro r % accumulate,
 
-    so that each host's contiguous rows hold its share of every micro-batch.
+    so that each host's contiguous rows hold its share of every micro-batch. An update whose loss or gradient is not finite
+    changes nothing but the count of updates; its metric `skipped` is 1.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array], compression: Compression):
@@ -171,12 +172,15 @@ def make_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         scalars = {name: term.mean for name, term in metrics.items()}
         scalars |= {"weight": weight, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
-        new_state = TrainState(
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+        scalars["skipped"] = 1.0 - finite
+        updated = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             batch_stats=batch_stats,
         )
-        return new_state, scalars
+        kept = state.replace(step=state.step + 1)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept), scalars
 
     return step

@@ -35,7 +35,16 @@ from sew_jax.steps import make_step
 from sew_jax.tasks import Task, open_task
 
 # A run may be resumed with other values of these: they change neither the model nor the data order
-_FREE_KEYS = ("num_steps", "log_every", "checkpoint_every", "mesh", "input.workers", "input.threads", "input.max_bad")
+_FREE_KEYS = (
+    "num_steps",
+    "log_every",
+    "checkpoint_every",
+    "mesh",
+    "input.workers",
+    "input.threads",
+    "input.max_bad",
+    "optim.max_skipped",
+)
 
 
 class Summary(NamedTuple):
@@ -144,7 +153,8 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                     if step % config.checkpoint_every == 0 and step < config.num_steps:
                         reader.read(*pending)
                         pending = None
-                        save()
+                        if not reader.skipped_in_a_row:  # older checkpoints may be the sound ones
+                            save()
                 if pending:
                     reader.read(*pending)
             if step > saved:
@@ -269,6 +279,7 @@ class _Reader:
         self._window: list[dict[str, Any]] = []
         self._clock = time.monotonic()
         self.last: dict[str, Any] = {}
+        self.skipped_in_a_row, self._skipped = 0, 0
 
     def read(self, step: int, setting: Compression, batch: Batch, scalars: dict[str, jax.Array], waited: float) -> None:
         """Waits for an update's metrics and notes them."""
@@ -283,21 +294,33 @@ class _Reader:
             "audio_h_per_h": audio / seconds,
             "input_wait_frac": min(waited / seconds, 1.0),
         }
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise UserError(
-                f"training diverged: loss {values['loss']}, gradient norm {values['grad_norm']} at update {step} ({setting}, "
-                f"batch {batch.index}); the last checkpoint is sound: lower optim.lr or set optim.clip_norm"
-            )
+        # null where not finite: JSON has no such numbers
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self._metrics.write(row)
         self._progress.update(step)
         self.last = row
-        self._window.append(row)
-        for finding in self._task.watchdog.check(row):
-            say(f"  ! {finding}")
+        if values["skipped"]:
+            self._note_skipped(step, setting, batch, values)
+        else:
+            self.skipped_in_a_row = 0
+            self._window.append(row)
+            for finding in self._task.watchdog.check(row):
+                say(f"  ! {finding}")
         if step % self._config.log_every == 0 or step == self._config.num_steps:
-            say(self._line(step, setting))
+            say(self._line(step, setting) if self._window else f"step {step}/{self._config.num_steps} | all skipped")
             self._metrics.flush()
             self._window.clear()
+
+    def _note_skipped(self, step: int, setting: Compression, batch: Batch, values: dict[str, float]) -> None:
+        self.skipped_in_a_row += 1
+        self._skipped += 1
+        what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.index})"
+        say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
+        if self.skipped_in_a_row > self._config.optim.max_skipped:
+            raise UserError(
+                f"training diverged: {self.skipped_in_a_row} updates in a row had no finite loss and gradient, the last with {what}; "
+                "nothing was saved since the first of them: lower optim.lr or set optim.clip_norm, and start again"
+            )
 
     def _line(self, step: int, setting: Compression) -> str:
         mean = {

@@ -129,6 +129,22 @@ def test_accumulated_terms_are_divided_once():
     assert float(metrics["grad_norm"]) == pytest.approx(12 / 4)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_changes_nothing(bad):
+    def micro_loss(params, batch_stats, batch, key, step, compression):
+        loss = Term((params["w"] * batch["x"]).sum(), jnp.array(1.0))
+        return loss, ({"loss": loss}, jax.tree.map(lambda mean: mean + batch["x"].sum(), batch_stats))
+
+    optimizer = optim.adam(lambda c: 0.1, eps=1e-6, weight_decay=0.0, clip_norm=0.0)
+    step = make_step(micro_loss, optimizer, lambda c: 0.1, 0, 1)
+    before = new_state({"params": {"w": jnp.array(2.0)}, "batch_stats": {"mean": jnp.array(1.0)}}, optimizer)
+    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, Compression())
+    assert metrics["skipped"] == 1 and after.step == 1
+    assert_same(after.replace(step=before.step), before, 0)
+    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, Compression())
+    assert metrics["skipped"] == 0 and finite.params["w"] < 2 and finite.batch_stats["mean"] == 3
+
+
 def test_filler_rows_change_nothing():
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     batch = make_batch()

@@ -185,8 +185,15 @@ def test_utterances_shorter_than_a_span_are_named(corpus, tmp_path):
 def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path):
     config = pretraining(corpus)
     config.optim.lr, config.optim.clip_norm, config.optim.warmup = 1e30, 0.0, 0.0
-    with pytest.raises(UserError, match=r"training diverged.*lower optim.lr"):
+    config.optim.max_skipped = 6
+    with pytest.raises(UserError, match=r"training diverged: 7 updates in a row.*lower optim.lr"):
         train(config, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert [row["skipped"] for row in rows[-7:]] == [1.0] * 7 and rows[-8]["skipped"] == 0
+    assert rows[-1]["loss"] is None  # not NaN, which is no JSON
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert (checkpoints.latest() or 0) <= rows[-8]["step"]
+    checkpoints.close()
 
 
 def test_audio_that_breaks_while_training_is_counted_up_to_a_bound(corpus, tmp_path, capfd):
