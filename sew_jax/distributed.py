@@ -23,6 +23,9 @@ if not sys.stdin.buffer.read():
 """
 
 
+_watchers: list[subprocess.Popen] = []  # the children of `_last_words`
+
+
 def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Calls `jax.distributed.initialize` where the flags or the environment describe more than one process.
 
@@ -86,13 +89,14 @@ def _last_words(text: str) -> None:
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _WATCH, text], stdin=subprocess.PIPE, start_new_session=True
     )
+    _watchers.append(child)
+    atexit.register(_dismiss)
 
-    def leave():
-        child.stdin.write(b"done")
-        child.stdin.close()
-        child.wait()
 
-    atexit.register(leave)
+def _dismiss() -> None:
+    """This process ends by itself, and has said what there is to say."""
+    while _watchers:
+        _watchers.pop().communicate(b"done")
 
 
 def abandon(status: int) -> None:
@@ -102,6 +106,7 @@ def abandon(status: int) -> None:
 
 
 def _exit_at_once(status: int) -> None:
+    _dismiss()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -58,9 +58,8 @@ def bytes_per_device(tree, shardings) -> int:
 
 def place_batch(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """This process's rows as one global batch."""
-    with jax.transfer_guard_host_to_device(
-        "allow"
-    ):  # of several processes JAX takes this explicit copy for a hidden one
+    # Where there are several processes, JAX takes this explicit copy for a hidden one
+    with jax.transfer_guard_host_to_device("allow"):
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in arrays.items()}
 
 

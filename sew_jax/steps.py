@@ -133,9 +133,9 @@ def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask)
 def make_step(
     micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, seed: int, accumulate: int
 ):
-    """The training step; `accumulate` micro-batches of equal size make one update. Row r belongs to micro r % accumulate,
+    """The training step; `accumulate` micro-batches of equal size make one update.
 
-    so that each host's contiguous rows hold its share of every micro-batch. An update whose loss or gradient is not finite
+    Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every micro-batch. An update whose loss or gradient is not finite
     changes nothing but the count of updates; its metric `skipped` is 1.
     """
 

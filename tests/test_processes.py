@@ -109,6 +109,12 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     assert "step" in ended[0][1] and "step" not in ended[1][1]  # the first process speaks for all
 
 
+def test_an_error_of_their_own_is_all_they_say(tmp_path):
+    job = Job("nowhere", tmp_path / "run", tmp_path, processes=2, num_steps=1)
+    for status, _, stderr in job.end():
+        assert status == 2 and stderr.count("error: ") == 1 and "nowhere does not exist" in stderr, stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
