@@ -99,14 +99,19 @@ def _dismiss() -> None:
         _watchers.pop().communicate(b"done")
 
 
-def abandon(status: int) -> None:
-    """This process is to end after an error of its own without waiting for the others, which its silence ends."""
+def abandon(error: BaseException) -> None:
+    """This process is to end after an error without waiting for the others, which its silence ends.
+
+    A UserError says all there is to say; any other may come of the loss of another process, and the last words follow it.
+    """
+    if isinstance(error, UserError):
+        _dismiss()
     if jax.process_count() > 1:
+        status = 2 if isinstance(error, UserError) else 1
         atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
 
 
 def _exit_at_once(status: int) -> None:
-    _dismiss()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -116,7 +116,7 @@ def _run(config, workdir: Path) -> None:
     try:
         _run_on_devices(config, workdir)
     except BaseException as error:
-        distributed.abandon(2 if isinstance(error, UserError) else 1)
+        distributed.abandon(error)
         raise
 
 

@@ -64,7 +64,7 @@ def split_names(joined: str) -> list[str]:
 def list_folder(root: epath.Path, split: str) -> list[Entry]:
     """Audio of any depth under the folders that `split` names (joined by commas; empty: all of `root`).
 
-    A folder that holds audio itself and no other folders has one split, `train`.
+    A folder without folders in it has one split, `train`.
 
     Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in a
     `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.

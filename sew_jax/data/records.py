@@ -169,10 +169,8 @@ class RecordStore:
                 )
             self._shard_ends = np.cumsum([length for info in infos for length in info.shard_lengths])
             self._shard_names = [name for info in infos for name in info.filenames]
-            self._example, self._records = (
-                tf_example_pb2.Example,
-                records,
-            )  # last: tells other threads that all is there
+            self._example = tf_example_pb2.Example
+            self._records = records  # last: tells other threads that all is there
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
         """int16 (samples,). Raises AudioError."""
