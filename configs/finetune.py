@@ -49,6 +49,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.checkpoint_every = 500 if small else 1000
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"
+    config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
     config.accumulate = 1
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 

@@ -44,6 +44,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.checkpoint_every = 500 if small else 2000
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
+    config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
     config.accumulate = 1  # micro-batches of an update
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
 

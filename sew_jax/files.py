@@ -1,9 +1,12 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what keeps them from being written."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -16,3 +19,17 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of a value as JSON."""
     write_whole(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def disk_problem(error: BaseException | None) -> str:
+    """What the system says where an error is of a disk that is full or may not be written; else nothing.
+
+    Libraries that write outside Python keep the system's words only.
+    """
+    while error:
+        for number in _DISK_ERRORS:
+            words = os.strerror(number)
+            if getattr(error, "errno", None) == number or words in str(error):
+                return words.lower()
+        error = error.__cause__ or error.__context__
+    return ""

@@ -105,13 +105,13 @@ def _run(config, workdir: Path) -> None:
 
     from sew_jax import distributed
     from sew_jax.cache import cache_folder
-    from sew_jax.progress import quiet
+    from sew_jax.progress import speak_as
 
     # programs compiled once are kept for later runs of the same command
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    quiet(jax.process_index() > 0)
+    speak_as(jax.process_index())
     logging.set_verbosity(logging.ERROR)  # Orbax warns of files that it does not need
     try:
         _run_on_devices(config, workdir)

@@ -14,20 +14,24 @@ from sew_jax.progress import say
 def stop_requests() -> Iterator[Callable[[int], str]]:
     """Yields a function of the updates done: why to stop here, or nothing. Ask it once before each update.
 
-    The first signal is a request; a second one acts as usual. Of several processes any one may get the signal: JAX passes it on
-    and names an update that none has passed (`multihost_utils.reached_preemption_sync_point`).
+    The first signal is a request, a second one is told that saving goes on, and a third acts as usual. Of several processes any
+    one may get the signal: JAX passes it on and names an update that none has passed
+    (`multihost_utils.reached_preemption_sync_point`).
     """
     received: list[str] = []
     usual = {}
     alone = jax.process_count() == 1
 
     def note(number, _frame):
-        signal.signal(number, usual[number])
-        if alone:
-            received.append(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
+        if len(received) == 1 and not alone:
+            signal.raise_signal(signal.SIGTERM)  # JAX listens to this one
+        elif len(received) == 1:
             say(f"{received[0]}: finishing this update, then saving")
         else:
-            signal.raise_signal(signal.SIGTERM)  # JAX listens to this one
+            say(f"{received[-1]} again: still saving; a third one gives up what was done since the last checkpoint")
+            for each, handler in usual.items():
+                signal.signal(each, handler)
 
     def reached(step: int) -> str:
         if alone:

@@ -5,19 +5,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-_quiet = False
+_process = 0
 
 
-def quiet(on: bool) -> None:
-    """Silences `say`, for the processes of a multi-host job that are not the first."""
-    global _quiet
-    _quiet = on
+def speak_as(process: int) -> None:
+    """Tells `say` the number of this process: the first one speaks for all."""
+    global _process
+    _process = process
 
 
-def say(text: str = "") -> None:
-    """Prints a line to the screen at once."""
-    if not _quiet:
+def say(text: str = "", *, everywhere: bool = False) -> None:
+    """Prints a line to the screen at once; `everywhere` also where this is not the first process of the job."""
+    if _process == 0:
         print(text, flush=True)
+    elif everywhere:
+        print(f"process {_process}: {text.strip()}", flush=True)
 
 
 def format_duration(seconds: float) -> str:

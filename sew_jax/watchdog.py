@@ -1,14 +1,24 @@
-"""What can go wrong silently, said in words: signatures of collapse over the last rows of metrics.
+"""What can go wrong silently, said in words: signatures of collapse over the last rows of metrics, slow updates, none at all.
 
-The patterns are those that wav2vec 2.0's users report; the thresholds are this project's.
+The patterns of collapse are those that wav2vec 2.0's users report; the thresholds are this project's.
 """
 
 import collections
+import contextlib
 import math
-from collections.abc import Mapping
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+from sew_jax.progress import format_duration
+
+LOCAL = ("input",)  # findings that hold for one process of a job, where the others are the same for all
 _WINDOW = 100  # updates
 _REPEAT = 1000  # updates before a sentence is said again
+_SLOW = 5.0  # times the median of the same program
+_PATIENCE_S = 300.0
 
 
 class Watchdog:
@@ -25,21 +35,47 @@ class Watchdog:
         self._chance, self._codebook, self._groups, self._masked = chance, codebook, groups, masked
         self._rows: collections.deque[Mapping[str, float]] = collections.deque(maxlen=_WINDOW)
         self._said: dict[str, int] = {}
+        self._seconds: dict[Any, collections.deque[float]] = {}  # of the last updates of each program
+        self._stragglers = 0
 
-    def check(self, row: Mapping[str, float]) -> list[str]:
-        """Sentences about what the last rows show; empty when all is well."""
+    def check(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Sentences about what the last rows show, each with its kind; empty when all is well."""
         self._rows.append(row)
-        if len(self._rows) < _WINDOW:
-            return []
+        findings = self._straggler(row)
+        if len(self._rows) == _WINDOW:
+            findings |= self._window()
+        new = {k: v for k, v in findings.items() if row["step"] - self._said.get(k, -math.inf) >= _REPEAT}
+        self._said |= dict.fromkeys(new, row["step"])
+        return new
+
+    def _straggler(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Updates of one setting and bucket take the same time, so one of them that takes far longer was held up."""
+        program, seconds = f"{row['setting']} at {row['bucket_s']:.1f} s", 1 / row["steps_per_s"]
+        before = self._seconds.setdefault(program, collections.deque(maxlen=_WINDOW))
+        usual = statistics.median(before) if len(before) >= 10 else math.inf
+        before.append(seconds)
+        if seconds < _SLOW * usual or seconds < usual + 0.5:  # half a second: what no one would notice
+            return {}
+        self._stragglers += 1
+        cause = (
+            "it waited for audio: raise input.workers or input.threads, or look at the storage"
+            if row["input_wait_frac"] > 0.5
+            else "something else used this machine, or another process of the job was late"
+        )
+        return {
+            "straggler": f"update {row['step']} took {seconds:.1f} s, {seconds / usual:.0f} times the median of {program}; "
+            f"{cause} ({self._stragglers} such so far)"
+        }
+
+    def _window(self) -> dict[str, str]:
+        row = self._rows[-1]
         mean = {k: sum(r[k] for r in self._rows) / _WINDOW for k, v in row.items() if isinstance(v, float)}
         findings = self._pretraining(mean) if self._chance else self._finetuning(mean)
         if mean.get("input_wait_frac", 0) > 0.3:
             findings["input"] = (
                 f"the device waits for input {mean['input_wait_frac']:.0%} of the time: raise input.workers or input.threads"
             )
-        new = {k: v for k, v in findings.items() if row["step"] - self._said.get(k, -math.inf) >= _REPEAT}
-        self._said |= dict.fromkeys(new, row["step"])
-        return list(new.values())
+        return findings
 
     def _pretraining(self, mean: Mapping[str, float]) -> dict[str, str]:
         findings = {}
@@ -79,3 +115,61 @@ class Watchdog:
                 "the model outputs blanks only: usual in the first updates; if it stays, raise optim.lr or shorten optim.freeze"
             )
         return findings
+
+
+class StallWatch:
+    """Says so from a thread of its own when no update has been finished for long, and what the process waits for.
+
+    Args:
+      speak: takes the sentence.
+      patience: seconds until the first sentence; each further one comes after twice the time.
+    """
+
+    _HELP: Mapping[str, str] = {
+        "audio": "is the storage of config.data reachable, and are the worker processes alive?",
+        "the devices": "another process may be late (each says what it waits for), or a device hangs: see its driver's log",
+        "a checkpoint": "is the storage of the workdir reachable?",
+    }
+
+    def __init__(
+        self, speak: Callable[[str], None], patience: float = _PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ):
+        self._speak, self._patience, self._clock = speak, patience, clock
+        self._what, self._ended = "the devices", threading.Event()
+        self.progress()
+
+    @contextlib.contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Inside, this is what the process waits for: a key of `_HELP`."""
+        before, self._what = self._what, what
+        try:
+            yield
+        finally:
+            self._what = before
+
+    def progress(self) -> None:
+        """An update is finished."""
+        self._since, self._due = self._clock(), self._patience
+
+    def check(self) -> None:
+        """Speaks where it is time to."""
+        idle, what = self._clock() - self._since, self._what
+        if idle > self._due:
+            self._due *= 2
+            self._speak(f"no update was finished for {format_duration(idle)}: waiting for {what}; {self._HELP[what]}")
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Checks now and then while inside."""
+        self.progress()
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._patience / 10):
+            self.check()

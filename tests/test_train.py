@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,3 +263,66 @@ def test_sigkill_at_a_random_update_loses_nothing(corpus, tmp_path):
     out = resumed.communicate()[0]
     assert resumed.returncode == 0 and "resumes at update" in out, out
     assert values(tmp_path / "broken") == values(tmp_path / "unbroken"), f"killed at update {kill_at}"
+
+
+def test_a_change_is_allowed_by_name(corpus, pretrained, tmp_path, capfd):
+    shutil.copytree(pretrained[0], tmp_path / "copy")  # a copied workdir is as good as the first
+    config = pretraining(corpus)
+    config.num_steps, config.optim.lr, config.resume = 14, 1e-4, "optim.lr"
+    assert train(config, tmp_path / "copy").step == 14
+    out = capfd.readouterr().out
+    assert "resumes at update 12" in out and "optim.lr was 0.003, is 0.0001" in out
+    config.resume = "optim.lrr"
+    with pytest.raises(UserError, match=r"resume: 'optim\.lrr' is no key"):
+        train(config, tmp_path / "copy")
+    config.resume, config.model.ffn_width = "model", 48
+    with pytest.raises(UserError, match=r"holds a model of \d+ parameters, this one has"):
+        train(config, tmp_path / "copy")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, pretrained, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    shutil.copytree(pretrained[0], workdir)
+    (workdir / "checkpoints/12/params/manifest.ocdbt").unlink()
+    assert load(workdir)  # evaluation takes the one before, and leaves things as they are
+    out = capfd.readouterr().out
+    assert "update 12 is damaged" in out and "update 10 is used" in out
+    assert train(pretraining(corpus), workdir).step == 12
+    out = capfd.readouterr().out
+    assert "resumes at update 10: the newest that is whole" in out and "that of update 12 is damaged" in out
+    assert values(workdir) == values(pretrained[0])
+    assert (workdir / "damaged/12").is_dir() and (workdir / "checkpoints/12").is_dir()
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(corpus, pretrained, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    shutil.copytree(pretrained[0], workdir)
+    (workdir / "checkpoints/12").rename(workdir / "checkpoints/12.orbax-checkpoint-tmp")
+    assert train(pretraining(corpus), workdir).step == 12
+    assert "resumes at update 10: the newest checkpoint there" in capfd.readouterr().out
+    assert values(workdir) == values(pretrained[0])
+
+
+@pytest.mark.parametrize("mesh", [(2, 2), (1, 1)])
+def test_other_devices_go_on_with_the_same_batches_and_losses(corpus, pretrained, tmp_path, mesh, monkeypatch):
+    """Half of the run on 8 devices, the rest on fewer; then the other way round."""
+    whole = values(pretrained[0])
+    few = jax.devices()[: mesh[0] * mesh[1]]
+    config = pretraining(corpus)
+    config.num_steps = 12
+    shutil.copytree(pretrained[0], tmp_path / "fewer")
+    shutil.rmtree(tmp_path / "fewer/checkpoints/12")
+    (config.mesh.data, config.mesh.fsdp) = mesh
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: few)
+        train(config, tmp_path / "fewer")
+    assert_same_to_rounding(values(tmp_path / "fewer"), whole)
+
+
+def assert_same_to_rounding(rows, others):
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others, strict=True):
+        assert {k: row[k] for k in ("step", "setting", "batch_ids")} == {
+            k: other[k] for k in ("step", "setting", "batch_ids")
+        }
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5), row["step"]

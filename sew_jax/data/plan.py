@@ -61,21 +61,25 @@ class BatchPlan:
 
     Args:
       samples: (utterances,) lengths.
-      rows: bucket length -> rows; an utterance goes to the smallest bucket that holds it, or (to be cropped) the largest.
+      rows: bucket length -> utterances of a batch; an utterance goes to the smallest bucket that holds it, or (to be cropped) the largest.
       seed: of the order.
       shuffle: False, for one corpus, keeps utterances sorted by length, longest first.
       sizes: utterances of each corpus, which follow one another; None: one corpus.
+      multiple: filler rows make the rows of a batch divisible by it, so that any number of devices computes the same batches.
 
     Attributes:
+      drawn: bucket length -> utterances of a full batch.
+      rows: bucket length -> rows of a batch, filler rows included.
       corpus_shares: (corpora,) each one's share of an epoch's audio.
     """
 
     def __init__(
         self, samples: np.ndarray, rows: dict[int, int], seed: int, shuffle: bool, *,
-        sizes: Sequence[int] | None = None, exponent: float = 1.0,
+        sizes: Sequence[int] | None = None, exponent: float = 1.0, multiple: int = 1,
     ):  # fmt: skip
-        self.rows, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
-        lengths = np.array(list(self.rows))
+        self.drawn, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
+        self.rows = {length: -(-count // multiple) * multiple for length, count in self.drawn.items()}
+        lengths = np.array(list(self.drawn))
         bucket_U = np.minimum(np.searchsorted(lengths, samples), len(lengths) - 1)
         sizes = sizes or [len(samples)]
         corpus_U = np.repeat(np.arange(len(sizes)), sizes)
@@ -89,7 +93,7 @@ class BatchPlan:
             draws = [round(len(m) * times) for m, times in zip(members, repeats, strict=True)]
             if sum(draws):
                 self._groups.append(_Bucket(int(lengths[i]), members, np.cumsum([0, *draws])))
-        batches = [-(-group.ends[-1] // self.rows[group.length]) for group in self._groups]
+        batches = [-(-group.ends[-1] // self.drawn[group.length]) for group in self._groups]
         self._first = np.cumsum([0, *batches])
         self.batches_per_epoch = int(self._first[-1])
         self._samples = samples
@@ -133,10 +137,10 @@ class BatchPlan:
             place = int(permute(np.array(place), self.batches_per_epoch, self._seed, epoch, "batches"))
         number = int(np.searchsorted(self._first, place, side="right")) - 1
         group = self._groups[number]
-        rows = self.rows[group.length]
-        begin = (place - int(self._first[number])) * rows
-        draws = np.arange(begin, min(begin + rows, group.ends[-1]))
-        utterances = np.full(rows, -1, np.int64)
+        drawn = self.drawn[group.length]
+        begin = (place - int(self._first[number])) * drawn
+        draws = np.arange(begin, min(begin + drawn, group.ends[-1]))
+        utterances = np.full(self.rows[group.length], -1, np.int64)
         utterances[: len(draws)] = self._utterances(group, epoch, draws)
         return Planned(i, epoch, group.length, utterances)
 
