@@ -1,10 +1,13 @@
 """The one file that knows Orbax: whole checkpoints or none, saved in the background, checked bit for bit when they are read."""
 
+import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +147,19 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
     for newer, reason in damaged:
         say(f"  ! {workdir}: the checkpoint of update {newer} is damaged ({reason}); that of update {step} is used")
     return step, params
+
+
+def quiet_orbax() -> None:
+    """Leaves it to this file's callers to say what went wrong: Orbax logs it once for each of its threads and tasks."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, after an error that Orbax has reported
+            usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _folder(workdir: Path) -> Path:

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
@@ -105,6 +105,7 @@ def _run(config, workdir: Path) -> None:
 
     from sew_jax import distributed
     from sew_jax.cache import cache_folder
+    from sew_jax.checkpoint import quiet_orbax
     from sew_jax.progress import speak_as
 
     # programs compiled once are kept for later runs of the same command
@@ -112,7 +113,7 @@ def _run(config, workdir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     speak_as(jax.process_index())
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of files that it does not need
+    quiet_orbax()
     try:
         _run_on_devices(config, workdir)
     except BaseException as error:

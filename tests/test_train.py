@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sew_jax.checkpoint import Checkpoints
+from sew_jax.checkpoint import Checkpoints, quiet_orbax
 from sew_jax.errors import UserError
 from sew_jax.metrics import MetricsFile, read_metrics
 from sew_jax.train import train
@@ -292,6 +293,46 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, pretrained, tm
     assert "resumes at update 10: the newest that is whole" in out and "that of update 12 is damaged" in out
     assert values(workdir) == values(pretrained[0])
     assert (workdir / "damaged/12").is_dir() and (workdir / "checkpoints/12").is_dir()
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(corpus, pretrained, tmp_path, capfd):
+    """A bound on the size of files stands for it: what is written past it fails, in Python and in TensorStore."""
+    quiet_orbax()  # as `main` does
+    config, usual = pretraining(corpus), resource.getrlimit(resource.RLIMIT_FSIZE)
+    original = MetricsFile.write
+
+    def write(self, row):
+        original(self, row)
+        if row["step"] == 7:
+            while not (tmp_path / "run/checkpoints/5").is_dir():  # saved in the background
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, usual[1]))
+
+    MetricsFile.write = write
+    try:
+        with pytest.raises(
+            UserError, match=r"run cannot be written \(file too large\); .* goes on from its newest checkpoint"
+        ):
+            train(config, tmp_path / "run")
+    finally:
+        MetricsFile.write = original
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert train(config, tmp_path / "run").step == 12
+    assert "resumes at update 5:" in capfd.readouterr().out
+    assert values(tmp_path / "run") == values(pretrained[0])
+
+
+def test_a_workdir_that_cannot_be_written(corpus, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run cannot be written \(not a directory\)"):
+        train(pretraining(corpus), tmp_path / "file/run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_workdir_without_permission(corpus, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(UserError, match=r"cannot be written \(permission denied\)"):
+        train(pretraining(corpus), tmp_path / "locked/run")
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint(corpus, pretrained, tmp_path, capfd):
