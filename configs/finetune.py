@@ -51,6 +51,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.dtype = "float32" if small else "bfloat16"
     config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
     config.accumulate = 1
+    # what is kept for the backward pass: none computes nothing again, dots keeps matrix products, layers the least
+    config.remat = "none"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 
     # Over the pre-trained model's own; SEW's `stable` recipe keeps pre-training's dropouts at 0.1, 0.1, 0, 0.1

@@ -46,6 +46,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
     config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
     config.accumulate = 1  # micro-batches of an update
+    # what is kept for the backward pass: none computes nothing again, dots keeps matrix products, layers the least
+    config.remat = "none"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
 
     config.model = ConfigDict(model)

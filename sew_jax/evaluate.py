@@ -62,7 +62,7 @@ def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineT
     origin = open_origin(init_from)
     if not isinstance(origin.head, CTCHeadConfig):
         raise UserError(f"init_from: {init_from} has no CTC head yet; fine-tune it first (configs/finetune.py)")
-    backbone = dataclasses.replace(origin.backbone, **({"dtype": dtype} if dtype else {}))
+    backbone = dataclasses.replace(origin.backbone, remat="none", **({"dtype": dtype} if dtype else {}))
     model = CTCModel(backbone, origin.head)
     state, saved = origin.load(sharding)
     # a model that never masks may lack the mask embedding, which is not used here

@@ -28,6 +28,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
+  --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast audio reaches the trainer
   --config=configs/export.py     one setting as a folder that transformers loads
 
@@ -88,7 +89,7 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "benchmark", "demo")
+    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "benchmark", "plan", "demo")
     if config.mode not in modes:
         raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
     if config.mode == "prepare":  # these two have no use for JAX
@@ -130,6 +131,10 @@ def _run_on_devices(config, workdir: Path) -> None:
         from sew_jax.evaluate import evaluate
 
         evaluate(config, workdir)
+    elif config.mode == "plan":
+        from sew_jax.plan_memory import plan_memory
+
+        plan_memory(config, workdir)
     elif config.mode == "export":
         from sew_jax.export import export
 

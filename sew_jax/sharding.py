@@ -1,15 +1,20 @@
 """The mesh, and the rules that place batches and parameters on it."""
 
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sew_jax.errors import UserError
+from sew_jax.optim import path_name
 
 BATCH = PartitionSpec(("data", "fsdp"))
+# Parameters and their moments by path; all the rest (norms, gains, counts, statistics) is small
+RULES = ((r"(kernel|weight_v|codebook|bias)$", "split"), (r"", "copy"))
 _SMALLEST_SHARDED = 4096  # elements; below, gathering costs more than the memory it saves
 
 
@@ -31,23 +36,46 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     return jax.make_mesh(tuple(shape), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def abstract_mesh(data: int, fsdp: int) -> AbstractMesh:
+    """A mesh of devices that need not be there, to plan with."""
+    return AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
-def tree_shardings(mesh: Mesh, tree):
-    """Placement of a state: each large array is split over `fsdp` along its largest axis that divides, the rest is copied."""
-    size = mesh.shape["fsdp"]
+def tree_shardings(mesh: Mesh | AbstractMesh, tree, rules: Sequence[tuple[str, str]] = RULES):
+    """Placement of a state (arrays or shapes): the first rule whose pattern is found in an array's path decides.
 
-    def place(x):
-        spec = [None] * x.ndim
-        axes = [axis for axis in range(x.ndim) if x.shape[axis] % size == 0]
-        if size > 1 and axes and x.size >= _SMALLEST_SHARDED:
-            spec[max(axes, key=lambda axis: x.shape[axis])] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+    Raises:
+      ValueError: a rule decides nothing, or an array has none.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
+    used, shardings = set(), []
+    for path, x in paths:
+        name = path_name(path)
+        number = next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name)), None)
+        if number is None:
+            raise ValueError(f"no sharding rule for {name}")
+        used.add(number)
+        shardings.append(NamedSharding(mesh, _ACTIONS[rules[number][1]](x.shape, mesh.shape["fsdp"])))
+    if unused := [rules[i][0] for i in range(len(rules)) if i not in used]:
+        raise ValueError(f"sharding rules that decide nothing: {', '.join(unused)}")
+    return jax.tree.unflatten(structure, shardings)
 
-    return jax.tree.map(place, tree)
+
+def _split(shape: tuple[int, ...], size: int) -> PartitionSpec:
+    axes = [axis for axis in range(len(shape)) if shape[axis] % size == 0]
+    if size == 1 or not axes or math.prod(shape) < _SMALLEST_SHARDED:
+        return PartitionSpec()
+    largest = max(axes, key=lambda axis: shape[axis])
+    return PartitionSpec(*(("fsdp" if axis == largest else None) for axis in range(len(shape))))
+
+
+# split: over `fsdp` along the largest axis that divides, if it is worth it; copy: all of it on each device
+_ACTIONS = {"split": _split, "copy": lambda shape, size: PartitionSpec()}
 
 
 def bytes_per_device(tree, shardings) -> int:

@@ -58,8 +58,9 @@ def _pretrain(config: ConfigDict) -> Task:
     if not origin and None in config.model.values():
         raise UserError("init_from is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir")
     backbone = BackboneConfig(
-        **_inherit(config.model, origin and origin.backbone), upsample_factors=_factors(table), dtype=config.dtype
-    )
+        **_inherit(config.model, origin and origin.backbone), upsample_factors=_factors(table), dtype=config.dtype,
+        remat=config.remat,
+    )  # fmt: skip
     head = PretrainHeadConfig(**_inherit(config.head, origin and origin.head))
     _check_schedules(table, backbone)
     mask, temperature = SpanMask(**config.mask), Temperature(**config.temperature)
@@ -101,7 +102,7 @@ def _finetune(config: ConfigDict) -> Task:
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(
-        origin.backbone, **config.model, upsample_factors=_factors(table), dtype=config.dtype,
+        origin.backbone, **config.model, upsample_factors=_factors(table), dtype=config.dtype, remat=config.remat,
         feature_grad_scale=1.0 if scratch else 0.0,  # a pre-trained extractor stays as it is
     )  # fmt: skip
     _check_schedules(table, backbone)

@@ -33,6 +33,9 @@ class BackboneConfig:
     layerdrop: float = 0.05
     feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32 always
+    # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too); the
+    # rest is computed again
+    remat: Literal["none", "dots", "layers"] = "none"
 
     def __post_init__(self):
         object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))
@@ -56,12 +59,14 @@ ARCHITECTURE = (
     "pos_kernel", "pos_groups", "tail",
 )  # fmt: skip
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
+REMAT = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),
     "upsampler": ("linear", "repeat"),
     "tail": ("keep", "drop"),
     "dtype": ("float32", "bfloat16"),
+    "remat": REMAT,
 }
 
 
@@ -100,13 +105,19 @@ class CTCHeadConfig:
 _SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, tail="keep")
 
 # Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's examples/wav2vec configurations
-# (base, large) and SEW's scripts/pt-sew.sh; `demo` is this project's own.
+# (base, large), SEW's scripts/pt-sew.sh and torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json;
+# `demo` is this project's own.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "base": ({}, {}),
     "large": (
         dict(width=1024, layers=24, heads=16, ffn_width=4096, pre_norm=True, conv_norm="layer", conv_bias=True)
         | dict(normalize_wave=True, layerdrop=0.2),
         dict(final_width=768, code_width=768),
+    ),
+    "xlsr_1b": (
+        dict(width=1280, layers=48, heads=16, ffn_width=5120, pre_norm=True, conv_norm="layer", conv_bias=True)
+        | dict(normalize_wave=True),
+        dict(final_width=1024, code_width=1024),
     ),
     "sew_tiny": (_SEW | dict(width=512, heads=8, ffn_width=2048), dict(projection="mlp")),
     "sew_small": (_SEW, dict(projection="mlp")),
@@ -137,12 +148,12 @@ def published(size: str) -> tuple[BackboneConfig, PretrainHeadConfig]:
 
 
 def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a config file says of a published size: every field that is not derived from the run (table, dtype).
+    """What a config file says of a published size: every field that is not the run's own (table, dtype, remat).
 
     Raises:
       UserError: there is no such size.
     """
     backbone, head = published(size)
     options = dataclasses.asdict(backbone)
-    del options["upsample_factors"], options["dtype"]
+    del options["upsample_factors"], options["dtype"], options["remat"]
     return options, dataclasses.asdict(head)

@@ -41,8 +41,9 @@ class Encoder(nn.Module):
         if not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic)
+        layer = rematerialized(Layer, config.remat)
         for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
-            y_BxWxD = Layer(config, name=f"layer_{i}")(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
+            y_BxWxD = layer(config, name=f"layer_{i}")(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
             if not deterministic and config.layerdrop > 0:  # drawn in the program: the same on all devices and hosts
                 keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
                 y_BxWxD = jnp.where(keep, y_BxWxD, x_BxWxD)
@@ -71,6 +72,14 @@ class Encoder(nn.Module):
                 out = out.reshape(batch, windows, lender, width)[:, :, source].reshape(batch, windows * squeeze, width)
         missing = max(frames - out.shape[1], 0)
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
+
+
+def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
+    """`Layer` that keeps for its backward pass what `BackboneConfig.remat` says."""
+    if remat == "none":
+        return layer
+    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
 
 
 def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):

@@ -66,7 +66,8 @@ class Frontend(nn.Module):
             features, frames_B = _log_mel(wave_BxN, length_B), frame_count(self.config, length_B)
             features = features.astype(self.config.dtype)
         else:
-            features, frames_B = ConvExtractor(self.config, name="extractor")(wave_BxN, length_B)
+            extractor = nn.remat(ConvExtractor) if self.config.remat == "layers" else ConvExtractor
+            features, frames_B = extractor(self.config, name="extractor")(wave_BxN, length_B)
         return zero_padding(features, frames_B), frames_B
 
 
