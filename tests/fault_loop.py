@@ -1,0 +1,157 @@
+"""Ends runs at random, starts them again, and compares what they leave with runs that nothing has ended.
+
+  python -m tests.fault_loop --kills=100
+
+Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings, worker processes) and fine-tuning
+(frozen at first, layer-drop, two buckets). Each life of a run ends by SIGKILL, SIGTERM, both, or several SIGTERM, at a random
+moment: while it starts, between updates, or while it saves. Every row of metrics must be the same to the bit: loss, setting,
+batch and all else but times. Exit status 1 where one is not.
+"""
+
+import argparse
+import collections
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sew_jax.metrics import read_metrics
+from sew_jax.progress import format_duration, say
+from tests.runs import make_corpus
+
+ROOT = Path(__file__).parents[1]
+TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
+UPDATES, CHECKPOINT_EVERY, DEVICES = 60, 4, 2
+_SIZE = ("width=32", "layers=2", "heads=2", "ffn_width=32", "pos_kernel=5")
+COMMON = [
+    f"--config.num_steps={UPDATES}",
+    f"--config.checkpoint_every={CHECKPOINT_EVERY}",
+    "--config.log_every=1",
+    "--config.model.layerdrop=0.3",
+    "--config.compression.squeeze=1,2",
+    "--config.compression.query_pool=1",
+    "--config.input.workers=2",
+    "--config.accumulate=2",
+    f"--config.mesh.fsdp={DEVICES}",
+]
+PRETRAIN = ["--config=configs/pretrain.py", *(f"--config.model.{option}" for option in _SIZE)]
+PRETRAIN += ["--config.head.codes=8", "--config.head.projection=mlp", "--config.head.mlp_width=16"]
+PRETRAIN += ["--config.input.batch_seconds=6"]
+FINETUNE = ["--config=configs/finetune.py", "--config.optim.freeze=0.3", "--config.input.batch_seconds=4"]
+
+# Signals of one ending, each after a pause of at most so many seconds
+ENDINGS: dict[str, tuple[tuple[signal.Signals, float], ...]] = {
+    "SIGKILL": ((signal.SIGKILL, 0.3),),
+    "SIGTERM": ((signal.SIGTERM, 0.3),),
+    "SIGTERM, SIGTERM": ((signal.SIGTERM, 0.3), (signal.SIGTERM, 0.2)),
+    "SIGTERM three times": ((signal.SIGTERM, 0.3), (signal.SIGTERM, 0.1), (signal.SIGTERM, 0.1)),
+    "SIGTERM, SIGKILL": ((signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5)),
+}
+
+
+class Job(NamedTuple):
+    name: str
+    options: list[str]
+
+
+def start(job: Job, workdir: Path, folder: Path) -> subprocess.Popen:
+    """A process of the command line, its output as text."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
+    environment |= {"SEW_JAX_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "sew_jax.main", *job.options, *COMMON, f"--workdir={workdir}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Waits for a run that nothing ends. Raises AssertionError where it fails."""
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+
+
+def live(process: subprocess.Popen, random_: random.Random) -> str:
+    """Ends a run at a random moment; returns how, or nothing where it was done before."""
+    ending = random_.choice(list(ENDINGS))
+    starting = random_.random() < 0.15
+    left = random_.randint(1, 15) if starting else random_.randint(1, 2 * CHECKPOINT_EVERY)  # lines, or updates
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        left -= starting or line.startswith("step ")
+        if left <= 0:
+            break
+    else:
+        assert process.wait() == 0, "".join(lines)
+        return ""
+    for number, pause in ENDINGS[ending]:
+        time.sleep(random_.uniform(0, pause))
+        process.send_signal(number)
+    output = "".join(lines) + process.communicate()[0]
+    assert process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL), output  # never an error
+    return ending
+
+
+def rows_of(workdir: Path) -> list[dict[str, Any]]:
+    """What a run has noted, without times."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
+
+
+def fault_loop(kills: int, seed: int, folder: Path) -> collections.Counter[str]:
+    """Ends runs `kills` times in all; returns how often each way.
+
+    Raises:
+      AssertionError: a run failed, or left other rows than the unbroken one.
+    """
+    random_, done = random.Random(seed), collections.Counter()
+    corpus = f"--config.data={make_corpus(folder / 'corpus')}"
+    jobs = [
+        Job("pretrain", [*PRETRAIN, corpus]),
+        Job("finetune", [*FINETUNE, corpus, f"--config.init_from={folder / 'unbroken-pretrain'}"]),
+    ]
+    whole = {}
+    run = 0
+    while done.total() < kills:
+        job = jobs[run % len(jobs)]
+        if job.name not in whole:
+            finish(start(job, folder / f"unbroken-{job.name}", folder))
+            whole[job.name] = rows_of(folder / f"unbroken-{job.name}")
+            assert len(whole[job.name]) == UPDATES
+        workdir, ended = folder / f"broken-{run}-{job.name}", True
+        while ended and done.total() < kills:
+            ended = live(start(job, workdir, folder), random_)
+            done[ended] += bool(ended)
+            say(f"{done.total()}/{kills} {job.name} {run}: {ended or 'done'}")
+        if ended:
+            finish(start(job, workdir, folder))
+        for row, expected in zip(rows_of(workdir), whole[job.name], strict=True):
+            assert row == expected, f"{workdir} differs from the unbroken run: {row} instead of {expected}"
+        run += 1
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sew_jax_faults_") as folder:
+        try:
+            done = fault_loop(arguments.kills, arguments.seed, Path(folder))
+        except AssertionError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    told = ", ".join(f"{count} by {ending}" for ending, count in done.items() if ending)
+    took = format_duration(time.monotonic() - begin)
+    say(f"ended {done.total()} times ({told}); every row is that of the unbroken runs, to the bit; {took}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
