@@ -1,10 +1,12 @@
-"""How fast audio reaches the trainer, on this machine.
+"""How fast a run starts and how fast audio reaches the trainer, on this machine.
 
   python -m sew_jax.main --config=configs/benchmark.py
   python -m sew_jax.main --config=configs/benchmark.py --config.data=/data/LibriSpeech --config.split=dev-clean
 
-Reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile; watches memory over many
-batches; plans a synthetic dataset of millions. Needs Linux. Took 10 minutes for 5.7 h of speech on 2 CPU cores; figures are in the README.
+`start`: the demo twice up to its first update, before and after its programs are in a cache (4 minutes on 2 CPU cores).
+`input`: reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile; watches memory over
+many batches; plans a synthetic dataset of millions. Needs Linux; took 10 minutes for 5.7 h of speech on 2 CPU cores. Figures are in
+the README.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +17,7 @@ from configs import prepare
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "benchmark"
+    config.parts = "start,input"  # what to measure
     config.data = "demo"
     config.split = "train"
     config.utterances = 2_000_000  # of the synthetic dataset

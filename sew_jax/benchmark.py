@@ -1,9 +1,10 @@
-"""How fast input is: reading against plain decoding, memory over many batches, and the plan of millions of utterances."""
+"""How fast a run starts, and how fast input is: reading against plain decoding, memory over many batches, plans of millions."""
 
 import itertools
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,23 +17,46 @@ from ml_collections import ConfigDict
 
 from sew_jax.data import records
 from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.demo_corpus import ensure_demo_corpus
+from sew_jax.data.listing import split_names
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import Source, list_root, open_source, root_path
+from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.progress import format_duration, say
+from sew_jax.startup import measure_start
 
 
 def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Writes benchmark.json and returns it; `config.data` is a folder or manifest of audio files.
+    """Writes benchmark.json and returns it; `config.data` is a folder or manifest of audio files, `config.parts` what to measure.
 
     Raises:
       UserError: config or data do not fit.
     """
     begin = time.monotonic()
-    say("sew_jax benchmark: input")
+    parts = split_names(config.parts)
+    if unknown := [part for part in parts if part not in _PARTS]:
+        raise UserError(f"parts: {unknown[0]!r} is unknown; choose from {', '.join(_PARTS)}")
+    say(f"sew_jax benchmark: {', '.join(parts)}")
     workdir.mkdir(parents=True, exist_ok=True)
+    report = {"cores": os.cpu_count()}
+    for part in parts:
+        report |= _PARTS[part](config, workdir)
+    write_json(workdir / "benchmark.json", report)
+    say(f"done in {format_duration(time.monotonic() - begin)}: benchmark.json is in {workdir}")
+    return report
+
+
+def _measure_startup(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    del config
+    ensure_demo_corpus()  # before, so that what is measured is compiling
+    with tempfile.TemporaryDirectory(dir=workdir) as folder:
+        return {"start": measure_start(Path(folder))}
+
+
+def _measure_input(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     plan = _measure_plan(workdir / "many", config.utterances)
     say(
         f"  plan of {plan['utterances']} utterances: ready in {plan['seconds']:.2f} s; the process peaks at {plan['peak_mb']:.0f} MB, "
@@ -40,12 +64,15 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
     config.prepare.data, config.prepare.split = config.data, config.split
     prepare(config.prepare, workdir / "prepared")
-    report = {"cores": os.cpu_count(), "plan": plan}
-    report["reading"] = _measure_reading(config, str(workdir / "prepared"))
-    report["memory"] = _measure_memory(config, str(workdir / "prepared"))
-    write_json(workdir / "benchmark.json", report)
-    say(f"done in {format_duration(time.monotonic() - begin)}: benchmark.json is in {workdir}")
-    return report
+    prepared = str(workdir / "prepared")
+    return {
+        "plan": plan,
+        "reading": _measure_reading(config, prepared),
+        "memory": _measure_memory(config, prepared),
+    }
+
+
+_PARTS: dict[str, Callable[[ConfigDict, Path], dict[str, Any]]] = {"start": _measure_startup, "input": _measure_input}
 
 
 def _measure_plan(folder: Path, utterances: int) -> dict[str, Any]:

@@ -109,8 +109,9 @@ def _run(config, workdir: Path) -> None:
     from sew_jax.checkpoint import quiet_orbax
     from sew_jax.progress import speak_as
 
-    # programs compiled once are kept for later runs of the same command
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     speak_as(jax.process_index())

@@ -15,6 +15,15 @@ from sew_jax.compression import Compression
 from sew_jax.progress import format_duration, say
 
 Key = tuple[Compression, int]  # setting, bucket in samples
+_cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
+
+
+def _note(event: str, **_) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _cache_hits.append(event)
+
+
+jax.monitoring.register_event_listener(_note)
 
 
 def compile_table(
@@ -31,7 +40,7 @@ def compile_table(
       key -> executable.
     """
     keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
-    begin, done = time.monotonic(), {}
+    begin, done, hits = time.monotonic(), {}, len(_cache_hits)
     say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
 
     def compile_one(key: Key):
@@ -44,7 +53,9 @@ def compile_table(
             key, program, seconds = future.result()
             done[key] = program
             say(f"  {len(done)}/{len(keys)} {key[0]} {key[1] / 16_000:.1f} s: {seconds:.1f} s, {_describe(program)}")
-    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}")
+    cached = len(_cache_hits) - hits
+    told = f", {cached} from the cache of earlier runs" if cached else ""
+    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{told}")
     return done
 
 

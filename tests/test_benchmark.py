@@ -7,6 +7,8 @@ import pytest
 
 from configs.benchmark import get_config
 from sew_jax.benchmark import benchmark
+from sew_jax.errors import UserError
+from sew_jax.startup import measure_start
 from tests.runs import make_corpus
 
 
@@ -15,7 +17,7 @@ def test_it_reports_each_part(tmp_path, capfd):
     config = get_config()
     config.data = str(make_corpus(tmp_path / "corpus"))
     config.utterances, config.batches, config.seconds, config.batch_seconds = 3000, 40, 0.2, 3.0
-    config.rounds = 1
+    config.rounds, config.parts = 1, "input"
     report = benchmark(config, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == report
     assert 2900 < report["plan"]["utterances"] <= 3000 and report["plan"]["peak_mb"] >= report["plan"]["imports_mb"] > 0
@@ -32,3 +34,24 @@ def test_it_reports_each_part(tmp_path, capfd):
     )
     screen = capfd.readouterr().out
     assert "plan of" in screen and "hours of audio a second" in screen and "memory after 40 batches" in screen
+
+
+def test_a_part_that_is_none(tmp_path):
+    config = get_config()
+    config.parts = "input,speed"
+    with pytest.raises(UserError, match="'speed' is unknown; choose from start, input"):
+        benchmark(config, tmp_path)
+
+
+def test_a_second_start_finds_its_programs(tmp_path):
+    small = ["--config.pretrain.model.layers=1", "--config.compression.squeeze=1", "--config.compression.query_pool=1"]
+    small += ["--config.pretrain.model.width=32", "--config.pretrain.model.ffn_width=32"]
+    small += [f"--config.data={make_corpus(tmp_path / 'corpus')}"]
+    report = measure_start(tmp_path, *small)
+    assert (
+        report["cold_programs"] == report["warm_programs"] == report["warm_cached"] == 1 and not report["cold_cached"]
+    )
+    assert report["times_quicker"] == report["cold_seconds"] / report["warm_seconds"]
+    assert 0 < report["warm_compile_seconds"] < report["warm_seconds"]
+    with pytest.raises(UserError, match=r"did not reach its first update: .*no split nowhere"):
+        measure_start(tmp_path / "other", *small, "--config.pretrain.split=nowhere")
