@@ -48,21 +48,22 @@ def open_origin(init_from: str) -> Origin:
 def _workdir(name: str) -> Origin:
     workdir = Path(name)
     record = _read_record(workdir)
-    architecture, mode = record["architecture"], record["config"]["mode"]
-    tuned = mode == "finetune"
+    architecture, tuned = record["architecture"], record["config"].get("mode") == "finetune"
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         step, params = load_params(workdir, sharding)
         return f"update {step}", params
 
-    return Origin(
-        name=name,
-        backbone=BackboneConfig(**architecture["backbone"]),
-        head=(CTCHeadConfig if tuned else PretrainHeadConfig)(**architecture["head"]),
-        vocabulary=Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None,
-        trained=settings_table(**record["config"]["compression"]),
-        load=load,
-    )
+    try:
+        backbone = BackboneConfig(**architecture["backbone"])
+        head = (CTCHeadConfig if tuned else PretrainHeadConfig)(**architecture["head"])
+        trained = settings_table(**record["config"]["compression"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
+        ) from error
+    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None
+    return Origin(name, backbone, head, vocabulary, trained, load)
 
 
 def _hugging_face(name: str) -> Origin:
@@ -91,7 +92,7 @@ def _read_record(workdir: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
-    if not isinstance(record, dict) or not {"architecture", "config"} <= record.keys():
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), dict) for k in ("architecture", "config")):
         mend = f"write hf:{workdir} if it is a Hugging Face folder"
         raise UserError(f"init_from: {path} is not that of a pretrain or finetune run; {mend}")
     return record

@@ -1,5 +1,6 @@
 """The loop: resume to the bit, stop, refuse, and compile what is needed and no more."""
 
+import contextlib
 import json
 import os
 import resource
@@ -78,18 +79,8 @@ def test_programs_are_settings_times_buckets_and_a_second_epoch_compiles_none(co
 
 def test_a_stopped_run_goes_on_to_the_bit(corpus, pretrained, tmp_path, capfd):
     """SIGTERM in the middle: the update is finished and saved, and the rest is as if nothing had happened."""
-    original = MetricsFile.write
-
-    def write(self, row):
-        original(self, row)
-        if row["step"] == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    MetricsFile.write = write
-    try:
+    with stopping_after(6):
         stopped = train(pretraining(corpus), tmp_path / "run")
-    finally:
-        MetricsFile.write = original
     assert stopped.stopped and 6 <= stopped.step < 12
     assert "everything is saved" in capfd.readouterr().out
     resumed = train(pretraining(corpus), tmp_path / "run")
@@ -304,20 +295,47 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(corpus, pretrained, tmp_
     assert values(workdir) == values(pretrained[0])
 
 
-@pytest.mark.parametrize("mesh", [(2, 2), (1, 1)])
-def test_other_devices_go_on_with_the_same_batches_and_losses(corpus, pretrained, tmp_path, mesh, monkeypatch):
-    """Half of the run on 8 devices, the rest on fewer; then the other way round."""
-    whole = values(pretrained[0])
-    few = jax.devices()[: mesh[0] * mesh[1]]
+@contextlib.contextmanager
+def stopping_after(update):
+    """SIGTERM as soon as an update's row is written."""
+    original = MetricsFile.write
+
+    def write(self, row):
+        original(self, row)
+        if row["step"] == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    MetricsFile.write = write
+    try:
+        yield
+    finally:
+        MetricsFile.write = original
+
+
+def train_on(config, mesh, workdir, monkeypatch, stop_after=None):
+    config.mesh.data, config.mesh.fsdp = mesh
+    devices = jax.devices()
+    with monkeypatch.context() as patch, stopping_after(stop_after):
+        patch.setattr(jax, "devices", lambda *_: devices[: mesh[0] * mesh[1]])
+        return train(config, workdir)
+
+
+def test_fewer_and_fewer_devices_go_on_with_the_same_batches_and_losses(corpus, pretrained, tmp_path, monkeypatch):
+    config, workdir = pretraining(corpus), tmp_path / "run"
+    assert train_on(config, (4, 2), workdir, monkeypatch, stop_after=3).stopped
+    assert train_on(config, (2, 2), workdir, monkeypatch, stop_after=7).stopped
+    assert train_on(config, (1, 1), workdir, monkeypatch).step == 12
+    assert_same_to_rounding(values(workdir), values(pretrained[0]))
+
+
+def test_more_devices_than_rows_go_on_with_the_same_batches_and_losses(corpus, tmp_path, monkeypatch, capfd):
     config = pretraining(corpus)
-    config.num_steps = 12
-    shutil.copytree(pretrained[0], tmp_path / "fewer")
-    shutil.rmtree(tmp_path / "fewer/checkpoints/12")
-    (config.mesh.data, config.mesh.fsdp) = mesh
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: few)
-        train(config, tmp_path / "fewer")
-    assert_same_to_rounding(values(tmp_path / "fewer"), whole)
+    config.num_steps, config.input.batch_seconds, config.compression.squeeze = 8, 3.6, (2,)
+    train_on(config, (1, 1), tmp_path / "whole", monkeypatch)
+    assert train_on(config, (1, 1), tmp_path / "run", monkeypatch, stop_after=3).stopped
+    assert train_on(config, (8, 1), tmp_path / "run", monkeypatch).step == 8
+    assert "s x 3 (and 5 empty rows, for so many devices)" in capfd.readouterr().out
+    assert_same_to_rounding(values(tmp_path / "run"), values(tmp_path / "whole"))
 
 
 def assert_same_to_rounding(rows, others):

@@ -4,6 +4,7 @@ Paths may be local or remote (gs://, s3://), through etils.epath; a remote schem
 """
 
 import concurrent.futures
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -174,7 +175,7 @@ def _name_problem(root: epath.Path, path: str) -> str | None:
         return None
     if not os.path.exists(path):
         return "is a broken link"
-    if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+    if not _is_below(path, os.fspath(root)):
         return f"is a link out of {os.fspath(root)}"
     return None
 
@@ -183,11 +184,14 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
     """Lines of JSON: `audio` or `audio_filepath` (relative to the manifest), and where known `text`, `id`, `speaker`,
     `duration` in seconds and `split`, which is `train` where it is not given.
 
+    A relative name may not lead out of the manifest's folder, by `..` or by links; what lies elsewhere is named by its whole path.
+
     Raises:
       UserError: no line belongs to the splits (joined by commas; empty: all).
     """
     wanted = split_names(split)
     entries, others = [], set()
+    inside = functools.cache(lambda folder: is_remote(folder) or _is_below(folder, os.fspath(path.parent)))
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
@@ -213,6 +217,7 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
                 text=None if text is None else " ".join(str(text).split()),
                 speaker=str(row.get("speaker", "")),
                 samples=samples,
+                problem=_outside(file, path, inside),
             )
         )
     if all(entry.problem for entry in entries):
@@ -222,6 +227,22 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
             )
         raise UserError(f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}}')
     return entries
+
+
+def _outside(file: str, manifest: epath.Path, inside: Callable[[str], bool]) -> str | None:
+    """The problem of a relative name that leads out of the manifest's folder; `inside` is asked about folders."""
+    if is_remote(file) or os.path.isabs(file):
+        return None
+    whole = os.fspath(manifest.parent / file)
+    if is_remote(whole):
+        away = os.path.normpath(file).startswith("..")
+    else:
+        away = not inside(os.path.dirname(whole)) or (os.path.islink(whole) and not inside(os.path.realpath(whole)))
+    return f"leads out of {os.fspath(manifest.parent)}; give its whole path" if away else None
+
+
+def _is_below(path: str, root: str) -> bool:
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), ""))
 
 
 def mark_duplicates(entries: list[Entry]) -> list[Entry]:

@@ -7,6 +7,7 @@ plan reads instead of the records; it is mapped into memory, so that processes s
 """
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -153,6 +154,7 @@ class RecordStore:
             import tensorflow_datasets as tfds
             from tensorflow_datasets.proto import tf_example_pb2
 
+            _check_features(self._folder)
             try:
                 builder = tfds.builder_from_directory(self._folder)
                 records = builder.as_data_source(
@@ -168,7 +170,14 @@ class RecordStore:
                     f"data: {self._folder} holds {len(records)} records and a table of {len(self.index)}; run prepare again"
                 )
             self._shard_ends = np.cumsum([length for info in infos for length in info.shard_lengths])
-            self._shard_names = [name for info in infos for name in info.filenames]
+            paths = [os.fspath(path) for info in infos for path in info.filepaths]
+            if outside := [
+                path for path in paths if os.path.realpath(os.path.dirname(path)) != os.path.realpath(self._folder)
+            ]:
+                raise UserError(
+                    f"data: {self._folder} names a file out of its folder ({outside[0]}); run prepare again"
+                )
+            self._shard_names = [os.path.basename(path) for path in paths]
             self._example = tf_example_pb2.Example
             self._records = records  # last: tells other threads that all is there
 
@@ -189,6 +198,22 @@ class RecordStore:
         name = self._shard_names[int(np.searchsorted(self._shard_ends, row, side="right"))]
         with self._lock:
             _bring(epath.Path(self._remote) / name, Path(self._folder) / name)
+
+
+def _check_features(folder: str) -> None:
+    """TFDS imports the classes that features.json names; none but its own, whoever wrote the dataset."""
+    path, names = os.path.join(folder, _FEATURES), []
+
+    def note(item: dict) -> dict:
+        names.append(str(item.get("pythonClassName", "tensorflow_datasets.core.features.")))
+        return item
+
+    try:
+        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=note)
+    except (OSError, ValueError) as error:
+        raise UserError(f"data: {folder} cannot be opened ({_FEATURES}: {error}); run prepare again") from error
+    if foreign := [name for name in names if not name.startswith("tensorflow_datasets.core.features.")]:
+        raise UserError(f"data: {path} asks for the class {foreign[0]}, which is none of TFDS's; it is not loaded")
 
 
 def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
