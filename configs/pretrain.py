@@ -8,10 +8,10 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
     --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, sew_tiny, sew_small, sew_mid; or inherit: that of init_from),
+Arguments, separated by commas: a size (demo, base, large, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit: that of init_from),
 and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1
 for wav2vec 2.0, s2q1k1 for SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
-large): on fewer devices raise --config.accumulate, and check the first screen.
+large): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
 reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66). The published sizes are for a GPU
@@ -28,7 +28,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     modes = {"stochastic", "fixed"} & set(names)
     sizes = [name for name in names if name not in modes] or ["demo"]
     size, fixed = sizes[0], "fixed" in modes
-    small, sew, large = size == "demo", size.startswith("sew"), size == "large"
+    small, sew, large = size == "demo", size.startswith("sew"), size in ("large", "xlsr_1b")
     model, head = model_options("base" if size == "inherit" else size)
     if size == "inherit":  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)

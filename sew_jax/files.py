@@ -22,7 +22,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def disk_problem(error: BaseException | None) -> str:
-    """What the system says where an error is of a disk that is full or may not be written; else nothing.
+    """What the system says where an error is of a disk that is full or may not be written, and of which file; else nothing.
 
     Libraries that write outside Python keep the system's words only.
     """
@@ -30,6 +30,7 @@ def disk_problem(error: BaseException | None) -> str:
         for number in _DISK_ERRORS:
             words = os.strerror(number)
             if getattr(error, "errno", None) == number or words in str(error):
-                return words.lower()
+                name = getattr(error, "filename", None)
+                return words.lower() + (f": {name}" if name else "")
         error = error.__cause__ or error.__context__
     return ""

@@ -23,13 +23,14 @@ _FREE_KEYS = (
 
 
 def earlier_record(workdir: Path) -> dict[str, Any] | None:
-    """What the run in a workdir wrote about itself; None where there is none that could go on.
+    """What the run in a workdir wrote about itself; None where it has left no checkpoint to go on from.
 
     Raises:
       UserError: the file cannot be read.
     """
     path = workdir / RECORD
-    if not path.is_file() or not (workdir / "checkpoints").is_dir():
+    saved = workdir / "checkpoints"
+    if not path.is_file() or not saved.is_dir() or not any(folder.name.isdigit() for folder in saved.iterdir()):
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -100,9 +100,20 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
         assert f"error: process {number} of 2 ended before its work was done" in stderr, ended
         assert "Start all of them again" in stderr
 
+    # what was saved next is damaged, for one of them: both go on from the one before
+    job = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=16)
+    job.wait_for(f"step {stopped_at + 1}/")
+    job.processes[0].send_signal(signal.SIGTERM)
+    ended = job.end()
+    assert [status for status, *_ in ended] == [0, 0], ended
+    newest = max(int(path.name) for path in (tmp_path / "two/checkpoints").iterdir())
+    assert newest > stopped_at
+    for path in (tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir():
+        path.unlink()
     ended = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=16).end()
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert f"resumes at update {stopped_at}:" in ended[0][1], ended
+    assert f"resumes at update {stopped_at}: the newest that is whole" in ended[0][1], ended
+    assert (tmp_path / f"two/damaged/{newest}").is_dir()
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [row[:3] for row in one] == [row[:3] for row in two] and len(one) == 16
     assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-4)
