@@ -103,8 +103,8 @@ class Checkpoints:
             aside = self._workdir / "damaged"
             aside.mkdir(exist_ok=True)
             for step in steps:
-                number = sum(1 for _ in aside.glob(f"{step}*"))
-                os.replace(_folder(self._workdir) / str(step), aside / (f"{step}.{number}" if number else str(step)))
+                before = sum(path.name.split(".")[0] == str(step) for path in aside.iterdir())
+                os.replace(_folder(self._workdir) / str(step), aside / (f"{step}.{before}" if before else str(step)))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
         self._manager.reload()
