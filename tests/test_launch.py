@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -245,6 +246,15 @@ def test_what_is_called_is_what_a_dry_run_prints(case, box):
     printed = [line for line in printed if case == "tpu status" or "describe" not in line]
     printed = [line for line in printed if line[:3] != ["curl", "-fsSL", "-o"] and "/tmp/gcsfuse" not in line[-1]]
     assert asked == printed, done.stderr
+
+
+def test_what_the_readme_says_can_be_run(box):
+    written = re.findall(r"`(launch/\w+\.sh[^`]*)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    first = [command for command in written if " " in command or "local" in command]
+    assert {Path(shlex.split(command)[0]).stem for command in first} == set(SCRIPTS)
+    for command in first:
+        done = box.run("bash", *shlex.split(command), "--dry-run", cwd=box.repository)
+        assert done.returncode == 0 and commands(done.stdout), done.stderr
 
 
 def test_each_line_of_a_dry_run_can_be_pasted(box):
