@@ -5,11 +5,14 @@ import importlib.util
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from sew_jax.errors import UserError
 
@@ -82,6 +85,19 @@ def _join(arguments: dict[str, Any]) -> None:
             f"error: process {jax.process_index()} of {jax.process_count()} ended before its work was done: it was killed, or "
             "another one was lost. Start all of them again with the same command: they go on from the last checkpoint"
         )
+
+
+def all_processes(fine: bool) -> bool:
+    """Whether all processes of the job say so; each must ask."""
+    return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(fine))))
+
+
+def same_everywhere(value: str) -> bool:
+    """Whether all processes of the job have the same value; each must ask."""
+    if jax.process_count() == 1:
+        return True
+    digests = multihost_utils.process_allgather(np.array(zlib.crc32(value.encode()), np.uint32))
+    return bool(np.all(digests == digests[0]))
 
 
 def _last_words(text: str) -> None:

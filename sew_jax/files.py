@@ -1,12 +1,17 @@
 """Files that are whole or not there, and what keeps them from being written."""
 
+import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sew_jax.errors import UserError
+
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
+MEND_WORKDIR = "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest checkpoint"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -21,16 +26,31 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def disk_problem(error: BaseException | None) -> str:
-    """What the system says where an error is of a disk that is full or may not be written, and of which file; else nothing.
+@contextlib.contextmanager
+def writing_to(folder: os.PathLike | str, mend: str) -> Iterator[None]:
+    """Turns what the system says of a disk that is full or may not be written into a line with the `mend`.
 
-    Libraries that write outside Python keep the system's words only.
+    Only for blocks that write: libraries that do so outside Python keep the system's words alone.
+
+    Raises:
+      UserError: in place of such an error.
     """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        problem = _disk_problem(error)
+        if not problem:
+            raise
+        raise UserError(f"{folder} cannot be written ({problem}); {mend}") from error
+
+
+def _disk_problem(error: BaseException | None) -> str:
     while error:
         for number in _DISK_ERRORS:
-            words = os.strerror(number)
-            if getattr(error, "errno", None) == number or words in str(error):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
                 name = getattr(error, "filename", None)
-                return words.lower() + (f": {name}" if name else "")
-        error = error.__cause__ or error.__context__
+                return os.strerror(number).lower() + (f": {name}" if name else "")
+        error = error.__cause__
     return ""

@@ -102,6 +102,14 @@ def _run(config, workdir: Path) -> None:
 
         benchmark(config, workdir)
         return
+    if config.mode == "plan":  # asks no device, and no other process
+        import jax
+
+        from sew_jax.plan_memory import plan_memory
+
+        jax.config.update("jax_platforms", "cpu")
+        plan_memory(config)
+        return
     import jax  # here: a mistyped flag must not wait for it
 
     from sew_jax import distributed
@@ -112,7 +120,6 @@ def _run(config, workdir: Path) -> None:
     # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     speak_as(jax.process_index())
     quiet_orbax()
@@ -132,10 +139,6 @@ def _run_on_devices(config, workdir: Path) -> None:
         from sew_jax.evaluate import evaluate
 
         evaluate(config, workdir)
-    elif config.mode == "plan":
-        from sew_jax.plan_memory import plan_memory
-
-        plan_memory(config, workdir)
     elif config.mode == "export":
         from sew_jax.export import export
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sew_jax.files import MEND_WORKDIR, write_whole, writing_to
+
 
 class MetricsFile:
     """Appends rows; a resumed run first drops rows beyond the checkpoint it starts from.
@@ -12,6 +14,8 @@ class MetricsFile:
     Args:
       path: the file; None writes nothing (hosts other than the first).
       step: the update that the run starts after; later rows are dropped.
+
+    Its methods raise UserError where the disk is full or may not be written.
     """
 
     def __init__(self, path: Path | None, step: int):
@@ -20,26 +24,38 @@ class MetricsFile:
             return
         if path.exists():
             kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(b"".join(kept))
-            os.replace(partial, path)
+            write_whole(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         if self._file:
-            self._file.write(json.dumps(row) + "\n")
+            with self._writing():
+                self._file.write(json.dumps(row) + "\n")
 
     def flush(self) -> None:
+        """Others can read the rows so far."""
+        if self._file:
+            with self._writing():
+                self._file.flush()
+
+    def sync(self) -> None:
         """Rows so far reach the disk; done before each checkpoint, so that none is missing after a resume."""
         if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._writing():
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file:
-            self.flush()
-            self._file.close()
+            with self._writing():
+                try:
+                    self.sync()
+                finally:
+                    self._file.close()
+
+    def _writing(self):
+        return writing_to(self._file.name, MEND_WORKDIR)
 
 
 def _step(line: bytes) -> float:

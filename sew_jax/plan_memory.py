@@ -1,7 +1,6 @@
 """What a model needs of each device's memory, from shapes alone: no weights are made and no device is asked."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ from sew_jax.steps import SpanMask, Temperature, pretrain_micro_loss
 _GIB = 2**30
 
 
-def plan_memory(config: ConfigDict, workdir: Path) -> None:
-    """Says what each way to divide a model needs, and the flags of the first that fits; writes nothing.
+def plan_memory(config: ConfigDict) -> None:
+    """Says what each way to divide a model needs, and the flags of the first that fits.
 
     Args:
       config: `pretrain` is the config of that mode; `devices` and `memory_gib` describe the machine.
@@ -30,7 +29,6 @@ def plan_memory(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: the sizes make no sense.
     """
-    del workdir
     pretrain, devices = config.pretrain, config.devices
     if devices < 1 or config.memory_gib <= 0:
         raise UserError(f"devices: {devices} and memory_gib: {config.memory_gib} must be above 0")

@@ -16,7 +16,7 @@ def stop_requests() -> Iterator[Callable[[int], str]]:
 
     The first signal is a request, a second one is told that saving goes on, and a third acts as usual. Of several processes any
     one may get the signal: JAX passes it on and names an update that none has passed
-    (`multihost_utils.reached_preemption_sync_point`).
+    (`multihost_utils.reached_preemption_sync_point`). There SIGTERM is JAX's own, and a third one changes nothing either.
     """
     received: list[str] = []
     usual = {}

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sew_jax.checkpoint import newest_record
+from sew_jax.distributed import same_everywhere
 from sew_jax.errors import UserError
 
-RECORD = "config.json"
+RECORD = (
+    "config.json"  # for readers, and for runs that start from this one; what a run goes on from is in its checkpoints
+)
 # These change neither the model nor the data order
 _FREE_KEYS = (
     "num_steps",
@@ -23,27 +27,27 @@ _FREE_KEYS = (
 
 
 def earlier_record(workdir: Path) -> dict[str, Any] | None:
-    """What the run in a workdir wrote about itself; None where it has left no checkpoint to go on from.
+    """What the run in a workdir says of itself in its newest checkpoint; None where it has left none to go on from.
 
     Raises:
-      UserError: the file cannot be read.
+      UserError: it cannot be read, or not by all processes alike.
     """
-    path = workdir / RECORD
-    saved = workdir / "checkpoints"
-    if not path.is_file() or not saved.is_dir() or not any(folder.name.isdigit() for folder in saved.iterdir()):
-        return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(record[key], dict) for key in ("config", "data")):
-            raise ValueError("it is not that of a pretrain or finetune run")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"workdir: {path} cannot be read ({error}); use another --workdir") from error
+        record = newest_record(workdir)
+    except OSError as error:
+        raise UserError(f"workdir: {workdir} cannot be read ({error.strerror}); use another --workdir") from error
+    if not same_everywhere(json.dumps(record, sort_keys=True)):
+        raise UserError(
+            f"workdir: the processes of this job see different checkpoints in {workdir}, which must lie on storage that all share"
+        )
+    if record is not None and not all(isinstance(record.get(key), dict) for key in ("config", "data", "rows")):
+        raise UserError(f"workdir: {workdir} holds checkpoints of another kind of run; use another --workdir")
     return record
 
 
 def earlier_rows(earlier: dict[str, Any] | None, config: dict[str, Any]) -> dict[int, int] | None:
     """Utterances of each bucket's batches in the earlier run, where these should be the same whatever the devices now."""
-    if not earlier or "rows" not in earlier:
+    if not earlier:
         return None
     old, new = (_flat(c) for c in (earlier["config"], config))
     if any(old.get(key) != new[key] for key in ("input.batch_seconds", "input.buckets")):
@@ -84,12 +88,23 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
                 "--config.resume=data"
             )
         changes.append(f"data: {change}")
-    if earlier.get("parameters", record["parameters"]) != record["parameters"]:
+    if earlier["parameters"] != record["parameters"]:
         raise UserError(
             f"workdir: {workdir} holds a model of {earlier['parameters']} parameters, this one has {record['parameters']}; "
             "use another --workdir"
         )
+    if not changes and (other := _model_change(earlier, record)):
+        raise UserError(
+            f"workdir: the model that init_from gives is another than that of {workdir} ({other}); use another --workdir"
+        )
     return changes
+
+
+def _model_change(earlier: dict[str, Any], record: dict[str, Any]) -> str:
+    """A difference of the models that the configs do not show, as where `init_from` names another checkpoint now."""
+    old, new = (_flat(r["architecture"]) for r in (earlier, record))
+    keys = sorted(key for key in old.keys() | new.keys() if not key.endswith(".remat") and old.get(key) != new.get(key))
+    return f"{keys[0]}={old.get(keys[0])!r} then, {new.get(keys[0])!r} now" if keys else ""
 
 
 def _covers(key: str, other: str) -> bool:

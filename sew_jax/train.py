@@ -8,7 +8,6 @@ import functools
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from sew_jax.compression import Compression, draw
 from sew_jax.data.pipeline import Batches, label_slots, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.errors import UserError
-from sew_jax.files import disk_problem, write_json
+from sew_jax.files import MEND_WORKDIR, write_json, writing_to
 from sew_jax.metrics import MetricsFile
 from sew_jax.preemption import stop_requests
 from sew_jax.programs import compile_table
@@ -81,17 +80,20 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     first_screen(config, task, plan, mesh, parameters, bytes_per_device(shapes, shardings))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_naming_disk_problems(workdir))
-        workdir.mkdir(parents=True, exist_ok=True)
+        with writing_to(workdir, MEND_WORKDIR):
+            workdir.mkdir(parents=True, exist_ok=True)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
         restored = checkpoints.restore(like)
         start = restored.step if restored else 0
         say_start(workdir, start, restored.damaged if restored else [], changes)
-        if first_host:
-            write_json(workdir / RECORD, record)
-            write_problems(workdir, task.problems)
-            if task.vocabulary:
-                task.vocabulary.save(workdir)
+        with writing_to(workdir, MEND_WORKDIR):
+            if first_host:
+                write_json(workdir / RECORD, record)
+                write_problems(workdir, task.problems)
+                if task.vocabulary:
+                    task.vocabulary.save(workdir)
+            metrics = MetricsFile(workdir / "metrics.jsonl" if first_host else None, start)
+        stack.enter_context(contextlib.closing(metrics))
         if restored:
             state = restored.state
         else:
@@ -114,9 +116,6 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             task.source, plan, seed=config.seed, vocabulary=task.vocabulary, start=start, stop=config.num_steps,
             speed=config.input.speed, host=jax.process_index(), hosts=jax.process_count(),
         )  # fmt: skip
-        metrics = stack.enter_context(
-            contextlib.closing(MetricsFile(workdir / "metrics.jsonl" if first_host else None, start))
-        )
         reporter = Reporter(config, task, metrics, Progress(config.num_steps, start))
         bad = BadAudio(config.input.max_bad, workdir if first_host else None)
         stall = StallWatch(lambda sentence: say(f"  ! {sentence}", everywhere=True))
@@ -131,7 +130,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         def save() -> None:
             nonlocal saved
             with stall.waiting_for("a checkpoint"), reporter.paused(), jax.transfer_guard("allow"):
-                metrics.flush()
+                metrics.sync()
                 checkpoints.save(state, step, {"step": step, **record})
             saved = step
 
@@ -177,22 +176,6 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     else:
         say(f"done: {step} updates, {format_duration(seconds)}; checkpoint and metrics are in {workdir}")
     return Summary(step, reporter.last, len(programs), step < config.num_steps, seconds)
-
-
-@contextlib.contextmanager
-def _naming_disk_problems(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        problem = disk_problem(error)
-        if not problem:
-            raise
-        raise UserError(
-            f"workdir: {workdir} cannot be written ({problem}); mend that or name another --workdir. What was saved is as it was: "
-            "the same command goes on from its newest checkpoint"
-        ) from error
 
 
 def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] | None) -> BatchPlan:

@@ -1,6 +1,7 @@
 """The suite runs on CPU with 8 virtual devices, whatever the machine has."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves tasks behind after errors, which tests provoke
 
 
 def pytest_collection_modifyitems(items):

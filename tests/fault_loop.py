@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from tests.runs import make_corpus
 ROOT = Path(__file__).parents[1]
 TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
 UPDATES, CHECKPOINT_EVERY, DEVICES = 60, 4, 2
+_PATIENCE_S = 900
 _SIZE = ("width=32", "layers=2", "heads=2", "ffn_width=32", "pos_kernel=5")
 COMMON = [
     f"--config.num_steps={UPDATES}",
@@ -71,7 +73,7 @@ def start(job: Job, workdir: Path, folder: Path) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> None:
     """Waits for a run that nothing ends. Raises AssertionError where it fails."""
-    output = process.communicate()[0]
+    output = process.communicate(timeout=_PATIENCE_S)[0]
     assert process.returncode == 0, output
 
 
@@ -80,19 +82,22 @@ def live(process: subprocess.Popen, random_: random.Random) -> str:
     ending = random_.choice(list(ENDINGS))
     starting = random_.random() < 0.15
     left = random_.randint(1, 15) if starting else random_.randint(1, 2 * CHECKPOINT_EVERY)  # lines, or updates
-    lines = []
+    lines, impatience = [], threading.Timer(_PATIENCE_S, process.kill)  # a run that hangs must not hang the loop
+    impatience.start()
     for line in process.stdout:
         lines.append(line)
         left -= starting or line.startswith("step ")
         if left <= 0:
             break
     else:
+        impatience.cancel()
         assert process.wait() == 0, "".join(lines)
         return ""
+    impatience.cancel()
     for number, pause in ENDINGS[ending]:
         time.sleep(random_.uniform(0, pause))
         process.send_signal(number)
-    output = "".join(lines) + process.communicate()[0]
+    output = "".join(lines) + process.communicate(timeout=_PATIENCE_S)[0]
     assert process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL), output  # never an error
     return ending
 

@@ -43,7 +43,8 @@ def test_a_part_that_is_none(tmp_path):
         benchmark(config, tmp_path)
 
 
-def test_a_second_start_finds_its_programs(tmp_path):
+def test_a_second_start_finds_its_programs(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     small = ["--config.pretrain.model.layers=1", "--config.compression.squeeze=1", "--config.compression.query_pool=1"]
     small += ["--config.pretrain.model.width=32", "--config.pretrain.model.ffn_width=32"]
     small += [f"--config.data={make_corpus(tmp_path / 'corpus')}"]

@@ -1,5 +1,6 @@
 """A checkpoint is what was saved, or it is not there."""
 
+import errno
 import shutil
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from sew_jax import checkpoint
 from sew_jax.checkpoint import Checkpoints
 from sew_jax.errors import UserError
 from sew_jax.sharding import make_mesh, tree_shardings
@@ -98,3 +100,42 @@ def test_none_that_can_be_read(saved, tmp_path):
         restore(tmp_path / "run", shapes(states[1]))
     assert not (tmp_path / "run/damaged").exists()
     assert restore(tmp_path / "empty", shapes(states[1])) is None
+
+
+def test_storage_that_does_not_answer_is_no_damage(saved, tmp_path, monkeypatch):
+    workdir, states = saved
+    shutil.copytree(workdir, tmp_path / "run")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "_read", fail)
+    with pytest.raises(
+        UserError, match=r"update 2 cannot be read at the moment \(.*Input/output error\); nothing was changed"
+    ):
+        restore(tmp_path / "run", shapes(states[1]))
+    assert (tmp_path / "run/checkpoints/2").is_dir() and not (tmp_path / "run/damaged").exists()
+
+
+def test_a_run_that_goes_on_meanwhile_is_read_again(saved, tmp_path, monkeypatch):
+    """The checkpoint that was the newest is replaced while it is read, as beside a run that keeps the last ones alone."""
+    workdir, states = saved
+    shutil.copytree(workdir / "checkpoints/1", tmp_path / "run/checkpoints/1")
+    read = checkpoint._read
+
+    def replaced(folder, step, like):
+        if step == 1:
+            shutil.rmtree(tmp_path / "run/checkpoints/1", ignore_errors=True)
+            shutil.copytree(workdir / "checkpoints/2", tmp_path / "run/checkpoints/2", dirs_exist_ok=True)
+        return read(folder, step, like)
+
+    monkeypatch.setattr(checkpoint, "_read", replaced)
+    step, state, damaged = restore(tmp_path / "run", shapes(states[1]))
+    assert step == 2 and equal(state, states[2]) and not damaged
+
+
+def test_checksums_know_places():
+    values = jax.random.normal(jax.random.key(0), (6, 5, 4))
+    sums = checkpoint._checksums({"a": values})
+    for other in (values[::-1], values[:, ::-1], values[:, :, ::-1], values.at[2, 3, 1].set(0.0)):
+        assert checkpoint._checksums({"a": other}) != sums

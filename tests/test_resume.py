@@ -67,13 +67,25 @@ def test_rows_are_kept_while_the_batch_is_the_same():
     assert earlier_rows(None, RECORD["config"]) is None
 
 
-def test_a_run_without_a_checkpoint_binds_no_one(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(RECORD))
-    (tmp_path / "checkpoints/5.orbax-checkpoint-tmp").mkdir(parents=True)
-    assert earlier_record(tmp_path) is None
-    (tmp_path / "checkpoints/5").mkdir()
-    assert earlier_record(tmp_path) == RECORD
-    for text in ("{", "[]", "{}", '{"config": 1, "data": {}}'):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config\.json cannot be read"):
-            earlier_record(tmp_path)
+def test_a_model_that_has_changed_behind_the_config(tmp_path):
+    other = changed("architecture/backbone", {"heads": 4, "remat": "none"})
+    same = changed("architecture/backbone", {"heads": 2, "remat": "layers"})
+    earlier = changed("architecture/backbone", {"heads": 2, "remat": "none"})
+    assert changes_since(tmp_path, earlier, same, "") == []
+    with pytest.raises(UserError, match=r"init_from gives is another .*backbone\.heads=2 then, 4 now"):
+        changes_since(tmp_path, earlier, other, "")
+
+
+def test_the_record_is_that_of_the_newest_checkpoint(tmp_path):
+    for step, text in ((5, RECORD | {"checksums": {}}), (10, RECORD | {"checksums": {}, "parameters": 7})):
+        (tmp_path / f"checkpoints/{step}/meta").mkdir(parents=True)
+        (tmp_path / f"checkpoints/{step}/meta/metadata").write_text(json.dumps(text))
+    (tmp_path / "checkpoints/12.orbax-checkpoint-tmp").mkdir()
+    assert earlier_record(tmp_path)["parameters"] == 7
+    (tmp_path / "checkpoints/10/meta/metadata").write_text("{")
+    assert earlier_record(tmp_path)["parameters"] == 100
+    (tmp_path / "checkpoints/5/meta/metadata").unlink()
+    assert earlier_record(tmp_path) is None and earlier_record(tmp_path / "nowhere") is None
+    (tmp_path / "checkpoints/10/meta/metadata").write_text('{"checksums": {}, "config": 1}')
+    with pytest.raises(UserError, match="another kind of run"):
+        earlier_record(tmp_path)

@@ -255,7 +255,8 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(corpus, pretrained, tmp
     def write(self, row):
         original(self, row)
         if row["step"] == 7:
-            while not (tmp_path / "run/checkpoints/5").is_dir():  # saved in the background
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "run/checkpoints/5").is_dir() and time.monotonic() < deadline:  # in the background
                 time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, usual[1]))
 
@@ -268,6 +269,9 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(corpus, pretrained, tmp
     finally:
         MetricsFile.write = original
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert any(
+        "tmp" in path.name for path in (tmp_path / "run/checkpoints").iterdir()
+    )  # it was in the middle of a save
     assert train(config, tmp_path / "run").step == 12
     assert "resumes at update 5:" in capfd.readouterr().out
     assert values(tmp_path / "run") == values(pretrained[0])

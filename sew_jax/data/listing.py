@@ -113,10 +113,14 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             if not lists and f"{stem}.txt" in files:
                 texts.append((f"{folder}/{stem}.txt", range(len(entries) - 1, len(entries))))
         texts += [(f"{folder}/{name}", range(first, len(entries))) for name in lists]
-    contents = in_threads(lambda text: epath.Path(text[0]).read_bytes(), texts)
+    linked = {path: problem for path, _ in texts if (problem := _name_problem(root, path))}
+    contents = in_threads(lambda text: b"" if text[0] in linked else epath.Path(text[0]).read_bytes(), texts)
     lone = []
     for (path, serves), content in zip(texts, contents, strict=True):
-        if path.endswith(".trans.txt"):
+        if path in linked:
+            for i in serves:
+                entries[i] = entries[i]._replace(problem=entries[i].problem or f"its transcript {linked[path]}")
+        elif path.endswith(".trans.txt"):
             lone += _serve_list(entries, serves, path, content)
         else:
             i = serves[0]
@@ -235,7 +239,7 @@ def _outside(file: str, manifest: epath.Path, inside: Callable[[str], bool]) -> 
         return None
     whole = os.fspath(manifest.parent / file)
     if is_remote(whole):
-        away = os.path.normpath(file).startswith("..")
+        away = os.path.normpath(file).split("/")[0] == ".."
     else:
         away = not inside(os.path.dirname(whole)) or (os.path.islink(whole) and not inside(os.path.realpath(whole)))
     return f"leads out of {os.fspath(manifest.parent)}; give its whole path" if away else None

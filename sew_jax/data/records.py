@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +23,13 @@ from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import is_remote
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole
+from sew_jax.files import write_whole, writing_to
 
 VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
     {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
 )
-INFO, _FEATURES = "dataset_info.json", "features.json"
+INFO = "dataset_info.json"
 _OPENING = threading.Lock()
 
 
@@ -151,35 +152,18 @@ class RecordStore:
         with _OPENING:
             if self._records is not None:
                 return
-            import tensorflow_datasets as tfds
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
             from tensorflow_datasets.proto import tf_example_pb2
 
-            _check_features(self._folder)
-            try:
-                builder = tfds.builder_from_directory(self._folder)
-                records = builder.as_data_source(
-                    "+".join(self._splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-                )
-                infos = [builder.info.splits[split] for split in self._splits]
-            except Exception as error:  # the library's errors are many
-                raise UserError(
-                    f"data: {self._folder} cannot be opened ({' '.join(str(error).split())[:80]}); run prepare again"
-                ) from error
-            if len(records) != len(self.index):
-                raise UserError(
-                    f"data: {self._folder} holds {len(records)} records and a table of {len(self.index)}; run prepare again"
-                )
-            self._shard_ends = np.cumsum([length for info in infos for length in info.shard_lengths])
-            paths = [os.fspath(path) for info in infos for path in info.filepaths]
-            if outside := [
-                path for path in paths if os.path.realpath(os.path.dirname(path)) != os.path.realpath(self._folder)
-            ]:
-                raise UserError(
-                    f"data: {self._folder} names a file out of its folder ({outside[0]}); run prepare again"
-                )
-            self._shard_names = [os.path.basename(path) for path in paths]
+            shards = _shards(self._folder, self._splits)
+            self._shard_ends = np.cumsum([shard.take for shard in shards])
+            self._shard_names = [os.path.basename(shard.filename) for shard in shards]
             self._example = tf_example_pb2.Example
-            self._records = records  # last: tells other threads that all is there
+            if self._shard_ends[-1] != len(self.index):
+                raise UserError(
+                    f"data: {self._folder} holds {self._shard_ends[-1]} records and a table of {len(self.index)}; run prepare again"
+                )
+            self._records = ArrayRecordDataSource(shards)  # last: tells other threads that all is there
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
         """int16 (samples,). Raises AudioError."""
@@ -200,20 +184,30 @@ class RecordStore:
             _bring(epath.Path(self._remote) / name, Path(self._folder) / name)
 
 
-def _check_features(folder: str) -> None:
-    """TFDS imports the classes that features.json names; none but its own, whoever wrote the dataset."""
-    path, names = os.path.join(folder, _FEATURES), []
+class _Shard(NamedTuple):
+    """A shard and which of its records to read, in ArrayRecord's terms."""
 
-    def note(item: dict) -> dict:
-        names.append(str(item.get("pythonClassName", "tensorflow_datasets.core.features.")))
-        return item
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
 
+
+def _shards(folder: str, splits: Sequence[str]) -> list[_Shard]:
+    """The shards of some splits, in order. TFDS is not asked: it would import the classes that features.json names."""
     try:
-        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=note)
-    except (OSError, ValueError) as error:
-        raise UserError(f"data: {folder} cannot be opened ({_FEATURES}: {error}); run prepare again") from error
-    if foreign := [name for name in names if not name.startswith("tensorflow_datasets.core.features.")]:
-        raise UserError(f"data: {path} asks for the class {foreign[0]}, which is none of TFDS's; it is not loaded")
+        info = json.loads(Path(folder, INFO).read_text(encoding="utf-8"))
+        lengths = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
+        name, lengths = str(info["name"]), [(split, lengths[split]) for split in splits]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data: {folder}/{INFO} cannot be read ({error!r}); run prepare again") from error
+    if os.path.basename(name) != name:
+        raise UserError(f"data: {folder}/{INFO} names files out of its folder ({name}); run prepare again")
+    return [
+        _Shard(os.path.join(folder, shard_name(name, split, i, len(counts))), 0, count, count)
+        for split, counts in lengths
+        for i, count in enumerate(counts)
+    ]
 
 
 def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
@@ -222,11 +216,12 @@ def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
     key = hashlib.sha256(os.fspath(folder).encode() + info).hexdigest()[:16]
     local = cache_folder() / "datasets" / f"{key}" / folder.parent.name / folder.name
     local.mkdir(parents=True, exist_ok=True)
-    for name in (INFO, _FEATURES, *map(index_name, splits)):
+    for name in (INFO, *map(index_name, splits)):
         _bring(folder / name, local / name)
     return local
 
 
 def _bring(source: epath.Path, target: Path) -> None:
     if not target.exists():
-        write_whole(target, source.read_bytes())
+        with writing_to(target.parent, "make room there, or set SEW_JAX_CACHE to another folder"):
+            write_whole(target, source.read_bytes())

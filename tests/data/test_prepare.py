@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from array_record.python import array_record_data_source
 
 from configs.prepare import get_config
 from sew_jax.data.prepare import prepare
@@ -220,19 +221,17 @@ def test_tables_and_shards_that_do_not_fit_are_named(corpus, tmp_path):
 
 def test_threads_open_its_records_once(corpus, tmp_path, monkeypatch):
     """TFDS imports its parts lazily: threads that open a dataset at the same time can wait for each other for ever."""
-    import tensorflow_datasets as tfds
-
     source = opened(prepared(corpus, tmp_path / "out"))
-    inside, most, build = [], [], tfds.builder_from_directory
+    inside, most, build = [], [], array_record_data_source.ArrayRecordDataSource
 
-    def slowly(folder):
-        inside.append(folder)
+    def slowly(shards):
+        inside.append(shards)
         most.append(len(inside))
         time.sleep(0.2)
         inside.pop()
-        return build(folder)
+        return build(shards)
 
-    monkeypatch.setattr(tfds, "builder_from_directory", slowly)
+    monkeypatch.setattr(array_record_data_source, "ArrayRecordDataSource", slowly)
     other = pickle.loads(pickle.dumps(source))  # as a worker process gets it, or a mixture with two datasets
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waves = list(pool.map(lambda i: (source, other)[i % 2].audio(i // 2), range(8)))
@@ -241,8 +240,8 @@ def test_threads_open_its_records_once(corpus, tmp_path, monkeypatch):
 
 def test_a_dataset_without_whole_metadata_is_named(corpus, tmp_path):
     source = opened(prepared(corpus, tmp_path / "out"))
-    next((tmp_path / "out").rglob("features.json")).write_text("{")
-    with pytest.raises(UserError, match=r"cannot be opened .*run prepare again"):
+    next((tmp_path / "out").rglob("dataset_info.json")).write_text("{")
+    with pytest.raises(UserError, match=r"dataset_info\.json cannot be read .*run prepare again"):
         source.audio(0)
 
 
