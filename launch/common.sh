@@ -118,14 +118,18 @@ ask_to_stop() {
 
 # status_of COMMAND...: runs it to its end, whatever signals come meanwhile
 status_of() {
-  local status
+  local status again
   "$@" &
   child=$!
   [[ ! $stop_asked ]] || ask_to_stop # it came before there was a child
-  while :; do
-    interrupted='' status=0
-    wait "$child" || status=$?
-    [[ $interrupted ]] || break
+  interrupted='' status=0
+  wait "$child" || status=$?
+  # above 128 it may be a signal that ended the waiting, and not the child
+  while [[ $interrupted ]] && ((status > 128)); do
+    interrupted='' again=0
+    wait "$child" 2>/dev/null || again=$?
+    # the child was waited for already: what it ended with is known
+    ((again == 127 || again == 255)) || status=$again
   done
   child=''
   return "$status"
