@@ -27,7 +27,7 @@ from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
-UPDATES, CHECKPOINT_EVERY, DEVICES = 60, 4, 2
+UPDATES, CHECKPOINT_EVERY, DEVICES = 40, 4, 2
 _PATIENCE_S = 900
 _SIZE = ("width=32", "layers=2", "heads=2", "ffn_width=32", "pos_kernel=5")
 COMMON = [

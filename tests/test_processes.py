@@ -15,7 +15,7 @@ from sew_jax.metrics import read_metrics
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
-UPDATES = 80  # so many that a signal comes before the last
+UPDATES = 16  # of most of a second each: a signal comes before the last
 TINY = [
     "--config.model.width=64",
     "--config.model.layers=1",
@@ -28,21 +28,22 @@ TINY = [
     "--config.compression.squeeze=(1,2)",
     "--config.compression.query_pool=(1,)",
     "--config.log_every=1",
-    "--config.checkpoint_every=1000",
+    "--config.checkpoint_every=4",
+    f"--config.num_steps={UPDATES}",
 ]
 
 
 class Job:
     """Processes of the command line that train `corpus` in `workdir`."""
 
-    def __init__(self, corpus, workdir, cache, *, processes, num_steps):
+    def __init__(self, corpus, workdir, cache, *, processes):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(8 // processes)}
         environment["SEW_JAX_CACHE"] = str(cache)
         command = [sys.executable, "-m", "sew_jax.main", "--config=configs/pretrain.py", f"--config.data={corpus}"]
-        command += [*TINY, f"--config.num_steps={num_steps}", f"--workdir={workdir}"]
+        command += [*TINY, f"--workdir={workdir}"]
         self.processes = []
         for number in range(processes):
             several = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={number}"]
@@ -78,22 +79,27 @@ def losses(workdir):
 
 def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     corpus, cache = make_corpus(tmp_path / "corpus"), tmp_path / "cache"
-    ended = Job(corpus, tmp_path / "one", cache, processes=1, num_steps=UPDATES).end()
+    ended = Job(corpus, tmp_path / "one", cache, processes=1).end()
     assert ended[0][0] == 0, ended
 
     # a signal to any one of them: all stop after the same update and save it
-    job = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=UPDATES)
-    job.wait_for("step 2/")
+    job = Job(corpus, tmp_path / "two", cache, processes=2)
+    job.wait_for("step 5/")
     job.processes[1].send_signal(signal.SIGTERM)
     ended = job.end()
     assert [status for status, *_ in ended] == [0, 0], ended
     assert "stopped by a signal to one of the processes" in ended[0][1], ended
-    stopped_at = len(read_metrics(tmp_path / "two"))
-    assert 2 <= stopped_at < UPDATES
+    newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
+    assert newest == len(read_metrics(tmp_path / "two")) and 5 <= newest < UPDATES
 
-    # one is lost: the other one ends too, and says what to do
-    job = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=UPDATES)
-    job.wait_for(f"step {stopped_at + 1}/")
+    # what they have saved is damaged where one of them alone reads, and both go on from the checkpoint before; then one is lost:
+    # the other one ends too, and says what to do
+    shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
+    max(shards, key=lambda path: path.stat().st_size).unlink()
+    job = Job(corpus, tmp_path / "two", cache, processes=2)
+    job.wait_for(f"  start     resumes at update {before}: the newest that is whole")
+    assert (tmp_path / f"two/damaged/{newest}").is_dir()
+    job.wait_for(f"step {before + 1}/")
     job.processes[1].kill()
     ended = job.end()
     assert all(status for status, *_ in ended), ended
@@ -101,20 +107,8 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
         assert f"error: process {number} of 2 ended before its work was done" in stderr, ended
         assert "Start all of them again" in stderr
 
-    # what was saved next is damaged where one of them alone reads: both go on from the one before
-    job = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=UPDATES)
-    job.wait_for(f"step {stopped_at + 1}/")
-    job.processes[0].send_signal(signal.SIGTERM)
-    ended = job.end()
-    assert [status for status, *_ in ended] == [0, 0], ended
-    newest = max(int(path.name) for path in (tmp_path / "two/checkpoints").iterdir())
-    assert newest > stopped_at
-    shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
-    max(shards, key=lambda path: path.stat().st_size).unlink()
-    ended = Job(corpus, tmp_path / "two", cache, processes=2, num_steps=UPDATES).end()
-    assert [status for status, *_ in ended] == [0, 0], ended
-    assert f"resumes at update {stopped_at}: the newest that is whole" in ended[0][1], ended
-    assert (tmp_path / f"two/damaged/{newest}").is_dir()
+    ended = Job(corpus, tmp_path / "two", cache, processes=2).end()
+    assert [status for status, *_ in ended] == [0, 0] and "resumes at update" in ended[0][1], ended
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [row[:3] for row in one] == [row[:3] for row in two] and len(one) == UPDATES
     assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-4)
@@ -122,7 +116,7 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
 
 
 def test_an_error_of_their_own_is_all_they_say(tmp_path):
-    job = Job("nowhere", tmp_path / "run", tmp_path, processes=2, num_steps=1)
+    job = Job("nowhere", tmp_path / "run", tmp_path, processes=2)
     for status, _, stderr in job.end():
         assert status == 2 and stderr.count("error: ") == 1 and "nowhere does not exist" in stderr, stderr
 
