@@ -102,15 +102,14 @@ def _run(config, workdir: Path) -> None:
 
         benchmark(config, workdir)
         return
-    if config.mode == "plan":  # asks no device, and no other process
-        import jax
+    import jax  # here: a mistyped flag must not wait for it
 
+    if config.mode == "plan":  # asks no device, and no other process
         from sew_jax.plan_memory import plan_memory
 
         jax.config.update("jax_platforms", "cpu")
         plan_memory(config)
         return
-    import jax  # here: a mistyped flag must not wait for it
 
     from sew_jax import distributed
     from sew_jax.cache import cache_folder

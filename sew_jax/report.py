@@ -19,6 +19,7 @@ from sew_jax.data.pipeline import Batch
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem
 from sew_jax.errors import UserError
+from sew_jax.files import MEND_WORKDIR, writing_to
 from sew_jax.metrics import MetricsFile
 from sew_jax.progress import Progress, say
 from sew_jax.tasks import Task
@@ -181,6 +182,7 @@ class BadAudio:
 
 
 def write_problems(workdir: Path, problems: Iterable[Problem], mode: str = "w") -> None:
-    """Writes what was left out, or adds to it."""
-    with (workdir / "left_out.jsonl").open(mode, encoding="utf-8") as file:
-        file.writelines(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems)
+    """Writes what was left out, or adds to it. Raises UserError where the disk is full."""
+    lines = [json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems]
+    with writing_to(workdir, MEND_WORKDIR), (workdir / "left_out.jsonl").open(mode, encoding="utf-8") as file:
+        file.writelines(lines)
