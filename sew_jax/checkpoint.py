@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -284,6 +285,7 @@ def quiet_orbax() -> None:
     """Leaves it to this file's callers to say what went wrong: Orbax logs it once for each of its threads and tasks."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited", category=RuntimeWarning)
     usual = sys.unraisablehook
 
     def hook(unraisable) -> None:
