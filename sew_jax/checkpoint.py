@@ -198,7 +198,8 @@ def _newest_whole(
         for step in steps:
             value, reason = _try_twice(read, step, whose)
             if all_processes(not reason):
-                wrong = _differences(value, value.pop("meta"))  # sums over all devices: all processes take part
+                meta = value.pop("meta")
+                wrong = _differences(value, meta)  # sums over all devices: all processes take part
                 reason = f"{wrong[0]} differs from what was saved" if wrong else ""
                 if all_processes(not reason):
                     return step, value, damaged
@@ -222,8 +223,8 @@ def _try_twice(read: Callable[[int], _T], step: int, whose: str) -> tuple[_T | N
             raise
         except Exception as error:  # Orbax and TensorStore have errors of many kinds
             reason = " ".join(str(error).split())[:160] or type(error).__name__
-            absent = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-            if last and (absent or any(word in reason for word in _UNAVAILABLE)):
+            unreachable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+            if last and (unreachable or any(word in reason for word in _UNAVAILABLE)):
                 raise UserError(
                     f"{whose}: the checkpoint of update {step} cannot be read at the moment ({reason}); nothing was changed, "
                     "start again when its storage answers"

@@ -57,9 +57,8 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _on_tpu_vm() -> bool:
-    return importlib.util.find_spec("libtpu") is not None and any(
-        Path("/dev").glob(name) for name in ("accel0", "vfio/0")
-    )
+    has_device = any(Path("/dev", name).exists() for name in ("accel0", "vfio/0"))
+    return has_device and importlib.util.find_spec("libtpu") is not None
 
 
 def _check(given: dict[str, Any]) -> None:

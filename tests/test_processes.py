@@ -149,3 +149,11 @@ def test_flags_that_do_not_fit(flags, message):
 )
 def test_where_processes_find_each_other_without_flags(environment, several):
     assert in_cluster(environment) == several
+
+
+def test_libtpu_without_a_tpu_is_no_slice(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert not in_cluster({})
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/vfio/0")
+    assert in_cluster({})
