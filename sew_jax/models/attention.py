@@ -3,14 +3,17 @@
 B utterances, Q query frames, K key frames, H heads, E channels of a head, D = H * E.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sew_jax.lengths import mask_from_lengths
-from sew_jax.models.layers import Dropout, transformer_dense
+from sew_jax.models.layers import dropout, transformer_dense
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
+_CACHED_SCORES = 2**21  # more than a CPU's cache holds
 
 
 class Attention(nn.Module):
@@ -27,13 +30,49 @@ class Attention(nn.Module):
 
         def project(name, x):
             y = transformer_dense(width, self.dtype, name=name)(x)
-            return y.reshape(*x.shape[:2], self.heads, width // self.heads)
+            return y.reshape(*x.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
 
-        q_BxQxHxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
-        k_BxKxHxE, v_BxKxHxE = project("key", key_BxKxD), project("value", key_BxKxD)
-        score_BxHxQxK = jnp.einsum("bqhe,bkhe->bhqk", q_BxQxHxE, k_BxKxHxE, preferred_element_type=jnp.float32)
-        mask_BxK = mask_from_lengths(key_length_B, key_BxKxD.shape[1])
-        weight_BxHxQxK = jax.nn.softmax(jnp.where(mask_BxK[:, None, None, :], score_BxHxQxK, _MASKED))
-        weight_BxHxQxK = Dropout(self.dropout)(weight_BxHxQxK.astype(self.dtype), deterministic)
-        out_BxQxHxE = jnp.einsum("bhqk,bkhe->bqhe", weight_BxHxQxK, v_BxKxHxE)
-        return transformer_dense(width, self.dtype, name="out")(out_BxQxHxE.reshape(query_BxQxD.shape))
+        q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
+        k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
+        valid_BxHxK = jnp.broadcast_to(
+            mask_from_lengths(key_length_B, key_BxKxD.shape[1])[:, None], k_BxHxKxE.shape[:3]
+        )
+        rate = 0.0 if deterministic else self.dropout
+        seed_BxHx2 = None
+        if rate:
+            seed_BxHx2 = jax.random.bits(self.make_rng("dropout"), (*k_BxHxKxE.shape[:2], 2), "uint32")
+        out_BxHxQxE = jax.lax.platform_dependent(
+            q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2,
+            cpu=functools.partial(attend_head_by_head, rate=rate), default=functools.partial(attend, rate=rate),
+        )  # fmt: skip
+        return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
+
+
+def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, *, rate: float):
+    """softmax(q k^T) v over valid keys for any leading axes: (..., Q, E). Dropout of `rate` where it is not 0.
+
+    The weights are divided by their sum after they have been applied, which is one pass over them less.
+    """
+    score_xQxK = jnp.einsum("...qe,...ke->...qk", q_xQxE, k_xKxE, preferred_element_type=jnp.float32)
+    score_xQxK = jnp.where(valid_xK[..., None, :], score_xQxK, _MASKED)
+    weight_xQxK = jnp.exp(score_xQxK - jax.lax.stop_gradient(score_xQxK.max(-1, keepdims=True)))
+    total_xQx1 = weight_xQxK.sum(-1, keepdims=True)
+    weight_xQxK = weight_xQxK.astype(v_xKxE.dtype)
+    if rate:
+        weight_xQxK = dropout(weight_xQxK, rate, seed_x2)
+    out_xQxE = jnp.einsum("...qk,...ke->...qe", weight_xQxK, v_xKxE, preferred_element_type=jnp.float32)
+    return (out_xQxE / total_xQx1).astype(v_xKxE.dtype)
+
+
+def attend_head_by_head(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2, *, rate: float):
+    """The same, one head of one utterance after the other where all scores would not fit a CPU's cache.
+
+    The backward pass computes a head's scores again rather than fetch them from memory.
+    """
+    batch, heads, queries, keys = *q_BxHxQxE.shape[:3], k_BxHxKxE.shape[2]
+    arguments = q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
+    if batch * heads * queries * keys <= _CACHED_SCORES:
+        return attend(*arguments, rate=rate)
+    flat = jax.tree.map(lambda x: x.reshape(batch * heads, *x.shape[2:]), arguments)
+    out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
+    return out.reshape(q_BxHxQxE.shape)
