@@ -43,11 +43,16 @@ class Encoder(nn.Module):
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic)
         layer = rematerialized(Layer, config.remat)
         for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
-            y_BxWxD = layer(config, name=f"layer_{i}")(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
-            if not deterministic and config.layerdrop > 0:  # drawn in the program: the same on all devices and hosts
+
+            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
+                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
+
+            module = layer(config, name=f"layer_{i}")
+            if deterministic or config.layerdrop == 0 or self.is_initializing():
+                x_BxWxD = run(module, x_BxWxD)
+            else:  # drawn in the program: the same on all devices and hosts; a layer that is left out costs nothing
                 keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
-                y_BxWxD = jnp.where(keep, y_BxWxD, x_BxWxD)
-            x_BxWxD = y_BxWxD
+                x_BxWxD = nn.cond(keep, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
         if config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
