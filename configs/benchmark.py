@@ -1,29 +1,56 @@
-"""How fast a run starts and how fast audio reaches the trainer, on this machine.
+"""How fast this machine computes, reads audio and starts a run.
 
   python -m sew_jax.main --config=configs/benchmark.py
-  python -m sew_jax.main --config=configs/benchmark.py --config.data=/data/LibriSpeech --config.split=dev-clean
+  python -m sew_jax.main --config=configs/benchmark.py --config.size=sew_tiny --config.batch=8 --config.dtype=bfloat16
+  python -m sew_jax.main --config=configs/benchmark.py --config.parts=input --config.data=/data/LibriSpeech --config.split=dev-clean
 
-`start`: the demo twice up to its first update, before and after its programs are in a cache (4 minutes on 2 CPU cores).
+`inference`, `training`: time, memory, FLOPs and compile time of a published size at each setting, random weights, beside the same
+work by transformers where torch and transformers are installed. All take turns, so that none has the machine's better minutes.
+`overhead`: what an hour of training spends beside updates: checkpoints, rows of metrics, waiting for audio; and decoding.
 `input`: reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile; watches memory over
-many batches; plans a synthetic dataset of millions. Needs Linux; took 10 minutes for 5.7 h of speech on 2 CPU cores. Figures are in
-the README.
+many batches; plans a synthetic dataset of millions. Took 10 minutes for 5.7 h of speech on 2 CPU cores.
+`start`: the demo twice up to its first update, before and after its programs are in a cache (4 minutes on 2 CPU cores).
+
+Needs Linux, and one device. Figures are in the README.
 """
 
 from ml_collections import ConfigDict
 
-from configs import prepare
+from configs import prepare, pretrain
+from sew_jax.compression import settings_table
 
 
 def get_config() -> ConfigDict:
+    recipe = pretrain.get_config("base")
     config = ConfigDict()
     config.mode = "benchmark"
-    config.parts = "start,input"  # what to measure
+    config.parts = "inference,training"  # what to measure, in this order; others: overhead, input, start
+    config.rounds = 3  # in which all that is compared takes turns
+
+    # inference and training
+    config.size = "base"  # as in configs/pretrain.py
+    config.dtype = "float32"  # or bfloat16
+    config.peers = True  # transformers too, where it is installed
+    config.profile = False  # also write WORKDIR/profile/CASE, for xprof and TensorBoard
+    config.settings = ",".join(map(str, settings_table(**recipe.compression)))  # of inference; the first is the reference
+    config.batch = "1,4"  # utterances at once, a table for each
+    config.seconds = 15.0  # of each
+    config.train_settings = "s1q1k1"
+    config.train_batch = 2
+    config.train_seconds = 15.6  # base's crops
+    # what all published sizes share, as far as time goes
+    keys = ("seed", "num_steps", "checkpoint_every", "log_every", "mask", "temperature", "optim")
+    config.recipe = ConfigDict({key: recipe[key] for key in keys})
+
+    # overhead: an update, where the part training has not measured one before
+    config.step_seconds = 1.0
+
+    # input; overhead reads the same data
     config.data = "demo"
     config.split = "train"
     config.utterances = 2_000_000  # of the synthetic dataset
     config.batches = 10_000  # while memory is watched
-    config.seconds = 8.0  # that each way of reading is timed, in each round
-    config.rounds = 3
+    config.read_seconds = 8.0  # that each way of reading is timed, in each round
     config.batch_seconds = 88.0  # one device's share of a batch of wav2vec 2.0 base
     config.prepare = prepare.get_config()  # its data and split are those above
     return config

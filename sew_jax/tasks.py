@@ -43,6 +43,23 @@ class Task(NamedTuple):
     watchdog: Watchdog
 
 
+class Learning(NamedTuple):
+    """What an update of pre-training computes, whatever the data."""
+
+    model: PretrainModel
+    micro_loss: MicroLoss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
+    """Pre-training of a model; of the recipe `mask`, `temperature`, `optim` and `num_steps` are read."""
+    model, steps = PretrainModel(backbone, head), recipe.num_steps
+    schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
+    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps)
+    return Learning(model, micro_loss, _adam(schedule, recipe.optim, None), schedule)
+
+
 def open_task(config: ConfigDict) -> Task:
     """The task that `config.mode` names.
 
@@ -63,17 +80,14 @@ def _pretrain(config: ConfigDict) -> Task:
     )  # fmt: skip
     head = PretrainHeadConfig(**_inherit(config.head, origin and origin.head))
     _check_schedules(table, backbone)
-    mask, temperature = SpanMask(**config.mask), Temperature(**config.temperature)
+    mask = SpanMask(**config.mask)
     # a span needs its frames and a last one, which is never masked
     min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * _FRAME + 400)
     source, problems = open_source(
         config.data, config.split, min_samples=min_samples, max_samples=round(config.input.max_seconds * SAMPLE_RATE),
         need_text=False, max_bad=config.input.max_bad,
     )  # fmt: skip
-    model = PretrainModel(backbone, head)
-    schedule = optim.warmup_linear(
-        config.optim.lr, config.optim.warmup * config.num_steps, config.optim.total * config.num_steps
-    )
+    learning = pretraining(config, backbone, head)
     frames = int(config.input.crop_seconds * 50)
 
     return Task(
@@ -83,11 +97,11 @@ def _pretrain(config: ConfigDict) -> Task:
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
-        init=model.initialize,
+        init=learning.model.initialize,
         warm_start=_warm_start(origin),
-        micro_loss=pretrain_micro_loss(model, mask, temperature, config.num_steps),
-        optimizer=_adam(schedule, config.optim, None),
-        schedule=schedule,
+        micro_loss=learning.micro_loss,
+        optimizer=learning.optimizer,
+        schedule=learning.schedule,
         watchdog=Watchdog(
             chance=math.log2(1 + head.negatives),
             codebook=head.codebooks * head.codes,

@@ -1,0 +1,113 @@
+"""This project's side of the contests, for child processes: inference and updates of a model with random weights, in JAX."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sew_jax.benchmarks.contest import Bench
+from sew_jax.benchmarks.memory import RESIDENT, Memory
+from sew_jax.compression import Compression
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.ctc import CTCModel
+from sew_jax.progress import say
+from sew_jax.state import TrainState, new_state
+from sew_jax.steps import make_step
+from sew_jax.tasks import pretraining
+
+
+def inference(backbone: BackboneConfig, table: Sequence[Compression], batch: int, samples: int) -> Bench:
+    """Waveforms (batch, samples) to logits, once for each setting."""
+    _configure()
+    model = CTCModel(backbone, CTCHeadConfig())
+    params = jax.jit(model.initialize)(jax.random.key(0))["params"]
+
+    def logits(params, wave, length, compression):
+        return model.apply({"params": params}, wave, length, compression, deterministic=True)
+
+    wave = jnp.asarray(np.random.default_rng(0).normal(size=(batch, samples)), jnp.float32)
+    arguments = params, wave, jnp.full(batch, samples)
+    programs, facts = _compile(jax.jit(logits, static_argnames="compression"), arguments, table)
+    cases = {name: _bound(program, arguments) for name, program in programs.items()}
+    return _bench(cases, facts, backbone.dtype)
+
+
+def training(
+    backbone: BackboneConfig, head: PretrainHeadConfig, recipe: ConfigDict, table: Sequence[Compression], batch: int,
+    samples: int,
+) -> Bench:  # fmt: skip
+    """Updates of pre-training on waveforms (batch, samples), once for each setting; all go on with the same state."""
+    _configure()
+    state, step = new_training(backbone, head, recipe)
+    wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
+    arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
+    jitted = jax.jit(step, static_argnames="compression", donate_argnums=0)
+    programs, facts = _compile(jitted, (state, arrays), table)
+
+    def update(program) -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(program(state, arrays))
+
+    cases = {name: _bound(update, (program,)) for name, program in programs.items()}
+    return _bench(cases, facts, backbone.dtype)
+
+
+def new_training(backbone: BackboneConfig, head: PretrainHeadConfig, recipe: ConfigDict) -> tuple[TrainState, Callable]:
+    """The state of pre-training before its first update, and its step."""
+    learning = pretraining(recipe, backbone, head)
+    state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
+    return state, make_step(learning.micro_loss, learning.optimizer, learning.schedule, recipe.seed, accumulate=1)
+
+
+def _configure() -> None:
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # read at the first use of a GPU, which others use, too
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
+
+
+def _compile(jitted, arguments: tuple, table: Sequence[Compression]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For each setting's name its program, and what XLA says of it."""
+    programs, facts = {}, {}
+    for setting in table:
+        begin = time.perf_counter()
+        program = jitted.lower(*arguments, compression=setting).compile()
+        seconds, memory = time.perf_counter() - begin, program.memory_analysis()
+        say(f"    {setting}: compiled in {seconds:.1f} s")
+        programs[setting.name] = program
+        facts[setting.name] = {
+            "compile_seconds": seconds,
+            "xla_gflop": program.cost_analysis()["flops"] / 1e9,
+            "xla_mb": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20,
+        }
+    return programs, facts
+
+
+def _bound(function: Callable, arguments: tuple) -> Callable[[], object]:
+    return lambda: jax.block_until_ready(function(*arguments))
+
+
+def _bench(cases: dict[str, Callable[[], object]], facts: dict[str, Any], dtype: str) -> Bench:
+    device = jax.devices()[0]
+    about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
+    about["peak_gflops"] = _peak_gflops(device.platform, dtype)
+    # a device's own peak is that of the whole process: it cannot be set back
+    memory = RESIDENT if device.platform == "cpu" else Memory(int, lambda: device.memory_stats()["peak_bytes_in_use"])
+    return Bench(cases, facts, about, memory, jax.profiler.trace)
+
+
+def _peak_gflops(platform: str, dtype: str) -> float:
+    """The best of some products of square matrices, GFLOP a second."""
+    best = 0.0
+    for size in (512, 1024, 2048) if platform == "cpu" else (4096, 8192, 16_384):
+        x = jnp.ones((size, size), dtype)
+        product = jax.jit(jnp.matmul).lower(x, x).compile()
+        product(x, x).block_until_ready()
+        for _ in range(5):
+            begin = time.perf_counter()
+            product(x, x).block_until_ready()
+            best = max(best, 2 * size**3 / 1e9 / (time.perf_counter() - begin))
+    return best
