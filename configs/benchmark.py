@@ -32,7 +32,9 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # or bfloat16
     config.peers = True  # transformers too, where it is installed
     config.profile = False  # also write WORKDIR/profile/CASE, for xprof and TensorBoard
-    config.settings = ",".join(map(str, settings_table(**recipe.compression)))  # of inference; the first is the reference
+    config.settings = ",".join(
+        map(str, settings_table(**recipe.compression))
+    )  # of inference; the first is the reference
     config.batch = "1,4"  # utterances at once, a table for each
     config.seconds = 15.0  # of each
     config.train_settings = "s1q1k1"

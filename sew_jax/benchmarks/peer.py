@@ -34,6 +34,11 @@ def peer_config(backbone: BackboneConfig, head: CTCHeadConfig | PretrainHeadConf
     return write_architecture(family, architecture)
 
 
+def setting(backbone: BackboneConfig) -> str:
+    """At which of our settings a model computes what the peer's does."""
+    return f"s{SEW_SQUEEZE}q1k1" if backbone.frontend == "compact" else "s1q1k1"
+
+
 def inference(config: dict[str, Any], dtype: str, batch: int, samples: int, platform: str) -> Bench:
     """Waveforms (batch, samples) to logits: `eager`, and `compiled` where torch.compile works."""
     torch, device = _open_torch(platform)

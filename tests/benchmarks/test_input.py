@@ -8,7 +8,7 @@ import pytest
 from configs.benchmark import get_config
 from sew_jax.benchmark import benchmark
 from sew_jax.errors import UserError
-from sew_jax.startup import measure_start
+from sew_jax.benchmarks.start import measure_start
 from tests.runs import make_corpus
 
 
@@ -16,7 +16,7 @@ from tests.runs import make_corpus
 def test_it_reports_each_part(tmp_path, capfd):
     config = get_config()
     config.data = str(make_corpus(tmp_path / "corpus"))
-    config.utterances, config.batches, config.seconds, config.batch_seconds = 3000, 40, 0.2, 3.0
+    config.utterances, config.batches, config.read_seconds, config.batch_seconds = 3000, 40, 0.2, 3.0
     config.rounds, config.parts = 1, "input"
     report = benchmark(config, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == report

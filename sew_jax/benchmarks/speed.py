@@ -1,0 +1,141 @@
+"""Tables of time: this project's settings in turn, beside the same work by transformers where that is installed."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sew_jax.benchmarks.contest import Bench, Child, Run, take_turns
+from sew_jax.benchmarks.table import align
+from sew_jax.progress import say
+
+
+class Work(NamedTuple):
+    """What is timed.
+
+    Args:
+      title: for the screen.
+      ours: builds this project's cases, one for each setting, from `arguments`.
+      theirs: builds the peer's cases from the platform's name; None where there is no peer.
+      macs: multiply-accumulates of one run at each setting's name; the first is the reference of speed-ups.
+      flop_per_mac: 2, and 6 where gradients are taken, too.
+      audio_seconds: of one run.
+      peer_setting: which of ours computes what the peer computes.
+    """
+
+    title: str
+    ours: Callable[..., Bench]
+    arguments: Sequence[Any]
+    theirs: Callable[..., Bench] | None
+    their_arguments: Sequence[Any]
+    macs: dict[str, int]
+    flop_per_mac: int
+    audio_seconds: float
+    peer_setting: str
+
+
+def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
+    """Times all cases in turn, shows the tables and returns them; profiles of our cases go to the folder `profiles`.
+
+    Raises:
+      UserError: a process has died.
+    """
+    say(f"  {work.title}: building {len(work.macs)} settings")
+    with ExitStack() as stack:
+        ours = stack.enter_context(Child("sew_jax", work.ours, *work.arguments))
+        children = [ours]
+        if work.theirs:
+            say("    building the same in transformers")
+            platform = ours.about["platform"]
+            theirs = stack.enter_context(Child("transformers", work.theirs, *work.their_arguments, platform))
+            children.append(theirs)
+            for problem in theirs.about["problems"]:
+                say(f"    ! {problem}")
+        runs = take_turns(children, rounds)
+        if profiles:
+            for case in ours.cases:
+                ours.trace(case, profiles / case)
+            say(f"    profiles, for xprof and TensorBoard, are in {profiles}")
+        table = [_row(work, name, runs["sew_jax", name], runs, ours) for name in ours.cases]
+        report = {"title": work.title, "rounds": rounds, **ours.about, "settings": table}
+        say(_format_settings(table, ours.about))
+        if work.theirs:
+            report |= {"peer": theirs.about, "peer_cases": _compare(work, runs, theirs)}
+            say(_format_peers(work, report["peer_cases"]))
+    return report
+
+
+def _row(work: Work, name: str, own: list[Run], runs: dict[tuple[str, str], list[Run]], ours: Child) -> dict[str, Any]:
+    first = next(iter(work.macs))
+    seconds, gflop = _spread([run.seconds for run in own]), work.flop_per_mac * work.macs[name] / 1e9
+    speed_up = statistics.median(a.seconds / b.seconds for a, b in zip(runs["sew_jax", first], own, strict=True))
+    promised = work.macs[first] / work.macs[name]
+    return {
+        "setting": name,
+        "seconds": seconds,
+        "times_real_time": work.audio_seconds / seconds["median"],
+        "speed_up": speed_up,
+        "promised_speed_up": promised,
+        "kept": speed_up / promised,
+        "gflop": gflop,
+        "mfu": gflop / seconds["median"] / ours.about["peak_gflops"],
+        "peak_mb": max(run.peak_bytes for run in own) / 2**20,
+        **ours.facts[name],
+    }
+
+
+def _compare(work: Work, runs: dict[tuple[str, str], list[Run]], theirs: Child) -> list[dict[str, Any]]:
+    own = runs.get(("sew_jax", work.peer_setting), [])
+    rows = []
+    for case in theirs.cases:
+        their = runs["transformers", case]
+        row = {
+            "case": case,
+            "seconds": _spread([run.seconds for run in their]),
+            "peak_mb": max(run.peak_bytes for run in their) / 2**20,
+            **theirs.facts[case],
+        }
+        if own:
+            row["ours_to_theirs"] = _spread([a.seconds / b.seconds for a, b in zip(own, their, strict=True)])
+        rows.append(row)
+    return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def _show(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.3g} ({spread['least']:.3g}-{spread['most']:.3g})"
+
+
+def _format_settings(table: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    head = ("setting", "seconds (min-max)", "x real time", "speed-up", "promised", "kept", "GFLOP", "by XLA", "MFU")
+    head += ("peak MB", "by XLA", "compile s")
+    lines = [
+        (
+            row["setting"], _show(row["seconds"]), f"{row['times_real_time']:.1f}", f"{row['speed_up']:.2f}",
+            f"{row['promised_speed_up']:.2f}", f"{row['kept']:.2f}", f"{row['gflop']:.1f}", f"{row['xla_gflop']:.1f}",
+            f"{row['mfu']:.2f}", f"{row['peak_mb']:.0f}", f"{row['xla_mb']:.0f}", f"{row['compile_seconds']:.1f}",
+        )
+        for row in table
+    ]  # fmt: skip
+    return (
+        f"{align(head, lines)}\n    (speed-up as its MACs promise, and the part of it that is kept; MFU: of the "
+        f"{about['peak_gflops']:.0f} GFLOP/s that matrix products reach here)"
+    )
+
+
+def _format_peers(work: Work, rows: list[dict[str, Any]]) -> str:
+    head = ("transformers", "seconds (min-max)", f"ours at {work.peer_setting} to it (min-max)", "peak MB")
+    lines = [
+        (
+            row["case"],
+            _show(row["seconds"]),
+            _show(row["ours_to_theirs"]) if "ours_to_theirs" in row else "not in the table",
+            f"{row['peak_mb']:.0f}",
+        )
+        for row in rows
+    ]
+    return align(head, lines)
