@@ -32,17 +32,14 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # or bfloat16
     config.peers = True  # transformers too, where it is installed
     config.profile = False  # also write WORKDIR/profile/CASE, for xprof and TensorBoard
-    config.settings = ",".join(
-        map(str, settings_table(**recipe.compression))
-    )  # of inference; the first is the reference
+    # of inference; the first is what others are compared with
+    config.settings = ",".join(map(str, settings_table(**recipe.compression)))
     config.batch = "1,4"  # utterances at once, a table for each
     config.seconds = 15.0  # of each
     config.train_settings = "s1q1k1"
     config.train_batch = 2
     config.train_seconds = 15.6  # base's crops
-    # what all published sizes share, as far as time goes
-    keys = ("seed", "num_steps", "checkpoint_every", "log_every", "mask", "temperature", "optim")
-    config.recipe = ConfigDict({key: recipe[key] for key in keys})
+    config.recipe = recipe  # of updates; its model and data are those named here
 
     # overhead: an update, where the part training has not measured one before
     config.step_seconds = 1.0

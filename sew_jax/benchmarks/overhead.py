@@ -1,0 +1,128 @@
+"""The part `overhead`: what an hour of pre-training spends beside its updates, and what decoding an hour of audio takes."""
+
+import contextlib
+import io
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sew_jax.benchmarks.input import open_batches
+from sew_jax.checkpoint import Checkpoints
+from sew_jax.compression import Compression
+from sew_jax.data.pipeline import read_ahead
+from sew_jax.data.text import LETTERS, Vocabulary
+from sew_jax.decode import greedy
+from sew_jax.metrics import MetricsFile
+from sew_jax.models.config import model_options
+from sew_jax.progress import Progress, say
+from sew_jax.report import Reporter
+from sew_jax.state import new_state
+from sew_jax.steps import make_step
+from sew_jax.tasks import Task, open_task
+
+_ROWS, _BATCHES = 200, 20  # that are timed
+
+
+def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a save, a row of metrics and a transcript, and their share of an hour of updates; the wait for audio.
+
+    Raises:
+      UserError: the data do not fit.
+    """
+    step = report["training"]["settings"][0]["seconds"]["median"] if "training" in report else config.step_seconds
+    say(f"  overhead of pre-training {config.size}, an update each {step:.3g} s, a checkpoint each "
+        f"{config.recipe.checkpoint_every} updates")  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory(dir=workdir) as folder,
+        multiprocessing.get_context("spawn").Pool(1) as pool,  # whose memory is its own
+    ):
+        costs = pool.apply(_costs, (config, Path(folder)))
+        wait = pool.apply(_input_wait, (config, step))
+    updates = 3600 / step
+    spent = {
+        "saving": costs["save_seconds"] * updates / config.recipe.checkpoint_every,
+        "metrics": costs["row_seconds"] * updates,
+        "decoding": costs["decode_seconds"],
+    }
+    share = sum(spent.values()) / 3600
+    say(f"    a save holds the loop for {costs['save_seconds']:.2f} s and is on disk after {costs['written_seconds']:.1f} s; "
+        f"a row of metrics takes {1000 * costs['row_seconds']:.2f} ms; an hour of audio is decoded to text in "
+        f"{costs['decode_seconds']:.2f} s")  # fmt: skip
+    say(f"    in an hour of training: {', '.join(f'{kind} {s:.2f} s' for kind, s in spent.items())}: {share:.3%} of it")
+    say(f"    input: {_BATCHES} batches of {config.batch_seconds:g} s of audio, one each {step:.3g} s: waited {wait:.3%} of "
+        "the time")  # fmt: skip
+    return {"overhead": {"step_seconds": step, **costs, "seconds_an_hour": spent, "share": share, "input_wait": wait}}
+
+
+def _costs(config: ConfigDict, folder: Path) -> dict[str, float]:
+    config.recipe.data, config.recipe.split = config.data, config.split
+    config.recipe.model, config.recipe.head = map(ConfigDict, model_options(config.size))
+    task = open_task(config.recipe)
+    state = jax.jit(lambda key: new_state(task.init(key), task.optimizer))(jax.random.key(0))
+    save, written = _time_saving(state, folder)
+    return {
+        "save_seconds": save,
+        "written_seconds": written,
+        "row_seconds": _time_rows(config, task, state, folder),
+        "decode_seconds": _time_decoding(),
+    }
+
+
+def _time_saving(state: Any, folder: Path) -> tuple[float, float]:
+    """Seconds that a save holds the loop, and until it is on disk; the first save of a process is not counted."""
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        for step in (1, 2):
+            begin = time.perf_counter()
+            checkpoints.save(state, step, {"step": step})
+            blocked = time.perf_counter() - begin
+            checkpoints.wait()
+            written = time.perf_counter() - begin
+    return blocked, written
+
+
+def _time_rows(config: ConfigDict, task: Task, state: Any, folder: Path) -> float:
+    """Seconds that an update's metrics take from the device to the file and the screen."""
+    with read_ahead(open_batches(config.data, config.split, config.batch_seconds), workers=0, threads=1) as stream:
+        batch = next(stream)
+    step = make_step(task.micro_loss, task.optimizer, task.schedule, config.recipe.seed, accumulate=1)
+    arrays = {key: batch.arrays[key] for key in ("wave", "length")}
+    _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, Compression()), state, arrays)
+    scalars = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    with (
+        contextlib.closing(MetricsFile(folder / "metrics.jsonl", 0)) as metrics,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        reporter = Reporter(config.recipe, task, metrics, Progress(config.recipe.num_steps))
+        begin = time.perf_counter()
+        for update in range(1, _ROWS + 1):
+            reporter.read(update, Compression(), batch, scalars, 0.0)
+        return (time.perf_counter() - begin) / _ROWS
+
+
+def _time_decoding() -> float:
+    """Seconds of greedy decoding of an hour of audio: 240 utterances of 15 s, three frames of five blank."""
+    vocabulary, random = Vocabulary(LETTERS), np.random.default_rng(0)
+    symbols = random.integers(4, len(LETTERS), size=(240, 750)) * (random.random((240, 750)) < 0.4)
+    begin = time.perf_counter()
+    greedy(symbols, np.full(240, 750), vocabulary)
+    return time.perf_counter() - begin
+
+
+def _input_wait(config: ConfigDict, step: float) -> float:
+    """The share of time that a device waits which takes a batch each `step` seconds."""
+    waited = 0.0
+    with read_ahead(open_batches(config.data, config.split, config.batch_seconds), workers=0, threads=4) as stream:
+        for count in range(_BATCHES + 1):
+            begin = time.perf_counter()
+            next(stream)
+            if count:  # the first one is the start of the run
+                waited += time.perf_counter() - begin
+            time.sleep(step)
+    return waited / (waited + _BATCHES * step)

@@ -1,0 +1,107 @@
+"""What the tables of inference and updates say of each case; not how fast it is."""
+
+import json
+import sys
+
+import pytest
+
+from configs.benchmark import get_config
+from sew_jax.benchmark import benchmark
+from sew_jax.compression import Compression
+from sew_jax.cost import count_macs
+from sew_jax.errors import UserError
+from sew_jax.models.config import published
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def small():
+    config = get_config()
+    config.size, config.settings, config.batch, config.seconds = "demo", "s1q1k1,s4q1k1", "2", 2.0
+    config.train_settings, config.train_batch, config.train_seconds = "s2q1k1", 2, 1.0
+    config.rounds, config.peers = 1, False
+    return config
+
+
+def test_tables_of_a_small_model(tmp_path, capfd):
+    config = small()
+    config.profile = True
+    report = benchmark(config, tmp_path)
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == report
+    (inference,) = report["inference"]
+    first, second = inference["settings"]
+    backbone = published("demo")[0]
+    macs = {name: count_macs(backbone, Compression.parse(name), 32_000).total for name in ("s1q1k1", "s4q1k1")}
+    assert (first["setting"], first["speed_up"], first["kept"]) == ("s1q1k1", 1.0, 1.0)
+    assert first["gflop"] == pytest.approx(2 * 2 * macs["s1q1k1"] / 1e9)
+    assert second["promised_speed_up"] == pytest.approx(macs["s1q1k1"] / macs["s4q1k1"], rel=0.1)  # and an up-sampler
+    assert second["kept"] == pytest.approx(second["speed_up"] / second["promised_speed_up"])
+    (update,) = report["training"]["settings"]
+    for row, seconds in ((first, 4.0), (second, 4.0), (update, 2.0)):
+        assert 0 < row["mfu"] < 1.5 and row["compile_seconds"] > 0
+        assert row["gflop"] / 2 < row["xla_gflop"] < 2 * row["gflop"]
+        assert row["times_real_time"] == pytest.approx(seconds / row["seconds"]["median"])
+        assert row["seconds"]["least"] <= row["seconds"]["median"] <= row["seconds"]["most"]
+        assert row["peak_mb"] > 100  # Python and JAX alone
+    for folder in ("inference_2/s1q1k1", "inference_2/s4q1k1", "training/s2q1k1"):
+        assert list((tmp_path / "profile" / folder).rglob("*.xplane.pb"))
+    assert "promised" in capfd.readouterr().out
+
+
+def test_overhead_of_a_small_model(tmp_path, capfd):
+    config = small()
+    config.parts, config.step_seconds, config.batch_seconds = "overhead", 0.05, 10.0
+    overhead = benchmark(config, tmp_path)["overhead"]
+    assert 0 < overhead["save_seconds"] <= overhead["written_seconds"]
+    spent = overhead["seconds_an_hour"]
+    saves = 3600 / 0.05 / config.recipe.checkpoint_every
+    assert spent["saving"] == pytest.approx(saves * overhead["save_seconds"])
+    assert spent["metrics"] == pytest.approx(3600 / 0.05 * overhead["row_seconds"])
+    assert overhead["share"] == pytest.approx(sum(spent.values()) / 3600)
+    assert 0 <= overhead["input_wait"] < 1
+    assert "step 50/" not in capfd.readouterr().out  # what is timed is not shown
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("parts", "inference,speed", "parts: 'speed' is unknown"),
+        ("size", "huge", "size 'huge' is unknown"),
+        ("settings", "s2", "s2"),
+        ("settings", "s1q1.2k1", "12 layers|q1.2"),
+        ("train_settings", "", "train_settings: no names given"),
+        ("batch", "1,-4", "batch: '1,-4' must be sizes of at least 1"),
+        ("batch", "", "batch: '' must be sizes of at least 1"),
+        ("dtype", "float16", "dtype: 'float16' is unknown"),
+        ("rounds", 0, "rounds: 0 must be at least 1"),
+        ("train_seconds", 0.1, "train_seconds: 0.1 must be at least 0.3"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_runs(key, value, words, tmp_path):
+    config = get_config()
+    config[key] = value
+    with pytest.raises(UserError, match=words):
+        benchmark(config, tmp_path)
+
+
+def test_without_a_peer_it_says_so_and_goes_on(tmp_path, capfd):
+    config = small()
+    config.parts, config.peers, config.settings = "inference", True, "s1q1k1"
+    report = benchmark(config, tmp_path)
+    assert "no peer: " in capfd.readouterr().out and "peer" not in report["inference"][0]
+
+
+@pytest.mark.transformers
+def test_the_peer_does_the_same_work(tmp_path):
+    config = small()
+    config.size, config.peers, config.batch, config.seconds = "base", True, "1", 0.5
+    config.settings = config.train_settings = "s1q1k1"
+    config.train_seconds = 0.5
+    report = benchmark(config, tmp_path)
+    (inference,), training = report["inference"], report["training"]
+    assert {row["case"] for row in inference["peer_cases"]} <= {"eager", "compiled"}
+    assert training["peer_cases"][0]["class"] == "Wav2Vec2ForPreTraining"
+    for table in (inference, training):
+        ratio = table["peer_cases"][0]["ours_to_theirs"]["median"]
+        ours, theirs = table["settings"][0]["seconds"]["median"], table["peer_cases"][0]["seconds"]["median"]
+        assert ratio == pytest.approx(ours / theirs)
