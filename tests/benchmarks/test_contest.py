@@ -24,7 +24,7 @@ def writing(log: str, name: str, cases: tuple[str, ...]) -> Bench:
 
 def holding(megabytes: int) -> Bench:
     def run() -> None:
-        bytes(megabytes * 2**20)
+        b"x" * (megabytes * 2**20)  # written to, so that it is resident
         time.sleep(0.25)
 
     return Bench({"case": run}, {"case": {}}, {})

@@ -93,6 +93,8 @@ def test_without_a_peer_it_says_so_and_goes_on(tmp_path, capfd):
 
 @pytest.mark.transformers
 def test_the_peer_does_the_same_work(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
     config = small()
     config.size, config.peers, config.batch, config.seconds = "base", True, "1", 0.5
     config.settings = config.train_settings = "s1q1k1"
