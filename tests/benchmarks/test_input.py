@@ -36,13 +36,6 @@ def test_it_reports_each_part(tmp_path, capfd):
     assert "plan of" in screen and "hours of audio a second" in screen and "memory after 40 batches" in screen
 
 
-def test_a_part_that_is_none(tmp_path):
-    config = get_config()
-    config.parts = "input,speed"
-    with pytest.raises(UserError, match="'speed' is unknown; choose from start, input"):
-        benchmark(config, tmp_path)
-
-
 def test_a_second_start_finds_its_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     small = ["--config.pretrain.model.layers=1", "--config.compression.squeeze=1", "--config.compression.query_pool=1"]
