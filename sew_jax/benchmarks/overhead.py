@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from sew_jax.benchmarks.contest import Bench, Child
 from sew_jax.benchmarks.input import open_batches
 from sew_jax.checkpoint import Checkpoints
 from sew_jax.compression import Compression
@@ -41,10 +41,10 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
         f"{config.recipe.checkpoint_every} updates")  # fmt: skip
     with (
         tempfile.TemporaryDirectory(dir=workdir) as folder,
-        multiprocessing.get_context("spawn").Pool(1) as pool,  # whose memory is its own
+        Child("overhead", _costs, config, Path(folder), step) as child,  # whose memory is its own
     ):
-        costs = pool.apply(_costs, (config, Path(folder)))
-        wait = pool.apply(_input_wait, (config, step))
+        costs = dict(child.about)
+        wait = costs.pop("input_wait")
     updates = 3600 / step
     spent = {
         "saving": costs["save_seconds"] * updates / config.recipe.checkpoint_every,
@@ -61,18 +61,21 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     return {"overhead": {"step_seconds": step, **costs, "seconds_an_hour": spent, "share": share, "input_wait": wait}}
 
 
-def _costs(config: ConfigDict, folder: Path) -> dict[str, float]:
+def _costs(config: ConfigDict, folder: Path, step: float) -> Bench:
+    """Measures, where a Child is built; nothing is left to run."""
     config.recipe.data, config.recipe.split = config.data, config.split
     config.recipe.model, config.recipe.head = map(ConfigDict, model_options(config.size))
     task = open_task(config.recipe)
     state = jax.jit(lambda key: new_state(task.init(key), task.optimizer))(jax.random.key(0))
     save, written = _time_saving(state, folder)
-    return {
+    found = {
         "save_seconds": save,
         "written_seconds": written,
         "row_seconds": _time_rows(config, task, state, folder),
         "decode_seconds": _time_decoding(),
+        "input_wait": _input_wait(config, step),
     }
+    return Bench({}, {}, found)
 
 
 def _time_saving(state: Any, folder: Path) -> tuple[float, float]:
