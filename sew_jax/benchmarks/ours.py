@@ -80,7 +80,7 @@ def _compile(jitted, arguments: tuple, table: Sequence[Compression]) -> tuple[di
         programs[setting.name] = program
         facts[setting.name] = {
             "compile_seconds": seconds,
-            "xla_gflop": program.cost_analysis()["flops"] / 1e9,
+            "xla_gflop": (program.cost_analysis() or {}).get("flops", 0.0) / 1e9,
             "xla_mb": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20,
         }
     return programs, facts

@@ -42,6 +42,8 @@ def setting(backbone: BackboneConfig) -> str:
 def inference(config: dict[str, Any], dtype: str, batch: int, samples: int, platform: str) -> Bench:
     """Waveforms (batch, samples) to logits: `eager`, and `compiled` where torch.compile works."""
     torch, device = _open_torch(platform)
+    if not device:
+        return _bench(torch, device, {}, {}, [f"torch {torch.__version__} has no {platform}"])
     from transformers import AutoConfig, AutoModelForCTC
 
     kind = getattr(torch, dtype)
@@ -74,6 +76,8 @@ def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platf
     Masks and negatives are drawn once, before anything is timed, where ours are drawn in every update.
     """
     torch, device = _open_torch(platform)
+    if not device:
+        return _bench(torch, device, {}, {}, [f"torch {torch.__version__} has no {platform}"])
     from transformers import AutoConfig, AutoModelForPreTraining
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
@@ -100,7 +104,7 @@ def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platf
 
 
 def _open_torch(platform: str) -> tuple[Any, str]:
-    """torch and the device that is JAX's `platform`."""
+    """torch and its name of the device that is JAX's `platform`; an empty one where it has none."""
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # compiling is measured
     import torch
 
@@ -108,6 +112,8 @@ def _open_torch(platform: str) -> tuple[Any, str]:
     torch.set_num_threads(os.cpu_count())
     if platform == "cpu":
         return torch, "cpu"
+    if platform != "gpu" or not torch.cuda.is_available():
+        return torch, ""
     torch.set_float32_matmul_precision("high")  # TF32, which is XLA's default
     return torch, "cuda"
 

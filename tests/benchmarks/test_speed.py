@@ -7,6 +7,7 @@ import pytest
 
 from configs.benchmark import get_config
 from sew_jax.benchmark import benchmark
+from sew_jax.benchmarks import peer
 from sew_jax.compression import Compression
 from sew_jax.cost import count_macs
 from sew_jax.errors import UserError
@@ -107,3 +108,11 @@ def test_the_peer_does_the_same_work(tmp_path):
         ratio = table["peer_cases"][0]["ours_to_theirs"]["median"]
         ours, theirs = table["settings"][0]["seconds"]["median"], table["peer_cases"][0]["seconds"]["median"]
         assert ratio == pytest.approx(ours / theirs)
+
+
+@pytest.mark.transformers
+def test_a_device_that_torch_has_not_is_a_line():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    bench = peer.inference({}, "float32", 1, 8000, "tpu")
+    assert not bench.cases and "has no tpu" in bench.about["problems"][0]
