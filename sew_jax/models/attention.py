@@ -73,6 +73,7 @@ def attend_head_by_head(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     arguments = q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     if batch * heads * queries * keys <= _CACHED_SCORES:
         return attend(*arguments, rate=rate)
-    flat = jax.tree.map(lambda x: x.reshape(batch * heads, *x.shape[2:]), arguments)
+    # an axis of 1 for the head: without it its products would count as a layer's, which remat=dots keeps
+    flat = jax.tree.map(lambda x: x.reshape(batch * heads, 1, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
     return out.reshape(q_BxHxQxE.shape)

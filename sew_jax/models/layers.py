@@ -8,9 +8,28 @@ import numpy as np
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
 
 
+@jax.custom_jvp
 def gelu(x):
-    """Exact GELU, as torch computes it (`jax.nn.gelu` uses erfc, which takes XLA's CPU backend 1.7 times as long)."""
-    return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+    """Exact GELU, in float32 inside and with its slope alone kept for the backward pass.
+
+    `jax.nn.gelu` uses erfc, which takes XLA's CPU backend 1.7 times as long as erf. In bfloat16 1 + erf would lose what
+    is left below zero.
+    """
+    x_float32 = x.astype(jnp.float32)
+    return (x_float32 * _normal_cdf(x_float32)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    x_float32 = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(x_float32)) * np.float32((2 * np.pi) ** -0.5)
+    slope = (_normal_cdf(x_float32) + x_float32 * density).astype(x.dtype)
+    return gelu(x), slope * tangent
+
+
+def _normal_cdf(x):
+    return 0.5 * (1 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
 def layer_norm(dtype, name: str | None = None) -> nn.LayerNorm:

@@ -1,4 +1,4 @@
-"""Attention against numpy; head by head as all at once; the random numbers of dropout."""
+"""Attention against numpy, and head by head as all at once."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from sew_jax.models import attention
-from sew_jax.models.layers import dropout, hash_words
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 5, 7, 4
 
@@ -54,32 +53,3 @@ def test_head_by_head_gives_what_all_at_once_gives_and_its_gradients(rate, monke
         jax.tree.leaves(outputs(attention.attend_head_by_head)), jax.tree.leaves(outputs(attention.attend)), strict=True
     ):
         np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-6)
-
-
-def test_random_bytes_are_uniform_and_differ_between_seeds():
-    seeds = jnp.array([[0, 0], [0, 1], [1, 0], [2**31, 7]], jnp.uint32)
-    words = np.asarray(hash_words(seeds, (64, 1024)))
-    bytes_ = words.view(np.uint8).reshape(4, -1)
-    for row in bytes_:
-        counts = np.bincount(row, minlength=256)
-        statistic = np.square(counts - counts.mean()).sum() / counts.mean()
-        assert 150 < statistic < 380  # chi-square, 255 degrees of freedom: 5 standard deviations
-    signs = np.where(bytes_ >= 128, 1.0, -1.0)
-    limit = 5 / np.sqrt(signs.shape[1])
-    correlations = np.corrcoef(signs) - np.eye(4)
-    assert np.abs(correlations).max() < limit
-    for lag in (1, 2, 4, 1024, 4096):  # neighbours in a row, and in a column
-        assert np.abs((signs[:, lag:] * signs[:, :-lag]).mean(1)).max() < 1.1 * limit
-
-
-def test_every_position_of_any_shape_has_its_own_word():
-    words = np.asarray(hash_words(jnp.array([3, 4], jnp.uint32), (5, 7, 11)))
-    assert len(np.unique(words)) == words.size
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_keeps_the_mean(rate):
-    x = dropout(jnp.ones((400, 401)), rate, jnp.array([1, 2], jnp.uint32))
-    dropped = round(rate * 256) / 256
-    assert abs(float((x == 0).mean()) - dropped) < 5 * np.sqrt(dropped / x.size)
-    np.testing.assert_allclose(np.unique(x), [0, 1 / (1 - dropped)], rtol=1e-6)
