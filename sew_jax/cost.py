@@ -60,6 +60,17 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     )
 
 
+def count_update_flop(config: BackboneConfig, compression: Compression, samples: int) -> float:
+    """Floating-point operations of one utterance's part of an update, on average over the layers that layer-drop leaves out.
+
+    A backward pass costs twice its forward pass; features without parameters have none.
+    """
+    cost = count_macs(config, compression, samples)
+    layers = cost.projections + cost.attention + cost.feed_forward
+    fixed = cost.extractor if config.frontend == "logmel" else 0
+    return 6 * (cost.total - config.layerdrop * layers) - 4 * fixed
+
+
 def _lender(config: BackboneConfig, squeeze: int) -> int:
     """Factor of the up-sampler that serves `squeeze` (see `Encoder`); 0 where frames are only repeated."""
     if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.cost import count_macs
+from sew_jax.cost import count_macs, count_update_flop
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, published
 
@@ -87,3 +87,19 @@ def test_feed_forward_at_the_pooled_rate():
     }
     # 2.06 before the up-sampler, which the published arithmetic leaves out
     assert cost["s1q1k1"] / cost["s2q2k2"] == pytest.approx(2.06, abs=0.06)
+
+
+def test_an_update_costs_three_forward_passes_of_what_is_computed_and_learnt():
+    setting, samples = Compression.parse("s2q1k2"), 15 * 16_000
+
+    def flop(**changes):
+        return count_update_flop(dataclasses.replace(BASE, **changes), setting, samples)
+
+    cost = count_macs(BASE, setting, samples)
+    assert flop(layerdrop=0.0) == 6 * cost.total
+    outside = cost.extractor + cost.feature_projection + cost.pos_conv + cost.upsampler
+    assert flop(layerdrop=1.0) == pytest.approx(6 * outside)
+    assert flop(layerdrop=0.5) == pytest.approx((flop(layerdrop=0.0) + flop(layerdrop=1.0)) / 2)
+    fixed = count_macs(dataclasses.replace(BASE, frontend="logmel"), setting, samples)
+    learnt = fixed.total - fixed.extractor
+    assert flop(frontend="logmel", layerdrop=0.0) == pytest.approx(6 * learnt + 2 * fixed.extractor)

@@ -16,7 +16,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.progress import say
-from sew_jax.state import TrainState, new_state
+from sew_jax.state import new_state
 from sew_jax.steps import make_step
 from sew_jax.tasks import pretraining
 
@@ -43,7 +43,9 @@ def training(
 ) -> Bench:  # fmt: skip
     """Updates of pre-training on waveforms (batch, samples), once for each setting; all go on with the same state."""
     _configure()
-    state, step = new_training(backbone, head, recipe)
+    learning = pretraining(recipe, backbone, head)
+    state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
+    step = make_step(learning.micro_loss, learning.optimizer, learning.schedule, recipe.seed, accumulate=1)
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
     arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
     jitted = jax.jit(step, static_argnames="compression", donate_argnums=0)
@@ -55,13 +57,6 @@ def training(
 
     cases = {name: _bound(update, (program,)) for name, program in programs.items()}
     return _bench(cases, facts, backbone.dtype)
-
-
-def new_training(backbone: BackboneConfig, head: PretrainHeadConfig, recipe: ConfigDict) -> tuple[TrainState, Callable]:
-    """The state of pre-training before its first update, and its step."""
-    learning = pretraining(recipe, backbone, head)
-    state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
-    return state, make_step(learning.micro_loss, learning.optimizer, learning.schedule, recipe.seed, accumulate=1)
 
 
 def _configure() -> None:

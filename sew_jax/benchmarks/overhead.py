@@ -55,7 +55,9 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     say(f"    a save holds the loop for {costs['save_seconds']:.2f} s and is on disk after {costs['written_seconds']:.1f} s; "
         f"a row of metrics takes {1000 * costs['row_seconds']:.2f} ms; an hour of audio is decoded to text in "
         f"{costs['decode_seconds']:.2f} s")  # fmt: skip
-    say(f"    in an hour of training: {', '.join(f'{kind} {s:.2f} s' for kind, s in spent.items())}: {share:.3%} of it")
+    say(
+        f"    in an hour of training, and of audio decoded: {', '.join(f'{kind} {s:.2f} s' for kind, s in spent.items())}: {share:.3%} of it"
+    )
     say(f"    input: {_BATCHES} batches of {config.batch_seconds:g} s of audio, one each {step:.3g} s: waited {wait:.3%} of "
         "the time")  # fmt: skip
     return {"overhead": {"step_seconds": step, **costs, "seconds_an_hour": spent, "share": share, "input_wait": wait}}

@@ -15,23 +15,29 @@ from sew_jax.benchmarks.memory import RESIDENT, Memory
 from sew_jax.convert import Architecture, write_architecture
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.progress import say
 
 SEW_SQUEEZE = 2  # of the published ones
 
 
-def peer_config(backbone: BackboneConfig, head: CTCHeadConfig | PretrainHeadConfig) -> dict[str, Any]:
-    """transformers' `config.json` for a model of ours, dropout rates included.
-
-    Raises:
-      UserError: there is no peer; the message says why.
-    """
+def peer_config(backbone: BackboneConfig, head: CTCHeadConfig | PretrainHeadConfig) -> dict[str, Any] | None:
+    """transformers' `config.json` for a model of ours, dropout rates included; None, and a line why, where it has none."""
+    sew = backbone.frontend == "compact"
     if missing := [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]:
-        raise UserError(f"{' and '.join(missing)} not installed")
-    if backbone.frontend == "compact":
+        say(f"  no peer: {' and '.join(missing)} not installed")
+        return None
+    if sew and isinstance(head, PretrainHeadConfig):
+        say("  no peer: transformers does not pre-train SEW")
+        return None
+    if sew:
         family, architecture = "sew", Architecture(dataclasses.replace(backbone, tail="drop"), head, SEW_SQUEEZE)
     else:
         family, architecture = "wav2vec2", Architecture(backbone, head, 1)
-    return write_architecture(family, architecture)
+    try:
+        return write_architecture(family, architecture)
+    except UserError as error:
+        say(f"  no peer: {error}")
+        return None
 
 
 def setting(backbone: BackboneConfig) -> str:

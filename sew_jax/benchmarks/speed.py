@@ -1,5 +1,6 @@
 """Tables of time: this project's settings in turn, beside the same work by transformers where that is installed."""
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -8,6 +9,8 @@ from typing import Any, NamedTuple
 
 from sew_jax.benchmarks.contest import Bench, Child, Run, take_turns
 from sew_jax.benchmarks.table import align
+from sew_jax.compression import Compression
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, published
 from sew_jax.progress import say
 
 
@@ -16,23 +19,25 @@ class Work(NamedTuple):
 
     Args:
       title: for the screen.
-      ours: builds this project's cases, one for each setting, from `arguments`.
+      ours: builds this project's cases, one for each setting.
       theirs: builds the peer's cases from the platform's name; None where there is no peer.
-      macs: multiply-accumulates of one run at each setting's name; the first is the reference of speed-ups.
-      flop_per_mac: 2, and 6 where gradients are taken, too.
+      flop: floating-point operations of one run at each setting's name; the first is the reference of speed-ups.
       audio_seconds: of one run.
       peer_setting: which of ours computes what the peer computes.
     """
 
     title: str
-    ours: Callable[..., Bench]
-    arguments: Sequence[Any]
-    theirs: Callable[..., Bench] | None
-    their_arguments: Sequence[Any]
-    macs: dict[str, int]
-    flop_per_mac: int
+    ours: Callable[[], Bench]
+    theirs: Callable[[str], Bench] | None
+    flop: dict[str, float]
     audio_seconds: float
     peer_setting: str
+
+
+def model_for(size: str, dtype: str, table: Sequence[Compression]) -> tuple[BackboneConfig, PretrainHeadConfig]:
+    """A published size with the up-samplers of a table."""
+    backbone, head = published(size)
+    return dataclasses.replace(backbone, dtype=dtype, upsample_factors=tuple(s.squeeze for s in table)), head
 
 
 def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
@@ -41,14 +46,13 @@ def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
     Raises:
       UserError: a process has died.
     """
-    say(f"  {work.title}: building {len(work.macs)} settings")
+    say(f"  {work.title}: building {len(work.flop)} settings")
     with ExitStack() as stack:
-        ours = stack.enter_context(Child("sew_jax", work.ours, *work.arguments))
+        ours = stack.enter_context(Child("sew_jax", work.ours))
         children = [ours]
         if work.theirs:
             say("    building the same in transformers")
-            platform = ours.about["platform"]
-            theirs = stack.enter_context(Child("transformers", work.theirs, *work.their_arguments, platform))
+            theirs = stack.enter_context(Child("transformers", work.theirs, ours.about["platform"]))
             children.append(theirs)
             for problem in theirs.about["problems"]:
                 say(f"    ! {problem}")
@@ -57,7 +61,7 @@ def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
             for case in ours.cases:
                 ours.trace(case, profiles / case)
             say(f"    profiles, for xprof and TensorBoard, are in {profiles}")
-        table = [_row(work, name, runs["sew_jax", name], runs, ours) for name in ours.cases]
+        table = [_row(work, name, runs, ours) for name in ours.cases]
         report = {"title": work.title, "rounds": rounds, **ours.about, "settings": table}
         say(_format_settings(table, ours.about))
         if work.theirs:
@@ -66,11 +70,11 @@ def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
     return report
 
 
-def _row(work: Work, name: str, own: list[Run], runs: dict[tuple[str, str], list[Run]], ours: Child) -> dict[str, Any]:
-    first = next(iter(work.macs))
-    seconds, gflop = _spread([run.seconds for run in own]), work.flop_per_mac * work.macs[name] / 1e9
+def _row(work: Work, name: str, runs: dict[tuple[str, str], list[Run]], ours: Child) -> dict[str, Any]:
+    first, own = next(iter(work.flop)), runs["sew_jax", name]
+    seconds, gflop = _spread([run.seconds for run in own]), work.flop[name] / 1e9
     speed_up = statistics.median(a.seconds / b.seconds for a, b in zip(runs["sew_jax", first], own, strict=True))
-    promised = work.macs[first] / work.macs[name]
+    promised = work.flop[first] / work.flop[name]
     return {
         "setting": name,
         "seconds": seconds,

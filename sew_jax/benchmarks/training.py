@@ -1,19 +1,16 @@
 """The part `training`: updates of pre-training, with gradients, Adam and all that is drawn for them."""
 
-import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from sew_jax.benchmarks import ours, peer
-from sew_jax.benchmarks.speed import Work, time_work
+from sew_jax.benchmarks.speed import Work, model_for, time_work
 from sew_jax.compression import parse_table
-from sew_jax.cost import count_macs
+from sew_jax.cost import count_update_flop
 from sew_jax.data.audio import SAMPLE_RATE
-from sew_jax.errors import UserError
-from sew_jax.models.config import published
-from sew_jax.progress import say
 
 
 def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -23,29 +20,18 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
       UserError: a process has died.
     """
     del report
-    table, batch, samples = (
+    table, samples, batch = (
         parse_table(config.train_settings),
-        config.train_batch,
         round(config.train_seconds * SAMPLE_RATE),
+        config.train_batch,
     )
-    backbone, head = published(config.size)
-    backbone = dataclasses.replace(backbone, dtype=config.dtype, upsample_factors=tuple(s.squeeze for s in table))
-    their_config = None
-    if config.peers:
-        try:
-            if backbone.frontend == "compact":
-                raise UserError("transformers does not pre-train SEW")
-            their_config = peer.peer_config(backbone, head)
-        except UserError as error:
-            say(f"  no peer: {error}")
+    backbone, head = model_for(config.size, config.dtype, table)
+    theirs = peer.peer_config(backbone, head) if config.peers else None
     work = Work(
         title=f"updates of {config.size}, {batch} x {config.train_seconds:g} s, {config.dtype}",
-        ours=ours.training,
-        arguments=(backbone, head, config.recipe, table, batch, samples),
-        theirs=peer.training if their_config else None,
-        their_arguments=(their_config, config.dtype, batch, samples),
-        macs={s.name: batch * count_macs(backbone, s, samples).total for s in table},
-        flop_per_mac=6,
+        ours=functools.partial(ours.training, backbone, head, config.recipe, table, batch, samples),
+        theirs=functools.partial(peer.training, theirs, config.dtype, batch, samples) if theirs else None,
+        flop={s.name: batch * count_update_flop(backbone, s, samples) for s in table},
         audio_seconds=batch * config.train_seconds,
         peer_setting=peer.setting(backbone),
     )
