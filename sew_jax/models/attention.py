@@ -4,6 +4,7 @@ B utterances, Q query frames, K key frames, H heads, E channels of a head, D = H
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,7 @@ class Attention(nn.Module):
             seed_BxHx2 = jax.random.bits(self.make_rng("dropout"), (*k_BxHxKxE.shape[:2], 2), "uint32")
         out_BxHxQxE = jax.lax.platform_dependent(
             q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2,
-            cpu=functools.partial(attend_head_by_head, rate=rate), default=functools.partial(attend, rate=rate),
+            cpu=functools.partial(attend_pair_by_pair, rate=rate), default=functools.partial(attend, rate=rate),
         )  # fmt: skip
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
 
@@ -64,16 +65,17 @@ def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, *, rate: float):
     return (out_xQxE / total_xQx1).astype(v_xKxE.dtype)
 
 
-def attend_head_by_head(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2, *, rate: float):
-    """The same, one head of one utterance after the other where all scores would not fit a CPU's cache.
+def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2, *, rate: float):
+    """The same, a pair of heads after the other where all scores would not fit a CPU's cache.
 
-    The backward pass computes a head's scores again rather than fetch them from memory.
+    The backward pass computes a pair's scores again rather than fetch them from memory.
     """
     batch, heads, queries, keys = *q_BxHxQxE.shape[:3], k_BxHxKxE.shape[2]
     arguments = q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     if batch * heads * queries * keys <= _CACHED_SCORES:
         return attend(*arguments, rate=rate)
-    # an axis of 1 for the head: without it its products would count as a layer's, which remat=dots keeps
-    flat = jax.tree.map(lambda x: x.reshape(batch * heads, 1, *x.shape[2:]), arguments)
+    # an axis for the heads of a pair, also where there is one: its products are then not a layer's, which remat=dots keeps
+    pair = math.gcd(batch * heads, 2)
+    flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
     return out.reshape(q_BxHxQxE.shape)

@@ -1,4 +1,4 @@
-"""Attention against numpy, and head by head as all at once."""
+"""Attention against numpy, and a pair of heads after the other as all at once."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_head_by_head_gives_what_all_at_once_gives_and_its_gradients(rate, monkeypatch):
+def test_pair_by_pair_gives_what_all_at_once_gives_and_its_gradients(rate, monkeypatch):
     monkeypatch.setattr(attention, "_CACHED_SCORES", 0)
     q, k, v, valid, words = arguments()
     words = words if rate else None
@@ -50,6 +50,6 @@ def test_head_by_head_gives_what_all_at_once_gives_and_its_gradients(rate, monke
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
     for ours, whole in zip(
-        jax.tree.leaves(outputs(attention.attend_head_by_head)), jax.tree.leaves(outputs(attention.attend)), strict=True
+        jax.tree.leaves(outputs(attention.attend_pair_by_pair)), jax.tree.leaves(outputs(attention.attend)), strict=True
     ):
         np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-6)
