@@ -5,7 +5,6 @@ and post-processing. Batches wait on the device; each setting is warmed up; repe
 disturbance does not hit one of them alone; the median is reported with minimum and maximum.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -13,7 +12,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,48 +29,14 @@ from sew_jax.data.text import Vocabulary
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.config import BackboneConfig
 from sew_jax.models.ctc import CTCModel
-from sew_jax.origin import merge_params, open_origin
 from sew_jax.programs import compile_table
 from sew_jax.progress import format_duration, say
+from sew_jax.recognizer import FineTuned, load_finetuned
 from sew_jax.sharding import batch_sharding, make_mesh, place_batch
 from sew_jax.tradeoff import Row, format_table, mark_front, write_tradeoff
 from sew_jax.wer import ErrorCounts, count_errors
-
-
-class FineTuned(NamedTuple):
-    """A model that transcribes."""
-
-    model: CTCModel
-    params: Any
-    vocabulary: Vocabulary
-    trained: list[Compression]  # the table of its training
-
-
-def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineTuned:
-    """A model with a CTC head: the newest checkpoint of a finetune run, or a released one.
-
-    Args:
-      dtype: of the computation; empty keeps that of training.
-
-    Raises:
-      UserError: there is none, or its files do not fit each other.
-    """
-    origin = open_origin(init_from)
-    if not isinstance(origin.head, CTCHeadConfig):
-        raise UserError(f"init_from: {init_from} has no CTC head yet; fine-tune it first (configs/finetune.py)")
-    backbone = dataclasses.replace(origin.backbone, remat="none", **({"dtype": dtype} if dtype else {}))
-    model = CTCModel(backbone, origin.head)
-    state, saved = origin.load(sharding)
-    # a model that never masks may lack the mask embedding, which is not used here
-    saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
-    fresh = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
-    params, _, _ = merge_params(fresh, saved, init_from, may_be_new=())
-    say(
-        f"  model     {init_from}, {state}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"
-    )
-    return FineTuned(model, params, origin.vocabulary, origin.trained)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:

@@ -56,6 +56,15 @@ class Vocabulary:
         """Id of the CTC blank."""
         return self._ids[self.blank_symbol]
 
+    @property
+    def word_end(self) -> int:
+        """Id of the delimiter."""
+        return self._ids[self.delimiter]
+
+    def is_silent(self, symbol: int) -> bool:
+        """Whether an id stands for nothing that is said: the blank, and what never stands in a transcript."""
+        return symbol in self._silent
+
     def padded(self, symbols: int) -> "Vocabulary":
         """With nameless symbols up to a count, for a head that is wider than its vocabulary."""
         names = tuple(f"<nameless {i}>" for i in range(len(self), symbols))
@@ -71,7 +80,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The transcript of symbol ids, special symbols left out."""
-        text = "".join(self.symbols[i] for i in ids if i not in self._silent)
+        text = "".join(self.symbols[i] for i in ids if not self.is_silent(i))
         return " ".join(text.replace(self.delimiter, " ").split())
 
     def save(self, folder: Path) -> None:
