@@ -26,14 +26,10 @@ class Hypothesis(NamedTuple):
     words: tuple[Word, ...]
 
 
-def greedy(symbol_BxT: np.ndarray, length_B: np.ndarray, vocabulary: Vocabulary) -> list[str]:
-    """Transcripts of the best path: repeats collapsed, blanks dropped, frames beyond an utterance's length ignored."""
-    texts = []
-    for symbols, length in zip(symbol_BxT, length_B, strict=True):
-        path = symbols[:length]
-        first = np.diff(path, prepend=-1) != 0  # of each run of equal symbols
-        texts.append(vocabulary.decode(path[first & (path != vocabulary.blank)].tolist()))
-    return texts
+def greedy(path_T: np.ndarray, vocabulary: Vocabulary) -> str:
+    """The transcript of a path of CTC symbols: repeats collapsed, blanks dropped."""
+    first_T = np.diff(path_T, prepend=-1) != 0  # of each run of equal symbols
+    return vocabulary.decode(path_T[first_T & (path_T != vocabulary.blank)].tolist())
 
 
 def best_path(log_prob_TxV: np.ndarray, vocabulary: Vocabulary) -> Hypothesis:

@@ -27,6 +27,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
+  --config=configs/search.py     per-layer schedules that beat uniform settings at equal cost
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
@@ -89,7 +90,7 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "benchmark", "plan", "demo")
+    modes = ("pretrain", "finetune", "evaluate", "search", "export", "prepare", "benchmark", "plan", "demo")
     if config.mode not in modes:
         raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
     if config.mode == "prepare":  # these two have no use for JAX
@@ -138,6 +139,10 @@ def _run_on_devices(config, workdir: Path) -> None:
         from sew_jax.evaluate import evaluate
 
         evaluate(config, workdir)
+    elif config.mode == "search":
+        from sew_jax.search import search
+
+        search(config, workdir)
     elif config.mode == "export":
         from sew_jax.export import export
 

@@ -21,9 +21,14 @@ class ErrorCounts:
         return ErrorCounts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     @property
+    def errors(self) -> int:
+        """Of words, all three kinds."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def wer(self) -> float:
         """Word errors over reference words; may pass 1. Of no words at all: 0."""
-        return (self.substitutions + self.deletions + self.insertions) / max(self.words, 1)
+        return self.errors / max(self.words, 1)
 
     @property
     def cer(self) -> float:

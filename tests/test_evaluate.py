@@ -54,6 +54,7 @@ def test_rows_are_the_sums_of_the_transcripts(evaluated):
         assert row["wer"] == total.wer and row["cer"] == total.cer and row["words"] == 5 == row["utterances"]
         assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"])
         assert row["seconds_min"] <= row["seconds"] <= row["seconds_max"] and row["repeats"] == 2
+        assert row["wer_low"] <= row["wer"] <= row["wer_high"] and row["split"] == "test"
         assert row["rtf"] == pytest.approx(row["seconds"] / row["audio_seconds"])
     assert saved[0]["relative_time"] == saved[0]["relative_macs"] == 1
     assert [row["trained"] for row in saved] == [True, True, False]
@@ -83,6 +84,18 @@ def test_without_names_it_is_the_table_of_training(runs, tmp_path, capfd):
     rows = evaluate(evaluation(runs, repeats=1), tmp_path)
     assert [row.setting for row in rows] == ["s1q1k1", "s2q1k1"]
     assert "compiled 4 programs" in capfd.readouterr().out  # settings x buckets
+
+
+def test_several_splits_have_rows_and_transcripts_of_their_own(runs, evaluated, tmp_path):
+    rows = evaluate(evaluation(runs, split="test,train", settings="s2q1k1", repeats=1), tmp_path)
+    assert [(row.split, row.setting) for row in rows] == [
+        (split, setting) for split in ("test", "train") for setting in ("s1q1k1", "s2q1k1")
+    ]
+    assert [row.utterances for row in rows] == [5, 5, 12, 12]
+    assert [row.relative_time for row in rows if row.setting == "s1q1k1"] == [1, 1]
+    lines = transcripts(tmp_path, "s2q1k1")
+    assert [line["split"] for line in lines] == ["test"] * 5 + ["train"] * 12
+    assert lines[:5] == transcripts(evaluated[0], "s2q1k1")
 
 
 def test_bfloat16(runs, tmp_path):
