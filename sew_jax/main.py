@@ -3,8 +3,11 @@
 Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
 """
 
+import functools
+import importlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -20,6 +23,19 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 _PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
+_MODES = {  # config.mode -> module:function
+    "pretrain": "train:train",
+    "finetune": "train:train",
+    "evaluate": "evaluate:evaluate",
+    "search": "search:search",
+    "lm": "ngram:build_lm",
+    "export": "export:export",
+    "prepare": "data.prepare:prepare",
+    "plan": "plan_memory:plan_memory",
+    "benchmark": "benchmark:benchmark",
+    "demo": "demo:demo",
+}
+_WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
 
@@ -28,6 +44,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/search.py     per-layer schedules that beat uniform settings at equal cost
+  --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
@@ -90,27 +107,20 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "search", "export", "prepare", "benchmark", "plan", "demo")
-    if config.mode not in modes:
-        raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
-    if config.mode == "prepare":  # these two have no use for JAX
-        from sew_jax.data.prepare import prepare
+    if config.mode not in _MODES:
+        raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(_MODES)}")
+    module, function = _MODES[config.mode].split(":")
 
-        prepare(config, workdir)
-        return
-    if config.mode == "benchmark":
-        from sew_jax.benchmark import benchmark
+    def run() -> None:
+        # here: a mistyped flag must not wait for JAX, which some modes have no use for
+        getattr(importlib.import_module(f"sew_jax.{module}"), function)(config, workdir)
 
-        benchmark(config, workdir)
-        return
-    import jax  # here: a mistyped flag must not wait for it
+    (run if config.mode in _WITHOUT_DEVICES else functools.partial(_on_devices, run))()
 
-    if config.mode == "plan":  # asks no device, and no other process
-        from sew_jax.plan_memory import plan_memory
 
-        jax.config.update("jax_platforms", "cpu")
-        plan_memory(config)
-        return
+def _on_devices(run: Callable[[], None]) -> None:
+    """With the processes of a job joined, and programs of earlier runs at hand."""
+    import jax
 
     from sew_jax import distributed
     from sew_jax.cache import cache_folder
@@ -124,33 +134,10 @@ def _run(config, workdir: Path) -> None:
     speak_as(jax.process_index())
     quiet_orbax()
     try:
-        _run_on_devices(config, workdir)
+        run()
     except BaseException as error:
         distributed.abandon(error)
         raise
-
-
-def _run_on_devices(config, workdir: Path) -> None:
-    if config.mode == "demo":
-        from sew_jax.demo import demo
-
-        demo(config, workdir)
-    elif config.mode == "evaluate":
-        from sew_jax.evaluate import evaluate
-
-        evaluate(config, workdir)
-    elif config.mode == "search":
-        from sew_jax.search import search
-
-        search(config, workdir)
-    elif config.mode == "export":
-        from sew_jax.export import export
-
-        export(config, workdir)
-    else:
-        from sew_jax.train import train
-
-        train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a model needs of each device's memory, from shapes alone: no weights are made and no device is asked."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,17 @@ from sew_jax.steps import SpanMask, Temperature, pretrain_micro_loss
 _GIB = 2**30
 
 
-def plan_memory(config: ConfigDict) -> None:
+def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     """Says what each way to divide a model needs, and the flags of the first that fits.
 
     Args:
       config: `pretrain` is the config of that mode; `devices` and `memory_gib` describe the machine.
+      workdir: of all modes; nothing is written.
 
     Raises:
       UserError: the sizes make no sense.
     """
+    jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
     pretrain, devices = config.pretrain, config.devices
     if devices < 1 or config.memory_gib <= 0:
         raise UserError(f"devices: {devices} and memory_gib: {config.memory_gib} must be above 0")
