@@ -2,10 +2,12 @@
 
   python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune
   python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune --config.data=/data/LibriSpeech \\
-    --config.split=test-clean --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1
+    --config.split=test-clean,test-other --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1 \\
+    --config.lm=4-gram.arpa --config.tune_split=dev-other
 
 Needs a fine-tuned model and transcribed audio. The small model at 8 settings took 57 s for 5 minutes of speech on 2 CPU
-cores, 5 timed rounds included; the tables are in the README.
+cores, 5 timed rounds included; the tables are in the README. With an n-gram of words (ARPA or KenLM binary; configs/lm.py makes
+one) each split is also decoded by beam search, side by side.
 """
 
 from ml_collections import ConfigDict
@@ -16,10 +18,13 @@ def get_config() -> ConfigDict:
     config.mode = "evaluate"
     config.init_from = ""  # workdir of a finetune run, or hf:PATH
     config.data = "demo"
-    config.split = "test"
+    config.split = "test"  # several, joined by commas, have a table each
     config.settings = ""  # names joined by commas; empty: the settings it was trained on
     config.repeats = 5  # timed rounds after the warm-up
     config.dtype = ""  # float32 or bfloat16; empty: as in training
+    add_beam(config)
+    config.tune_split = ""  # choose lm_weight and word_score for each setting by WER on this split of data
+    config.tune_trials = 30
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.input = ConfigDict()
     config.input.batch_seconds = 250.0  # audio of a batch (SEW: 4 M samples)
@@ -28,3 +33,18 @@ def get_config() -> ConfigDict:
     config.input.workers = 0
     config.input.threads = 4
     return config
+
+
+def add_beam(config: ConfigDict) -> None:
+    """Adds the keys of `sew_jax.beam.chosen_options`; defaults are fairseq's and SEW's."""
+    config.lm = ""  # an n-gram, ARPA or KenLM binary; none: beam search without; empty: no beam search
+    config.beam = ConfigDict()
+    config.beam.lexicon = ""  # a list of words, with their spelling or without; empty: those of the n-gram
+    config.beam.beam = 50  # hypotheses kept at each frame
+    config.beam.beam_tokens = 0  # symbols of a frame that may go on; 0: all
+    config.beam.threshold = 25.0  # a hypothesis so far behind the best one is dropped
+    config.beam.lm_weight = 2.0
+    config.beam.word_score = -1.0
+    config.beam.sil_score = 0.0
+    config.beam.log_add = False
+    config.beam.workers = -1  # processes; -1: as many as cores

@@ -27,6 +27,7 @@ from flashlight.lib.text.decoder import (
 )
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
+from ml_collections import ConfigDict
 
 from sew_jax.data.text import Vocabulary
 from sew_jax.data.workers import die_with_parent
@@ -76,6 +77,22 @@ class BeamOptions:
         for name in ("lm_weight", "word_score", "sil_score"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"beam: {name}={getattr(self, name)} must be a number")
+
+
+def chosen_options(config: ConfigDict) -> BeamOptions | None:
+    """What `config.lm` and `config.beam` ask for: beam search with an n-gram, with `none`, or (empty) the best path alone.
+
+    Raises:
+      UserError: a value makes no sense.
+    """
+    if not config.lm:
+        if config.beam.lexicon:
+            raise UserError(
+                "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
+            )
+        return None
+    told = {key: value for key, value in config.beam.items() if key != "workers"}
+    return BeamOptions(lm="" if config.lm == "none" else config.lm, **told)
 
 
 class Beam:

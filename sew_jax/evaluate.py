@@ -1,10 +1,11 @@
 """Word error rate and time at every setting, from the same run of the same programs.
 
 Time is measured as SEW's repository does (`tools/eval_w2v.py`): encoder, argmax and the copy to the host, without loading
-and post-processing. Batches wait on the device; each setting is warmed up; repeats go round all settings, so that a
+and post-processing; beam search, where there is one, is timed once and added. Batches wait on the device; each setting is warmed up; repeats go round all settings, so that a
 disturbance does not hit one of them alone; the median is reported with minimum and maximum.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sew_jax.beam import BeamOptions, BeamPool, chosen_options
 from sew_jax.bootstrap import wer_interval
 from sew_jax.compression import Compression, parse_table
 from sew_jax.cost import count_macs
@@ -30,9 +32,10 @@ from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
 from sew_jax.files import write_whole
 from sew_jax.models.ctc import CTCModel
 from sew_jax.progress import format_duration, say
-from sew_jax.recognizer import FineTuned, load_finetuned
+from sew_jax.recognizer import FineTuned, load_finetuned, log_probs
 from sew_jax.sharding import make_mesh
 from sew_jax.tradeoff import Row, format_table, mark_front, write_tradeoff
+from sew_jax.tune import tune
 from sew_jax.wer import ErrorCounts, count_errors
 
 
@@ -45,6 +48,8 @@ class Scored(NamedTuple):
     texts: list[str]
     errors: list[ErrorCounts]
     seconds: list[float]
+    decode_seconds: float = 0.0  # of beam search, in `seconds`
+    options: BeamOptions | None = None
 
     @property
     def total(self) -> ErrorCounts:
@@ -73,10 +78,17 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     for setting in table:
         setting.layer_pools(tuned.model.backbone.layers)
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
-    sets = open_eval_sets(config, split_names(config.split) or [""], tuned.vocabulary, mesh)
-    say(f"  outputs   {workdir}")
-
-    scored = _greedy(config, tuned, table, sets)
+    splits, options = split_names(config.split) or [""], chosen_options(config)
+    dev_splits = [config.tune_split] if options and config.tune_split else []
+    sets = open_eval_sets(config, [*splits, *dev_splits], tuned.vocabulary, mesh)
+    sets, dev = sets[: len(splits)], next(iter(sets[len(splits) :]), None)
+    with BeamPool(tuned.vocabulary, options, config.beam.workers) if options else contextlib.nullcontext() as pool:
+        if pool:  # what is wrong with its files is said before anything long
+            pool.decode([np.zeros((1, len(tuned.vocabulary)), np.float32)])
+        say(f"  outputs   {workdir}")
+        scored = _greedy(config, tuned, table, sets)
+        if pool:
+            scored += _beam(config, tuned, table, sets, dev, pool, options)
     rows = mark_front([row for part in sets for row in _rows(config, tuned, scored, part, device)])
     _write_transcripts(workdir, scored)
     write_tradeoff(rows, workdir)
@@ -106,15 +118,46 @@ def _greedy(config: ConfigDict, tuned: FineTuned, table: Sequence[Compression], 
     return scored
 
 
+def _beam(
+    config: ConfigDict, tuned: FineTuned, table: Sequence[Compression], sets: Sequence[EvalSet], dev: EvalSet | None,
+    pool: BeamPool, options: BeamOptions,
+) -> list[Scored]:  # fmt: skip
+    """Each split at each setting, by beam search with the weights of `options`, or those that do best on `dev`."""
+    everything = [*sets, *([dev] if dev else [])]
+    function = functools.partial(log_probs, tuned.model)
+    programs = compile_for(everything, table, function, tuned.params, "log-probability")
+    scored = []
+    for setting in table:
+        weighed = options
+        if dev:
+            outputs, _ = dev.run(programs, setting, tuned.params)
+            say(f"  {setting}: weights for {dev.split}")
+            weighed, _ = tune(pool, options, outputs, dev.references, trials=config.tune_trials)
+        for part in sets:
+            part.run(programs, setting, tuned.params)  # warms up
+            rounds = [part.run(programs, setting, tuned.params) for _ in range(max(config.repeats, 1))]
+            begin = time.perf_counter()
+            hypotheses = pool.decode(rounds[0][0], weighed)
+            spent = time.perf_counter() - begin
+            texts = [best[0].text for best in hypotheses]
+            seconds = [encoder + spent for _, encoder in rounds]
+            scored.append(_score(part, setting, "lm" if options.lm else "beam", texts, seconds, spent, weighed))
+            say(f"    beam search: {len(texts) / spent:.1f} utterances/s, {part.seconds / spent:.0f} x real time")
+    return scored
+
+
 def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
     """The most likely symbol of each frame, (B, T), and the frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return logits.argmax(-1).astype(jnp.int32), length
 
 
-def _score(part: EvalSet, setting: Compression, decoder: str, texts: list[str], seconds: list[float]) -> Scored:
+def _score(
+    part: EvalSet, setting: Compression, decoder: str, texts: list[str], seconds: list[float], decode_seconds: float = 0.0,
+    options: BeamOptions | None = None,
+) -> Scored:  # fmt: skip
     errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
-    scored = Scored(part, setting, decoder, texts, errors, seconds)
+    scored = Scored(part, setting, decoder, texts, errors, seconds, decode_seconds, options)
     name = f"{part.split} {setting}" if part.split else str(setting)
     say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words")
     return scored
@@ -125,7 +168,7 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
     folder = workdir / "transcripts"
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[str]] = {}
-    for part, setting, decoder, texts, _, _ in scored:
+    for part, setting, decoder, texts, *_ in scored:
         lines = files.setdefault(str(setting) if decoder == "greedy" else f"{setting}.{decoder}", [])
         for name, reference, text in zip(part.ids, part.references, texts, strict=True):
             line = {"id": name, "reference": reference, "hypothesis": text, "split": part.split}
@@ -150,6 +193,8 @@ def _rows(config: ConfigDict, tuned: FineTuned, scored: Sequence[Scored], part: 
             wer_high=high, cer=errors.cer, substitutions=errors.substitutions, deletions=errors.deletions,
             insertions=errors.insertions, words=errors.words, utterances=errors.utterances, seconds=median,
             seconds_min=min(one.seconds), seconds_max=max(one.seconds), repeats=config.repeats,
+            decode_seconds=one.decode_seconds, lm_weight=one.options and one.options.lm_weight,
+            word_score=one.options and one.options.word_score,
             audio_seconds=part.seconds, rtf=median / part.seconds, relative_time=median / base,
             macs_per_s=macs[one.setting] / part.seconds, relative_macs=macs[one.setting] / macs[reference],
             device=device, dtype=backbone.dtype, trained=one.setting in tuned.trained,

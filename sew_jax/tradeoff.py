@@ -37,6 +37,9 @@ class Row:
     seconds_min: float
     seconds_max: float
     repeats: int
+    decode_seconds: float  # of beam search, which is part of `seconds`; 0 for greedy decoding
+    lm_weight: float | None  # of beam search
+    word_score: float | None
     audio_seconds: float
     rtf: float  # seconds over audio_seconds
     relative_time: float  # to s1q1k1 and greedy decoding

@@ -12,7 +12,7 @@ from sew_jax.tradeoff import Row, format_table, mark_front, read_tradeoff, write
 def row(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", decoder="greedy"):
     return Row(
         setting=setting, split=split, decoder=decoder, wer=wer, wer_low=0.8 * wer, wer_high=1.3 * wer, cer=wer / 3, substitutions=3, deletions=2, insertions=1, words=60, utterances=20,
-        seconds=seconds, seconds_min=seconds * 0.9, seconds_max=seconds * 1.2, repeats=5, audio_seconds=100.0,
+        seconds=seconds, seconds_min=seconds * 0.9, seconds_max=seconds * 1.2, repeats=5, decode_seconds=0.0, lm_weight=None, word_score=None, audio_seconds=100.0,
         rtf=seconds / 100, relative_time=seconds / 2, macs_per_s=1e9, relative_macs=seconds / 2, device="cpu",
         dtype="float32", trained=trained,
     )  # fmt: skip
