@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from configs import evaluate as evaluate_config
+from configs import lm as configs_lm
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.evaluate import evaluate
+from sew_jax.ngram import build_lm
 from sew_jax.train import train
 from sew_jax.wer import ErrorCounts, count_errors
 from tests.runs import finetuning, make_corpus, pretraining
@@ -98,6 +100,25 @@ def test_several_splits_have_rows_and_transcripts_of_their_own(runs, evaluated, 
     assert lines[:5] == transcripts(evaluated[0], "s2q1k1")
 
 
+def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
+    """The model's output is noise; a lexicon of one word leaves nothing else to say."""
+    lm_config = configs_lm.get_config()
+    (tmp_path / "text").write_text("TWO\nTWO TWO\n")
+    lm_config.data, lm_config.text, lm_config.order = "", str(tmp_path / "text"), 2
+    build_lm(lm_config, tmp_path)
+    changes = {"lm": str(tmp_path / "lm.arpa"), "beam.workers": 1, "tune_split": "train", "tune_trials": 2}
+    rows = evaluate(evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1, **changes), tmp_path)
+    assert [(row.decoder, row.setting) for row in rows] == [
+        (decoder, setting) for decoder in ("greedy", "lm") for setting in ("s1q1k1", "s2q1k1")
+    ]
+    for row in rows:
+        name = row.setting + (".lm" if row.decoder == "lm" else "")
+        pairs = transcripts(tmp_path, name)
+        assert row.wer == sum((count_errors(p["reference"], p["hypothesis"]) for p in pairs), ErrorCounts()).wer
+        assert (row.decode_seconds > 0) == (row.decoder == "lm") and row.seconds > row.decode_seconds
+    assert {word for p in transcripts(tmp_path, "s2q1k1.lm") for word in p["hypothesis"].split()} <= {"TWO"}
+
+
 def test_bfloat16(runs, tmp_path):
     rows = evaluate(evaluation(runs, dtype="bfloat16", settings="s1q1k1", repeats=1), tmp_path)
     assert rows[0].dtype == "bfloat16" and np.isfinite(rows[0].wer)
@@ -112,6 +133,8 @@ def test_bfloat16(runs, tmp_path):
         ({"settings": "s0q1k1"}, "0 is not a factor"),
         ({"settings": "fast"}, "setting 'fast' is unknown"),
         ({"split": "nothing"}, "nothing"),
+        ({"lm": "nothing.arpa"}, "nothing.arpa"),
+        ({"beam.lexicon": "words"}, "beam.lexicon: it is for beam search"),
     ],
     ids=str,
 )
