@@ -14,6 +14,7 @@ import numpy as np
 from sew_jax.lengths import conv_length, mask_from_lengths, zero_padding
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import EPSILON, gelu, layer_norm
+from sew_jax.models.strided_conv import StridedConv
 
 SAMPLE_RATE = 16_000
 MEL_BINS, MEL_STACK = 80, 2
@@ -81,10 +82,7 @@ class ConvExtractor(nn.Module):
         config = self.config
         x = wave_BxN[:, :, None].astype(config.dtype)
         for i, (channels, kernel, stride) in enumerate(conv_stack(config)):
-            x = nn.Conv(
-                channels, (kernel,), (stride,), padding="VALID", use_bias=config.conv_bias, dtype=config.dtype,
-                kernel_init=nn.initializers.he_normal(), name=f"conv_{i}",
-            )(x)  # fmt: skip
+            x = StridedConv(channels, kernel, stride, config.conv_bias, config.dtype, name=f"conv_{i}")(x)
             length_B = conv_length(length_B, kernel, stride)
             if config.conv_norm == "layer":
                 x = layer_norm(config.dtype, name=f"norm_{i}")(x)
