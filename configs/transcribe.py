@@ -26,6 +26,17 @@ def get_config() -> ConfigDict:
     config.budget = ""
     config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json
     config.format = "jsonl"  # text, srt, vtt
+    # An n-gram for beam search: ARPA, also gzipped, or a KenLM binary (configs/lm.py makes one). Empty: greedy decoding
+    config.lm = ""
+    config.beam = ConfigDict()
+    config.beam.lexicon = ""  # a list of words; empty: those of the n-gram
+    config.beam.beam = 50  # hypotheses that are kept
+    config.beam.beam_tokens = 0  # symbols of a frame that may go on; 0: all
+    config.beam.threshold = 25.0  # how far behind the best a hypothesis may be
+    config.beam.lm_weight = 2.0
+    config.beam.word_score = -1.0
+    config.beam.sil_score = 0.0
+    config.beam.log_add = False  # sums paths of the same words
     config.chunk_seconds = 30.0  # longer audio is computed in chunks
     config.overlap_seconds = 4.0  # of two neighbours, at least
     config.dtype = ""  # float32 or bfloat16; empty: as in training

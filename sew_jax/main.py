@@ -29,6 +29,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/transcribe.py text, JSON or subtitles of any audio, at a setting or within a budget
+  --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
@@ -94,13 +95,18 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "transcribe", "export", "prepare", "benchmark", "plan", "demo")
+    modes = ("pretrain", "finetune", "evaluate", "transcribe", "export", "lm", "prepare", "benchmark", "plan", "demo")
     if config.mode not in modes:
         raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
-    if config.mode == "prepare":  # these two have no use for JAX
+    if config.mode == "prepare":  # these three have no use for JAX
         from sew_jax.data.prepare import prepare
 
         prepare(config, workdir)
+        return
+    if config.mode == "lm":
+        from sew_jax.ngram import build_lm
+
+        build_lm(config, workdir)
         return
     if config.mode == "benchmark":
         from sew_jax.benchmark import benchmark

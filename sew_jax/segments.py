@@ -46,16 +46,17 @@ class SegmentDecoder:
         self._held, self._at = self._held[end:], self._at + end
 
     def _pause(self) -> int | None:
-        """Where the segment can end; None where no word ends in its second half."""
+        """Where the segment can end; None where no word ends after half its length."""
         path_T = self._held.argmax(-1)
         silent = [i for i in range(len(self._vocabulary)) if self._vocabulary.is_silent(i)]
         spoken_T = np.where(np.isin(path_T, silent), -1, np.arange(len(path_T)))
         latest_T = np.maximum.accumulate(spoken_T)  # the last symbol that is not silent
         between_T = (latest_T < 0) | (path_T[latest_T] == self._vocabulary.word_end)
-        between_T[: len(path_T) // 2] = False
-        edges = np.flatnonzero(np.diff(between_T, prepend=False, append=False))
-        if not len(edges):
-            return None
-        begins, ends = edges[::2], edges[1::2]
-        longest = int((ends - begins).argmax())
-        return int(begins[longest] + ends[longest] + 1) // 2
+        between_T[: self._frames // 2] = False
+        for frames in (self._frames, len(path_T)):  # a longer segment only where there must be
+            edges = np.flatnonzero(np.diff(between_T[:frames], prepend=False, append=False))
+            if len(edges):
+                begins, ends = edges[::2], edges[1::2]
+                longest = int((ends - begins).argmax())
+                return int(begins[longest] + ends[longest] + 1) // 2
+        return None

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sew_jax.beam import Beam, BeamOptions
 from sew_jax.budget import chosen_setting
 from sew_jax.chunks import make_chunking
 from sew_jax.clips import Clip, find_clips
@@ -81,7 +82,11 @@ def _listener(config: ConfigDict, clips: Sequence[Clip]) -> Listener:
 
 
 def _decoder(config: ConfigDict, vocabulary: Vocabulary) -> Decoder:
-    """What makes text of log-probabilities (T, V)."""
+    """What makes text of log-probabilities (T, V). Raises UserError where a language model or lexicon can't be used."""
+    options = BeamOptions(lm=config.lm, **config.beam)
+    if options.lm or options.lexicon:
+        beam = Beam(vocabulary, options)
+        return lambda log_prob_TxV: beam(log_prob_TxV)[0]
     return functools.partial(best_path, vocabulary=vocabulary)
 
 

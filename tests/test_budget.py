@@ -51,11 +51,11 @@ def test_greedy_rows_of_the_first_split_count():
 
 
 def test_an_impossible_budget_says_what_is_possible():
-    with pytest.raises(UserError, match="fastest row is s4q1k1 at 0.4"):
+    with pytest.raises(UserError, match=r"fastest row is s4q1k1 at 0\.4"):
         choose(ROWS, "0.1")
-    with pytest.raises(UserError, match="fastest row is s4q1k1 at 0.008"):
+    with pytest.raises(UserError, match=r"fastest row is s4q1k1 at 0\.008"):
         choose(ROWS, "rtf=0.001")
-    with pytest.raises(UserError, match="most accurate row is s1q1k1 at 0.1"):
+    with pytest.raises(UserError, match=r"most accurate row is s1q1k1 at 0\.1"):
         choose(ROWS, "wer=5%")
 
 
@@ -76,5 +76,5 @@ def test_a_setting_or_a_budget(tmp_path):
         chosen_setting(config(setting="s1q1k1", budget="0.5"))
     with pytest.raises(UserError, match="needs a table"):
         chosen_setting(config(budget="0.5"))
-    with pytest.raises(UserError, match="run configs/evaluate.py first"):
+    with pytest.raises(UserError, match=r"run configs/evaluate\.py first"):
         chosen_setting(config(budget="0.5", tradeoff=str(tmp_path / "nowhere")))

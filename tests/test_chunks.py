@@ -1,6 +1,7 @@
 """Chunks of a clip, and what a model says of them joined: every frame once, and as in the whole."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ def test_chunks_hold_the_clip_overlap_and_lie_on_the_grid():
             np.testing.assert_array_equal(chunk.wave, wave[chunk.begin : chunk.begin + len(chunk.wave)])
             assert chunk.begin % grid == 0 and len(chunk.wave) <= chunking.length
             assert len(chunk.wave) > chunking.length - grid or len(chunks) == 1
-        for before, after in zip(chunks, chunks[1:], strict=False):
+        for before, after in itertools.pairwise(chunks):
             assert before.begin < after.begin <= before.begin + len(before.wave) - (chunking.length - hop)
         assert chunks[0].begin == 0 and chunks[-1].begin + len(chunks[-1].wave) == len(wave)
 
@@ -57,11 +58,10 @@ def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config,
             joined.append(joiner.add(chunk, said))
         frame_T, chunk_T = np.concatenate(joined).T
         np.testing.assert_array_equal(frame_T, np.arange(frame_count(config, int(samples))))
-        for frame, number in zip(frame_T, chunk_T, strict=True):
-            inner = [min(frame - begin, end - 1 - frame) for begin, end in spans]
-            others = [margin for i, margin in enumerate(inner) if i != number and spans[i][0] > 0]
-            if spans[number][0] <= frame and number + 1 < len(spans) and frame >= spans[number + 1][0]:
-                assert inner[number] + 1 >= max(others)  # in what two share, the one with more context
+        for number, (before, after) in enumerate(itertools.pairwise(spans)):
+            middle = (after[0] + before[1]) // 2  # of what the two share
+            assert before[0] <= after[0] < before[1]
+            assert list(chunk_T[middle - 1 : middle + 1]) == [number, number + 1]
 
 
 def local_model(frontend_norm):
@@ -114,7 +114,7 @@ def test_a_chunk_on_another_grid_would_differ():
 def test_buckets_waste_little_and_are_few():
     buckets = bucket_grid(480_000)
     assert buckets == sorted(buckets) and buckets[-1] == 480_000 and len(buckets) <= 9
-    assert all(longer <= 1.5 * shorter for shorter, longer in zip(buckets, buckets[1:], strict=False))
+    assert all(longer <= 1.5 * shorter for shorter, longer in itertools.pairwise(buckets))
     assert bucket_grid(16_000) == [16_000]
 
 

@@ -1,6 +1,7 @@
 """Subtitles, read back."""
 
 import html
+import itertools
 import re
 
 import numpy as np
@@ -48,10 +49,10 @@ def test_cues_say_all_words_in_time_and_can_be_read():
         assert said == [word.text for word in words]
         spans = {begin: end for begin, end, _ in made}
         assert all(begin < end <= begin + 7000 for begin, end in spans.items())
-        assert all(a.end <= b.begin for a, b in zip(made, made[1:], strict=False))
+        assert all(a.end <= b.begin for a, b in itertools.pairwise(made))
         assert all(len(cue.lines) <= 2 and all(0 < len(line) <= 42 for line in cue.lines) for cue in made)
         begins = np.array([cue.begin for cue in made])
-        for before, word in zip(words, words[1:], strict=False):
+        for before, word in itertools.pairwise(words):
             if word.begin - before.end >= 50:  # a second of silence
                 assert 20 * word.begin in begins
         for cue in made:  # no shorter than a second where there is room
