@@ -5,6 +5,7 @@ Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of our
 
 import functools
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ _MODES = {  # config.mode -> module:function
     "evaluate": "evaluate:evaluate",
     "search": "search:search",
     "lm": "ngram:build_lm",
+    "transcribe": "transcribe:transcribe",
     "export": "export:export",
     "prepare": "data.prepare:prepare",
     "plan": "plan_memory:plan_memory",
@@ -44,6 +46,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/search.py     per-layer schedules that beat uniform settings at equal cost
+  --config=configs/transcribe.py text with times of audio files, at a setting or a budget
   --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
@@ -64,6 +67,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sew_jax.data.audio import AudioError, encode, is_canonical_flac, probe, read
+from sew_jax.data.audio import AudioError, blocks, encode, is_canonical_flac, probe, read
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 96_000])
@@ -57,6 +57,29 @@ def test_a_part_is_what_the_whole_has_there(tmp_path, make_tone, name, rate):
         np.testing.assert_array_equal(read(tmp_path / name, begin, samples), part)
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize(("suffix", "channels"), [("flac", 1), ("wav", 2), ("ogg", 2), ("mp3", 1)])
+def test_blocks_are_the_whole(tmp_path, suffix, channels, rate):
+    noise = np.random.default_rng(0).normal(size=(3 * rate + 1, channels)) * 0.1  # at 32 kHz half a sample is left
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise, rate)
+    whole = read(path)
+    assert len(whole) == probe(path)
+    for data in (path, path.read_bytes()):
+        np.testing.assert_array_equal(np.concatenate(list(blocks(data, seconds=0.7))), whole)
+
+
+def test_a_stream_whose_header_knows_no_length(tmp_path):
+    """What writes to a pipe leaves the length of a WAV at its largest."""
+    wave = np.random.default_rng(0).integers(-1000, 1000, 5000).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", wave, 16_000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = b"\xff" * 4
+    assert probe(bytes(data)) == 5000
+    np.testing.assert_array_equal(np.concatenate(list(blocks(bytes(data)))), wave)
+
+
 def spoil(path, kind, wave):
     if kind == "text":
         path.write_text("not audio")
@@ -85,6 +108,7 @@ def spoil(path, kind, wave):
 def test_damage_is_named(tmp_path, make_tone, kind, reason):
     path = tmp_path / "a.wav"
     spoil(path, kind, make_tone(2))
-    with pytest.raises(AudioError, match=reason) as caught:
-        read(path)
-    assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+    for reader in (read, lambda path: list(blocks(path, seconds=0.5))):
+        with pytest.raises(AudioError, match=reason) as caught:
+            reader(path)
+        assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
