@@ -3,6 +3,7 @@
 Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
+  --config=configs/transcribe.py text, JSON or subtitles of any audio, at a setting or within a budget
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
@@ -48,6 +50,9 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what reads the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
@@ -89,7 +94,7 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _run(config, workdir: Path) -> None:
-    modes = ("pretrain", "finetune", "evaluate", "export", "prepare", "benchmark", "plan", "demo")
+    modes = ("pretrain", "finetune", "evaluate", "transcribe", "export", "prepare", "benchmark", "plan", "demo")
     if config.mode not in modes:
         raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(modes)}")
     if config.mode == "prepare":  # these two have no use for JAX
@@ -138,6 +143,10 @@ def _run_on_devices(config, workdir: Path) -> None:
         from sew_jax.evaluate import evaluate
 
         evaluate(config, workdir)
+    elif config.mode == "transcribe":
+        from sew_jax.transcribe import transcribe
+
+        transcribe(config, workdir)
     elif config.mode == "export":
         from sew_jax.export import export
 

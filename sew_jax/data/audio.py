@@ -6,6 +6,7 @@ Since files and prepared records give the same integers, training does not depen
 import io
 import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -31,7 +32,8 @@ def probe(data: str | bytes) -> int:
       AudioError: the header cannot be read, or promises nothing.
     """
     with _opened(data) as file:
-        samples = round(file.frames * SAMPLE_RATE / file.samplerate) if file.samplerate else 0
+        rate = file.samplerate
+        samples = (2 * file.frames * SAMPLE_RATE + rate) // (2 * rate) if rate else 0  # half up, as soxr rounds
     if samples <= 0:
         raise AudioError("holds no audio")
     return samples
@@ -71,6 +73,37 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
     return to_canonical(wave, rate)[begin : None if samples is None else begin + samples]
 
 
+def blocks(data: str | bytes, seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """What `read` gives of all the audio, a block at a time: memory does not grow with its length.
+
+    Args:
+      data: path of a file, or its bytes.
+      seconds: of a block.
+
+    Raises:
+      AudioError: as `read` does, but after the blocks before the fault.
+    """
+    with _opened(data) as file:
+        canonical, left = _is_canonical(file), file.frames
+        resampler = None if file.samplerate == SAMPLE_RATE else soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1)
+        if left <= 0:
+            raise AudioError("holds no audio")
+        while left:
+            wanted = min(left, round(seconds * file.samplerate))
+            try:
+                wave = file.read(wanted, dtype="int16" if canonical else "float32", always_2d=not canonical)
+            except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+                raise AudioError(_reason(data, error)) from error
+            if len(wave) < wanted:
+                read = file.frames - left + len(wave)
+                raise AudioError(f"is truncated: {read} of {file.frames} samples can be decoded")
+            left -= wanted
+            if not canonical:
+                wave = _one_channel(wave)
+                wave = _to_int16(resampler.resample_chunk(wave, last=not left) if resampler else wave)
+            yield wave
+
+
 def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
     """Samples of any rate as int16 at 16 kHz, channels averaged: (samples,).
 
@@ -85,9 +118,7 @@ def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
         if wave.size and (wave.min() < -(2**15) or wave.max() >= 2**15):
             raise AudioError("holds integers of more than 16 bits")
         wave = wave.astype(np.float32) / 2**15
-    elif not np.isfinite(wave).all():
-        raise AudioError("holds NaN or infinite samples")
-    wave = wave.astype(np.float32).reshape(len(wave), -1).mean(1)
+    wave = _one_channel(wave)
     return _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
 
 
@@ -107,6 +138,13 @@ def is_canonical_flac(data: bytes) -> bool:
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     """int16 `wave` played `factor` times as fast, its pitch and formants moved with it (Ko et al. 2015): (samples / factor,)."""
     return _to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
+
+
+def _one_channel(wave: np.ndarray) -> np.ndarray:
+    """Floats of any number of channels as float32 of one. Raises AudioError at NaN and infinity."""
+    if not np.isfinite(wave).all():
+        raise AudioError("holds NaN or infinite samples")
+    return wave.astype(np.float32).reshape(len(wave), -1).mean(1)
 
 
 def _to_int16(wave: np.ndarray) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""Long audio in chunks that overlap, and what a model says of the chunks joined to what it says of the whole.
+
+Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means the same
+20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of JAX.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sew_jax.compression import Compression
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.errors import UserError
+
+FRAME_SAMPLES = 320  # 20 ms, from one frame of the model's output to the next
+_LEAST_OVERLAP = 0.1  # seconds; a front end's window must not lack what two chunks share
+_BUCKETS_PER_OCTAVE, _SHORTEST_BUCKET = 2, 2.0  # seconds
+
+
+class Chunk(NamedTuple):
+    """Samples `begin` and on of a clip; `last` closes it."""
+
+    begin: int
+    wave: np.ndarray  # int16
+    last: bool
+
+
+class Chunking(NamedTuple):
+    """Samples of a chunk, from one chunk's begin to the next one's, and of the grid on which all begin."""
+
+    length: int
+    hop: int
+    grid: int
+
+    @property
+    def frames(self) -> int:
+        """No chunk has more of them."""
+        return self.length // FRAME_SAMPLES
+
+    def count(self, samples: int) -> int:
+        """Chunks of a clip."""
+        return 1 + max(-(-(samples - self.length) // self.hop), 0)
+
+
+def make_chunking(chunk_seconds: float, overlap_seconds: float, setting: Compression, layers: int) -> Chunking:
+    """Chunks of a length, neighbours of which share at least `overlap_seconds`.
+
+    Raises:
+      UserError: the overlap leaves no way ahead, or is too short to hold a frame.
+    """
+    pools = {factor for pair in setting.layer_pools(layers) for factor in pair}
+    grid = FRAME_SAMPLES * setting.squeeze * math.lcm(*pools)
+    length, hop = round(chunk_seconds * SAMPLE_RATE), round((chunk_seconds - overlap_seconds) * SAMPLE_RATE)
+    if overlap_seconds < _LEAST_OVERLAP:
+        raise UserError(
+            f"overlap_seconds: {overlap_seconds:g} is too short to join chunks; give {_LEAST_OVERLAP} or more"
+        )
+    if hop < grid:
+        raise UserError(
+            f"chunk_seconds: {chunk_seconds:g} must be at least {grid / SAMPLE_RATE:g} s more than overlap_seconds={overlap_seconds:g} at {setting}"
+        )
+    return Chunking(length, hop // grid * grid, grid)
+
+
+def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
+    """The chunks of a clip that comes in blocks; no more than a chunk and a block are held.
+
+    The last chunk of several begins earlier than its turn, so that it is about as long as the others: statistics over a short
+    one would differ.
+    """
+    held, at, begin = np.zeros(0, np.int16), 0, 0  # held[0] is sample `at`; the next chunk's turn is at `begin`
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while at + len(held) > begin + chunking.length:  # more follows: this is not the last
+            held, at = held[begin - at :], begin
+            yield Chunk(begin, held[: chunking.length], last=False)
+            begin += chunking.hop
+    latest = max(at + len(held) - chunking.length, 0)
+    begin = min(begin, -(-latest // chunking.grid) * chunking.grid)
+    yield Chunk(begin, held[begin - at :], last=True)
+
+
+class Joiner:
+    """Joins what was computed of a clip's chunks: every frame comes once, in order."""
+
+    def __init__(self):
+        self._held, self._at = None, 0  # held[0] is frame `_at`; the next chunk may know these better
+
+    def add(self, chunk: Chunk, log_prob_TxV: np.ndarray) -> np.ndarray:
+        """The frames that are final with this chunk, (frames, V); chunks come in order."""
+        first = chunk.begin // FRAME_SAMPLES
+        if self._held is None:
+            done, start = log_prob_TxV[:0], first
+        else:
+            start = (first + self._at + len(self._held)) // 2
+            done = self._held[: start - self._at]
+        # copied: a view would keep the whole batch
+        self._held, self._at = log_prob_TxV[start - first :].copy(), start
+        return np.concatenate([done, self._held]) if chunk.last else done
+
+
+def bucket_grid(length: int) -> list[int]:
+    """Lengths that chunks are padded to, ascending: from `length` down by the root of 2, in multiples of 0.1 s."""
+    grid, buckets, step = SAMPLE_RATE // 10, [length], 2 ** (-1 / _BUCKETS_PER_OCTAVE)
+    while (shorter := math.ceil(length * step ** len(buckets) / grid) * grid) >= _SHORTEST_BUCKET * SAMPLE_RATE:
+        buckets.append(shorter)
+    return buckets[::-1]

@@ -1,0 +1,85 @@
+"""Which audio a command line names: files, folders and standard input."""
+
+import os
+import sys
+from typing import NamedTuple
+
+from sew_jax.data import audio
+from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.listing import in_threads, split_names
+from sew_jax.data.sources import Problem
+from sew_jax.errors import UserError
+
+STDIN = "-"
+
+
+class Clip(NamedTuple):
+    """One recording."""
+
+    name: str  # as the user knows it: its path, or - for standard input
+    stem: str  # of files that belong to it: its path below the folder that was named, without the suffix
+    data: str | bytes  # path, or what came on standard input
+    samples: int  # at 16 kHz
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+
+class Found(NamedTuple):
+    """Clips in order; what cannot be used; and whether one file alone was asked for."""
+
+    clips: list[Clip]
+    problems: list[Problem]
+    alone: bool
+
+
+def find_clips(named: str) -> Found:
+    """The clips that `named` stands for: files, folders (all audio below, links to folders aside) and `-`, joined by commas.
+
+    A path with a comma in it is understood where it is all that is named. Of folders' files those with a suffix of audio
+    count, other files are tried as they are named.
+
+    Raises:
+      UserError: nothing is named.
+    """
+    names = [named] if os.path.exists(named) else split_names(named)
+    if not names:
+        raise UserError(
+            "audio is empty; set --config.audio to files and folders, joined by commas, or to - (standard input)"
+        )
+    wanted, problems = [], []  # (name, stem, data)
+    for name in names:
+        if name == STDIN:
+            wanted.append((name, "stdin", sys.stdin.buffer.read()))
+        elif os.path.isdir(name):
+            try:
+                below = _audio_below(name)
+            except OSError as error:
+                problems.append(Problem(name, f"cannot be listed ({os.strerror(error.errno).lower()})"))
+                continue
+            if not below:
+                problems.append(Problem(name, f"holds no audio files ({' '.join(sorted(audio.EXTENSIONS))})"))
+            wanted += [(path, os.path.splitext(os.path.relpath(path, name))[0], path) for path in below]
+        else:
+            wanted.append((name, os.path.splitext(os.path.basename(name))[0], name))
+    clips = []
+    for found in in_threads(_measured, wanted):
+        (problems if isinstance(found, Problem) else clips).append(found)
+    return Found(clips, problems, alone=len(names) == 1 and not os.path.isdir(names[0]))
+
+
+def _audio_below(top: str) -> list[str]:
+    def stop(error: OSError):
+        raise error
+
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(top, onerror=stop) for name in names]
+    return sorted(path for path in paths if os.path.splitext(path)[1].lower() in audio.EXTENSIONS)
+
+
+def _measured(wanted: tuple[str, str, str | bytes]) -> Clip | Problem:
+    name, stem, data = wanted
+    try:
+        return Clip(name, stem, data, audio.probe(data))
+    except AudioError as error:
+        return Problem(name, str(error))
