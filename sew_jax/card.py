@@ -173,7 +173,7 @@ def _made(origin: Origin, state: str) -> str:
             value = config
             for part in key.split("."):
                 value = value.get(part) if isinstance(value, dict) else None
-            if value not in (None, "", False):
+            if value not in (None, "") and value is not False:
                 lines.append((key, value if isinstance(value, str) else json.dumps(value)))
         data = origin.record.get("data") or {}
         if "utterances" in data:
