@@ -17,8 +17,8 @@ from tests.runs import make_corpus
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch/colab.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-SMALL = ["--config.compression.squeeze=1,2", "--config.compression.query_pool=1", "--config.pretrain.model.layers=1"]
-SMALL += ["--config.pretrain.num_steps=2", "--config.finetune.num_steps=2"]
+SMALL = ["--config.compression.names=s1q1k1", "--config.pretrain.num_steps=2", "--config.finetune.num_steps=2"]
+SMALL += [f"--config.pretrain.model.{key}" for key in ("layers=1", "width=32", "ffn_width=32", "pos_kernel=5")]
 
 KERNEL = """
 import json, sys, types
@@ -74,7 +74,8 @@ def test_it_runs(model, tmp_path):
         int(size) > 1000 for _, size, _ in shown[:2]
     )
     assert 1 <= len(shown[2:]) <= 2 and all(kind == "Markdown" and "WER" in text for kind, _, text in shown[2:])
-    assert "s2q1k1: WER" in done.stdout and "2-1-0000: ONE" in done.stdout
+    measured = {line.split(":")[0].strip() for line in done.stdout.splitlines() if ": WER" in line}
+    assert measured == {"s1q1k1", *chosen.get("SETTINGS", "s1q1k1").split(",")} and "2-1-0000: ONE" in done.stdout
     assert (tmp_path / "out/demo/finetune").exists() == (model == "the demo")
 
 
