@@ -1,10 +1,15 @@
-"""One setting of a trained model as a folder that transformers loads.
+"""A trained model in a form that others load, with a card (README.md) that says what it is and how it is run.
 
+  python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=stablehlo \\
+    --config.setting=s1q1k1,s2q1k1 --config.tradeoff=runs/evaluate --workdir=runs/programs
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --workdir=runs/export
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.setting=s2q1k1 --config.drop_tail=True
 
-Squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel front end and pooling exist in neither. Takes
-seconds on a CPU.
+`stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for CPU, GPU and TPU, which
+runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it is written.
+
+`hf` is a folder that transformers loads: squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel front end and pooling
+exist in neither. Takes seconds on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -13,8 +18,13 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "export"
-    config.init_from = ""  # workdir of a pretrain or finetune run, or hf:PATH
-    config.setting = "s1q1k1"
-    config.format = "hf"
-    config.drop_tail = False  # SEW drops the last frames that fill no window; our models keep them
+    config.init_from = ""  # workdir of a run (for stablehlo a finetune run), or hf:PATH
+    config.format = "hf"  # or stablehlo
+    config.setting = ""  # a name, or for stablehlo several, joined by commas; empty: what the budget picks, or s1q1k1
+    # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a row of `tradeoff`
+    config.budget = ""
+    config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json: the card then tells WER and time
+    config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes
+    config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
+    config.drop_tail = False  # hf: SEW drops the last frames that fill no window; our models keep them
     return config

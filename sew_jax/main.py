@@ -51,7 +51,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
-  --config=configs/export.py     one setting as a folder that transformers loads
+  --config=configs/export.py     a model as StableHLO programs, or as a folder that transformers loads
 
 Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags."""
 

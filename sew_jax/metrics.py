@@ -1,10 +1,14 @@
-"""`metrics.jsonl`: one JSON object for each update, none lost and none twice, whatever happens to the process."""
+"""`metrics.jsonl`: one JSON object for each update, none lost and none twice, whatever happens to the process.
+
+The same rows go to event files for TensorBoard beside it.
+"""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from sew_jax.events import EventFile
 from sew_jax.files import MEND_WORKDIR, write_whole, writing_to
 
 
@@ -26,18 +30,21 @@ class MetricsFile:
             kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
             write_whole(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
+        self._events = EventFile(path.parent, step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         if self._file:
             with self._writing():
                 self._file.write(json.dumps(row) + "\n")
+                self._events.write(row)
 
     def flush(self) -> None:
         """Others can read the rows so far."""
         if self._file:
             with self._writing():
                 self._file.flush()
+                self._events.flush()
 
     def sync(self) -> None:
         """Rows so far reach the disk; done before each checkpoint, so that none is missing after a resume."""
@@ -45,6 +52,7 @@ class MetricsFile:
             with self._writing():
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                self._events.flush()
 
     def close(self) -> None:
         if self._file:
@@ -53,6 +61,7 @@ class MetricsFile:
                     self.sync()
                 finally:
                     self._file.close()
+                    self._events.close()
 
     def _writing(self):
         return writing_to(self._file.name, MEND_WORKDIR)

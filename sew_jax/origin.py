@@ -30,6 +30,7 @@ class Origin(NamedTuple):
     vocabulary: Vocabulary | None  # of a CTC head
     trained: list[Compression]  # settings that it was trained at
     load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
+    record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
 
 
 def open_origin(init_from: str) -> Origin:
@@ -63,7 +64,7 @@ def _workdir(name: str) -> Origin:
             f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
         ) from error
     vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None
-    return Origin(name, backbone, head, vocabulary, trained, load)
+    return Origin(name, backbone, head, vocabulary, trained, load, record)
 
 
 def _hugging_face(name: str) -> Origin:

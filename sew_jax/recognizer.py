@@ -23,6 +23,7 @@ class FineTuned(NamedTuple):
     params: Any
     vocabulary: Vocabulary
     trained: list[Compression]  # the table of its training
+    state: str  # which of it: an update, or of a released one the family
 
 
 def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineTuned:
@@ -47,7 +48,7 @@ def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineT
     say(
         f"  model     {init_from}, {state}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"
     )
-    return FineTuned(model, params, origin.vocabulary, origin.trained)
+    return FineTuned(model, params, origin.vocabulary, origin.trained, state)
 
 
 def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):

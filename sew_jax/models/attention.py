@@ -9,6 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from sew_jax.lengths import mask_from_lengths
 from sew_jax.models.layers import dropout, transformer_dense
@@ -72,10 +73,11 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     """
     batch, heads, queries, keys = *q_BxHxQxE.shape[:3], k_BxHxKxE.shape[2]
     arguments = q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
-    if batch * heads * queries * keys <= _CACHED_SCORES:
+    any_batch = is_symbolic_dim(batch)  # an exported program does not know how many
+    if not any_batch and batch * heads * queries * keys <= _CACHED_SCORES:
         return attend(*arguments, rate=rate)
     # an axis for the heads of a pair, also where there is one: its products are then not a layer's, which remat=dots keeps
-    pair = math.gcd(batch * heads, 2)
+    pair = math.gcd(heads if any_batch else batch * heads, 2)
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
     return out.reshape(q_BxHxQxE.shape)
