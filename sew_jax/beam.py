@@ -214,7 +214,7 @@ class BeamPool:
     """
 
     def __init__(self, vocabulary: Vocabulary, options: BeamOptions, workers: int):
-        self._options, self._executor = options, None
+        self.options, self._executor = options, None
         lexicon = open_lexicon(vocabulary, options.lm, options.lexicon)
         say(f"  beam      {options.beam}, n-gram {options.lm or 'none'}, lexicon {lexicon}")
         workers = workers if workers >= 0 else os.cpu_count() or 1
@@ -242,7 +242,7 @@ class BeamPool:
           options: others than those of the pool, with the same `lm` and `lexicon`.
           quiet: says nothing of its progress.
         """
-        options = options or self._options
+        options = options or self.options
         results: list = [None] * len(log_probs)
         progress, shown = Progress(len(log_probs)), time.monotonic()
         for done, (i, hypotheses) in enumerate(self._run(log_probs, options), 1):
@@ -268,14 +268,6 @@ class BeamPool:
                 "beam: a worker process was killed, as happens where memory ends; fewer workers need less, and a KenLM binary is "
                 "loaded once for all of them"
             ) from error
-
-
-def decode_all(
-    vocabulary: Vocabulary, options: BeamOptions, log_probs: Iterable[np.ndarray], workers: int
-) -> list[list[Hypothesis]]:
-    """`Beam` of many utterances, (frames, symbols) each, in `workers` processes, with progress; results are in order."""
-    with BeamPool(vocabulary, options, workers) as pool:
-        return pool.decode(list(log_probs))
 
 
 _told, _beam = None, None  # of a worker

@@ -153,13 +153,22 @@ def _cost(backbone: BackboneConfig, settings: Sequence[Compression]) -> str:
 def _reached(rows: Sequence[Row]) -> str:
     first = rows[0]
     lines = [
-        (r.setting, f"{r.wer:.2%}", f"{r.cer:.2%}", f"{r.relative_time:.2f}", f"{1 / r.rtf:.0f}", r.decoder)
+        (
+            r.setting,
+            r.split or "all",
+            r.decoder,
+            f"{r.wer:.2%}",
+            f"{r.wer_low:.2%} to {r.wer_high:.2%}",
+            f"{r.cer:.2%}",
+            f"{r.relative_time:.2f}",
+            f"{1 / r.rtf:.0f}",
+        )
         for r in rows
     ]
     return (
         f"Measured on {first.utterances} utterances ({first.audio_seconds / 60:.1f} minutes, {first.words} words) on {first.device}, "
         f"{first.dtype}, with sew_jax itself:\n\n"
-        + table(("setting", "WER", "CER", "time to s1q1k1", "times real time", "decoder"), lines)
+        + table(("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time"), lines)
     )
 
 

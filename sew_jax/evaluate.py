@@ -6,14 +6,18 @@ disturbance does not hit one of them alone; the median is reported with minimum 
 """
 
 import contextlib
+import datetime
 import functools
 import json
 import os
+import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+import sew_jax
 from sew_jax.beam import BeamOptions, BeamPool, chosen_options
 from sew_jax.bootstrap import wer_interval
 from sew_jax.compression import Compression, parse_table
@@ -28,15 +33,20 @@ from sew_jax.cost import count_macs
 from sew_jax.data.listing import split_names
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
+from sew_jax.events import Sample, write_tradeoff_events
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
 from sew_jax.files import write_whole
 from sew_jax.models.ctc import CTCModel
+from sew_jax.page import write_page
 from sew_jax.progress import format_duration, say
 from sew_jax.recognizer import FineTuned, load_finetuned, log_probs
 from sew_jax.sharding import make_mesh
-from sew_jax.tradeoff import Row, format_table, mark_front, write_tradeoff
+from sew_jax.tradeoff import Row, format_table, mark_front, to_objects, write_tradeoff
 from sew_jax.tune import tune
 from sew_jax.wer import ErrorCounts, count_errors
+
+
+_SAMPLES = 10  # utterances whose transcripts TensorBoard shows
 
 
 class Scored(NamedTuple):
@@ -58,7 +68,7 @@ class Scored(NamedTuple):
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
-    """Writes tradeoff.json, .csv, .png and transcripts/ into the workdir, shows the table and returns its rows.
+    """Writes tradeoff.json, .csv, .png, .html and transcripts/ into the workdir, shows the table and returns its rows.
 
     Raises:
       UserError: config, data or checkpoint do not fit.
@@ -88,13 +98,17 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
         say(f"  outputs   {workdir}")
         scored = _greedy(config, tuned, table, sets)
         if pool:
-            scored += _beam(config, tuned, table, sets, dev, pool, options)
+            scored += _beam(config, tuned, table, sets, dev, pool)
     rows = mark_front([row for part in sets for row in _rows(config, tuned, scored, part, device)])
     _write_transcripts(workdir, scored)
-    write_tradeoff(rows, workdir)
+    plot = write_tradeoff(rows, workdir)
+    write_tradeoff_events(workdir, plot, rows, _samples(scored))
+    write_page(workdir / "tradeoff.html", {
+        "about": _about(config, tuned, sets, device), "rows": to_objects(rows), "transcripts": _transcripts(scored),
+    })  # fmt: skip
     say(format_table(rows))
     say(
-        f"done in {format_duration(time.monotonic() - begin)}: tradeoff.json, .csv, .png and transcripts/ are in {workdir}"
+        f"done in {format_duration(time.monotonic() - begin)}: tradeoff.html, .json, .csv, .png and transcripts/ are in {workdir}"
     )
     return rows
 
@@ -120,19 +134,19 @@ def _greedy(config: ConfigDict, tuned: FineTuned, table: Sequence[Compression], 
 
 def _beam(
     config: ConfigDict, tuned: FineTuned, table: Sequence[Compression], sets: Sequence[EvalSet], dev: EvalSet | None,
-    pool: BeamPool, options: BeamOptions,
+    pool: BeamPool,
 ) -> list[Scored]:  # fmt: skip
-    """Each split at each setting, by beam search with the weights of `options`, or those that do best on `dev`."""
+    """Each split at each setting, by beam search with the pool's weights, or those that do best on `dev`."""
     everything = [*sets, *([dev] if dev else [])]
     function = functools.partial(log_probs, tuned.model)
     programs = compile_for(everything, table, function, tuned.params, "log-probability")
     scored = []
     for setting in table:
-        weighed = options
+        weighed = pool.options
         if dev:
             outputs, _ = dev.run(programs, setting, tuned.params)
-            say(f"  {setting}: weights for {dev.split}")
-            weighed, _ = tune(pool, options, outputs, dev.references, trials=config.tune_trials)
+            say(f"  {setting}: weights by WER on {dev.split}")
+            weighed, _ = tune(pool, outputs, dev.references, trials=config.tune_trials)
         for part in sets:
             part.run(programs, setting, tuned.params)  # warms up
             rounds = [part.run(programs, setting, tuned.params) for _ in range(max(config.repeats, 1))]
@@ -141,7 +155,7 @@ def _beam(
             spent = time.perf_counter() - begin
             texts = [best[0].text for best in hypotheses]
             seconds = [encoder + spent for _, encoder in rounds]
-            scored.append(_score(part, setting, "lm" if options.lm else "beam", texts, seconds, spent, weighed))
+            scored.append(_score(part, setting, "lm" if weighed.lm else "beam", texts, seconds, spent, weighed))
             say(f"    beam search: {len(texts) / spent:.1f} utterances/s, {part.seconds / spent:.0f} x real time")
     return scored
 
@@ -175,6 +189,42 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     for name, lines in files.items():
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
+
+
+def _samples(scored: Sequence[Scored]) -> list[Sample]:
+    """A few utterances of the first split as all settings heard them."""
+    mine = [one for one in scored if one.part is scored[0].part]
+    part = mine[0].part
+    return [
+        Sample(part.ids[i], part.references[i], {f"{one.setting} {one.decoder}": one.texts[i] for one in mine})
+        for i in range(min(_SAMPLES, len(part.ids)))
+    ]
+
+
+def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
+    """All texts, as the page takes them."""
+    splits: dict[str, Any] = {}
+    for one in scored:
+        told = {"ids": one.part.ids, "references": one.part.references, "hypotheses": {}}
+        texts = splits.setdefault(one.part.split, told)["hypotheses"]
+        texts[f"{one.setting}/{one.decoder}"] = one.texts
+    return splits
+
+
+def _about(config: ConfigDict, tuned: FineTuned, sets: Sequence[EvalSet], device: str) -> dict[str, str]:
+    """What was run, and where."""
+    listed = "; ".join(f"{part.split or 'all'}: {len(part.ids)} utterances, {part.seconds / 60:.1f} min" for part in sets)
+    beam = {"n-gram": f"{config.lm}, beam {config.beam.beam}"} if config.lm else {}
+    return {
+        "model": f"{config.init_from}, {tuned.state}",
+        "data": f"{config.data} ({listed})",
+        **beam,
+        "device": f"{device}, {tuned.model.backbone.dtype}",
+        "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
+        "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
+    }
 
 
 def _rows(config: ConfigDict, tuned: FineTuned, scored: Sequence[Scored], part: EvalSet, device: str) -> list[Row]:

@@ -84,11 +84,20 @@ def write_tradeoff_events(folder: Path, plot_png: bytes, rows: Sequence["Row"], 
     width, height = struct.unpack(">II", plot_png[16:24])  # of the header that each PNG file begins with
     image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=plot_png)
     lines = [
-        (r.setting, f"{r.wer:.2%}", f"{r.cer:.2%}", f"{r.relative_time:.2f}", f"{r.relative_macs:.2f}") for r in rows
+        (
+            r.setting,
+            r.split or "all",
+            r.decoder,
+            f"{r.wer:.2%}",
+            f"{r.cer:.2%}",
+            f"{r.relative_time:.2f}",
+            f"{r.relative_macs:.2f}",
+        )
+        for r in rows
     ]
     summaries = [
         Summary(value=[Summary.Value(tag="tradeoff", image=image)]),
-        text("tradeoff/table", table(("setting", "WER", "CER", "time", "MACs"), lines)),
+        text("tradeoff/table", table(("setting", "split", "decoder", "WER", "CER", "time", "MACs"), lines)),
     ]
     for sample in samples:
         heard = [("reference", sample.reference), *sample.hypotheses.items()]

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -69,16 +70,23 @@ def mark_front(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, on_front=not beaten(row)) for row in rows]
 
 
-def write_tradeoff(rows: Sequence[Row], folder: Path) -> None:
-    """Writes tradeoff.json, tradeoff.csv and tradeoff.png, each whole or not at all."""
-    objects = [{_KEYS.get(k, k): v for k, v in dataclasses.asdict(row).items()} for row in rows]
+def to_objects(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as files hold them."""
+    return [{_KEYS.get(k, k): v for k, v in dataclasses.asdict(row).items()} for row in rows]
+
+
+def write_tradeoff(rows: Sequence[Row], folder: Path) -> bytes:
+    """Writes tradeoff.json, tradeoff.csv and tradeoff.png, each whole or not at all; returns the plot, a PNG file's bytes."""
+    objects = to_objects(rows)
     table = io.StringIO()
     writer = csv.DictWriter(table, list(objects[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(objects)
     write_json(folder / "tradeoff.json", objects)
     write_whole(folder / "tradeoff.csv", table.getvalue().encode())
-    write_whole(folder / "tradeoff.png", _plot(rows))
+    plot = _plot(rows)
+    write_whole(folder / "tradeoff.png", plot)
+    return plot
 
 
 def read_tradeoff(folder: Path) -> list[Row]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.beam import BeamOptions, BeamPool
-from sew_jax.data.text import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.progress import say
 from sew_jax.wer import ErrorCounts, count_errors
@@ -27,48 +26,41 @@ class Trial(NamedTuple):
 
 
 def tune(
-    vocabulary: Vocabulary,
-    options: BeamOptions,
-    log_probs: Sequence[np.ndarray],
-    references: Sequence[str],
-    *,
-    workers: int = -1,
-    trials: int = 30,
-    seed: int = 0,
+    pool: BeamPool, log_probs: Sequence[np.ndarray], references: Sequence[str], *, trials: int = 30, seed: int = 0
 ) -> tuple[BeamOptions, list[Trial]]:
-    """The options with the `lm_weight` and `word_score` of fewest word errors (then character errors, then the first tried).
+    """The pool's options with the `lm_weight` and `word_score` of fewest word errors (then character errors, then the first tried).
 
-    The weights of `options` are tried first, then draws over the whole range, then draws around the best.
+    The weights of the pool's options are tried first, then draws over the whole range, then draws around the best.
 
     Args:
       log_probs: (frames, symbols) of each dev utterance.
       references: what was said in each.
-      workers: processes; -1: as many as cores. Each loads the n-gram once for all trials.
 
     Raises:
       UserError: there is nothing to tune or to measure by.
     """
+    options = pool.options
     if not options.lm and not options.lexicon:
         raise UserError("tune: without an n-gram or a lexicon there are no weights to tune; name one by lm or lexicon")
     if trials < 1 or not any(reference.split() for reference in references):
         raise UserError("tune: it takes at least one trial and one reference with words")
     random, count, tried = np.random.default_rng(seed), functools.cache(count_errors), []
-    with BeamPool(vocabulary, options, workers) as pool:
-        for number in range(trials):
-            if number:
-                point = _draw(random, None if number <= trials // 2 else best(tried))
-                # without an n-gram its weight is nothing
-                point = point if options.lm else (options.lm_weight, point[1])
-            else:
-                point = (options.lm_weight, options.word_score)
-            weighed = dataclasses.replace(options, lm_weight=point[0], word_score=point[1], nbest=1)
-            found = pool.decode(log_probs, weighed, quiet=True)
-            errors = sum((count(r, h[0].text) for r, h in zip(references, found, strict=True)), ErrorCounts())
-            tried.append(Trial(*point, errors))
-            say(
-                f"  tune {number + 1}/{trials}: lm_weight {point[0]:.2f}, word_score {point[1]:.2f}: WER {errors.wer:.2%}"
-            )
+    for number in range(trials):
+        if number:
+            point = _draw(random, None if number <= trials // 2 else best(tried))
+            # without an n-gram its weight is nothing
+            point = point if options.lm else (options.lm_weight, point[1])
+        else:
+            point = (options.lm_weight, options.word_score)
+        weighed = dataclasses.replace(options, lm_weight=point[0], word_score=point[1], nbest=1)
+        found = pool.decode(log_probs, weighed, quiet=True)
+        errors = sum((count(r, h[0].text) for r, h in zip(references, found, strict=True)), ErrorCounts())
+        tried.append(Trial(*point, errors))
     chosen = best(tried)
+    say(
+        f"  tuned in {trials} trials: lm_weight {chosen.lm_weight:.2f}, word_score {chosen.word_score:.2f}: "
+        f"WER {chosen.errors.wer:.2%}, {tried[0].errors.wer:.2%} before"
+    )
     return dataclasses.replace(options, lm_weight=chosen.lm_weight, word_score=chosen.word_score), tried
 
 

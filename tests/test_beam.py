@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sew_jax.beam import Beam, BeamOptions, BeamPool, decode_all
+from sew_jax.beam import Beam, BeamOptions, BeamPool
 from sew_jax.data.text import LETTERS, Vocabulary
 from sew_jax.decode import best_path
 from sew_jax.errors import UserError
@@ -164,7 +164,8 @@ def test_processes_give_what_one_gives_in_order(files, capfd):
     log_probs = [noise(frames, seed) for seed, frames in enumerate((0, 9, 3, 40, 1, 17))]
     alone = Beam(AB, options)
     expected = [alone(log_prob) for log_prob in log_probs]
-    assert decode_all(AB, options, iter(log_probs), workers=0) == expected
+    with BeamPool(AB, options, workers=0) as pool:
+        assert pool.decode(log_probs) == expected
     with BeamPool(AB, options, workers=2) as pool:
         assert pool.decode(log_probs) == expected
         other = BeamOptions(lm=options.lm, lm_weight=0.0, word_score=3.0)
@@ -258,8 +259,9 @@ def test_bad_input(case, tmp_path, capfd):
 
 def test_an_error_in_a_process_is_the_same_line(tmp_path):
     (tmp_path / "lm").write_bytes(BAD["no 2-grams"][0]["lm"])
-    with pytest.raises(UserError, match="is no n-gram"):
-        decode_all(AB, BeamOptions(lm=str(tmp_path / "lm")), [noise(3)], workers=2)
+    options = BeamOptions(lm=str(tmp_path / "lm"))
+    with BeamPool(AB, options, workers=2) as pool, pytest.raises(UserError, match="is no n-gram"):
+        pool.decode([noise(3)])
 
 
 def test_output_that_is_no_number():

@@ -71,7 +71,7 @@ def test_its_lines_transcribe_in_a_fresh_process(exported):
     assert done.returncode == 0, done.stderr
     batch = {"wave": audio[None], "length": np.array([len(audio)])}
     found, frames = log_probs(tuned.model, tuned.params, batch, SETTINGS[0])
-    (expected,) = greedy(np.asarray(found.argmax(-1)), np.asarray(frames), VOCABULARY)
+    expected = greedy(np.asarray(found.argmax(-1))[0, : frames[0]], VOCABULARY)
     assert expected and " ".join(done.stdout.split()) == expected
 
 

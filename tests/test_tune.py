@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sew_jax.beam import BeamOptions, decode_all
+from sew_jax.beam import BeamOptions, BeamPool
 from sew_jax.errors import UserError
 from sew_jax.ngram import arpa, estimate
 from sew_jax.tune import tune
@@ -27,35 +27,41 @@ def dev(tmp_path_factory):
     return str(root / "lm.arpa"), log_probs, references
 
 
+def tuned(options, log_probs, references, workers, **how):
+    with BeamPool(AB, options, workers) as pool:
+        return tune(pool, log_probs, references, **how)
+
+
 def errors(options, log_probs, references):
-    found = decode_all(AB, options, log_probs, workers=0)
+    with BeamPool(AB, options, workers=0) as pool:
+        found = pool.decode(log_probs)
     return sum((count_errors(r, h[0].text) for r, h in zip(references, found, strict=True)), ErrorCounts())
 
 
 def test_it_finds_the_best_of_what_it_tried(dev):
     lm, log_probs, references = dev
     start = BeamOptions(lm=lm, lm_weight=0.0, word_score=-4.0, nbest=5)
-    chosen, tried = tune(AB, start, log_probs, references, workers=0, trials=12)
+    chosen, tried = tuned(start, log_probs, references, 0, trials=12)
     assert len(tried) == 12 == len({trial[:2] for trial in tried})
     assert tried[0][:2] == (0.0, -4.0) and chosen.nbest == 5
     assert all(0 <= trial.lm_weight <= 5 and -4 <= trial.word_score <= 4 for trial in tried)
     got = errors(chosen, log_probs, references)
     assert got.wer == min(trial.errors.wer for trial in tried) < tried[0].errors.wer
     assert (chosen.lm_weight, chosen.word_score, got) in tried
-    assert tune(AB, start, log_probs, references, workers=0, trials=12) == (chosen, tried)
-    assert tune(AB, start, log_probs, references, workers=0, trials=4, seed=1)[1] != tried[:4]
+    assert tuned(start, log_probs, references, 0, trials=12) == (chosen, tried)
+    assert tuned(start, log_probs, references, 0, trials=4, seed=1)[1] != tried[:4]
 
 
 def test_processes_try_the_same(dev):
     lm, log_probs, references = dev
-    runs = [tune(AB, BeamOptions(lm=lm), log_probs, references, workers=w, trials=3) for w in (0, 2)]
+    runs = [tuned(BeamOptions(lm=lm), log_probs, references, w, trials=3) for w in (0, 2)]
     assert runs[0] == runs[1]
 
 
 def test_without_an_ngram_its_weight_stays(dev, tmp_path):
     _, log_probs, references = dev
     (tmp_path / "words").write_text("A AB BA")
-    _, tried = tune(AB, BeamOptions(lexicon=str(tmp_path / "words")), log_probs, references, workers=0, trials=4)
+    _, tried = tuned(BeamOptions(lexicon=str(tmp_path / "words")), log_probs, references, 0, trials=4)
     assert {trial.lm_weight for trial in tried} == {2.0} and len({trial.word_score for trial in tried}) == 4
 
 
@@ -65,4 +71,4 @@ def test_without_an_ngram_its_weight_stays(dev, tmp_path):
 )
 def test_bad_input(options, references, message):
     with pytest.raises(UserError, match=message):
-        tune(AB, BeamOptions(**options), [], references, workers=0)
+        tuned(BeamOptions(**options), [], references, 0)
