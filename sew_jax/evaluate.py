@@ -33,8 +33,8 @@ from sew_jax.cost import count_macs
 from sew_jax.data.listing import split_names
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
-from sew_jax.events import Sample, write_tradeoff_events
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
+from sew_jax.events import Sample, write_tradeoff_events
 from sew_jax.files import write_whole
 from sew_jax.models.ctc import CTCModel
 from sew_jax.page import write_page
@@ -44,7 +44,6 @@ from sew_jax.sharding import make_mesh
 from sew_jax.tradeoff import Row, format_table, mark_front, to_objects, write_tradeoff
 from sew_jax.tune import tune
 from sew_jax.wer import ErrorCounts, count_errors
-
 
 _SAMPLES = 10  # utterances whose transcripts TensorBoard shows
 
@@ -89,7 +88,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
         setting.layer_pools(tuned.model.backbone.layers)
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
     splits, options = split_names(config.split) or [""], chosen_options(config)
-    dev_splits = [config.tune_split] if options and config.tune_split else []
+    if config.tune_split and not (options and (options.lm or options.lexicon)):
+        raise UserError("tune_split: weights are those of an n-gram and a lexicon; name one by lm or beam.lexicon")
+    dev_splits = [config.tune_split] if config.tune_split else []
     sets = open_eval_sets(config, [*splits, *dev_splits], tuned.vocabulary, mesh)
     sets, dev = sets[: len(splits)], next(iter(sets[len(splits) :]), None)
     with BeamPool(tuned.vocabulary, options, config.beam.workers) if options else contextlib.nullcontext() as pool:
@@ -213,7 +214,9 @@ def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
 
 def _about(config: ConfigDict, tuned: FineTuned, sets: Sequence[EvalSet], device: str) -> dict[str, str]:
     """What was run, and where."""
-    listed = "; ".join(f"{part.split or 'all'}: {len(part.ids)} utterances, {part.seconds / 60:.1f} min" for part in sets)
+    listed = "; ".join(
+        f"{part.split or 'all'}: {len(part.ids)} utterances, {part.seconds / 60:.1f} min" for part in sets
+    )
     beam = {"n-gram": f"{config.lm}, beam {config.beam.beam}"} if config.lm else {}
     return {
         "model": f"{config.init_from}, {tuned.state}",

@@ -135,6 +135,7 @@ def test_bfloat16(runs, tmp_path):
         ({"split": "nothing"}, "nothing"),
         ({"lm": "nothing.arpa"}, "nothing.arpa"),
         ({"beam.lexicon": "words"}, "beam.lexicon: it is for beam search"),
+        ({"tune_split": "train"}, "tune_split: weights are those of an n-gram"),
     ],
     ids=str,
 )

@@ -1,10 +1,7 @@
 """The page holds what it was given, needs nothing else, and draws itself in a browser without an error."""
 
-import contextlib
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 

@@ -69,6 +69,8 @@ def test_without_an_ngram_its_weight_stays(dev, tmp_path):
     ("options", "references", "message"),
     [({}, ["A"], "no weights to tune"), ({"lexicon": "x"}, [" "], "one reference")],
 )
-def test_bad_input(options, references, message):
+def test_bad_input(options, references, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("A")
     with pytest.raises(UserError, match=message):
         tuned(BeamOptions(**options), [], references, 0)
