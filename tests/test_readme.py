@@ -18,7 +18,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 _BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
 _DOCSTRINGS = [ast.get_docstring(ast.parse(path.read_text("utf-8"))) for path in (ROOT / "configs").glob("*.py")]
 LINES = [line.strip() for text in (_BLOCKS, *_DOCSTRINGS) for line in text.replace("\\\n", " ").splitlines()]
-RUNS = sorted({line[line.index("python -m sew_jax") :] for line in LINES if "python -m sew_jax.main" in line})
+# without a shell's pipes and redirections
+RUNS = sorted(
+    {re.search(r"python -m sew_jax\.main[^>|]*", line)[0] for line in LINES if "python -m sew_jax.main" in line}
+)
 
 
 def run(command, *more, **environment):
