@@ -48,7 +48,7 @@ def demo(config: ConfigDict, workdir: Path) -> None:
     say(
         f"WER at s1q1k1 on voices not heard in training: {rows[0].wer:.1%} pre-trained, {baseline.wer:.1%} from random weights"
     )
-    say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.png")
+    say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.html")
     summary = {"wer": rows[0].wer, "wer_from_random_weights": baseline.wer}
     write_json(workdir / "summary.json", summary)
 

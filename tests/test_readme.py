@@ -55,7 +55,7 @@ def test_its_first_command(tmp_path):
     done = run(demo, *small, f"--workdir={tmp_path / 'demo'}", SEW_JAX_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0 and not done.stderr, done.stderr
     last = done.stdout.splitlines()[-3:]
-    assert "contrastive accuracy" in last[0] and "from random weights" in last[1] and "tradeoff.png" in last[2]
+    assert "contrastive accuracy" in last[0] and "from random weights" in last[1] and "tradeoff.html" in last[2]
     left = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"pretrain", "finetune", "scratch", "transcripts", "tradeoff.json", "tradeoff.csv", "tradeoff.png"} <= left
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
