@@ -3,6 +3,7 @@
 import gzip
 import mmap
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,8 @@ from sew_jax.errors import UserError
 
 _NO_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
 _BINARY = b"mmap lm http://kheafield.com/code format version"  # how a KenLM binary begins
-# of its format 5: an order, a multiplier, a kind, and whether the words stand at its end; 88 bytes of known values precede
-_BINARY_HEADER, _BINARY_OFFSET = struct.Struct("=B3xfi?"), 88
+# of its format 5, after 88 bytes of known values: whether the words stand at its end, and how many there are
+_BINARY_HEADER, _BINARY_OFFSET = struct.Struct("=12x?7xQ"), 88
 _TOO_FEW = 0.1  # of the words: a vocabulary that spells no more of them is another model's
 
 
@@ -82,7 +83,7 @@ def lm_words(path: str) -> tuple[str, ...] | None:
             return None if words is None else tuple(word for word in words if word not in _NO_WORDS)
     except OSError as error:  # also of gzip
         raise UserError(f"lm: {path} cannot be read ({error.strerror or error})") from error
-    except (EOFError, ValueError) as error:  # a gzip that ends early, bytes that are no text
+    except (EOFError, ValueError, zlib.error) as error:  # a damaged gzip, bytes that are no text
         raise not_a_model(path, "") from error
 
 
@@ -117,13 +118,14 @@ def _binary_words(file) -> list[str] | None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if len(data) < _BINARY_OFFSET + _BINARY_HEADER.size:
             raise ValueError
-        *_, has_words = _BINARY_HEADER.unpack_from(data, _BINARY_OFFSET)
+        has_words, count = _BINARY_HEADER.unpack_from(data, _BINARY_OFFSET)
         if not has_words:
             return None
         begin = data.rfind(b"<unk>\0")
-        if begin < 0:
+        words = data[begin:-1].decode().split("\0") if begin >= 0 else []
+        if len(words) not in (count, count + 1):  # <unk> does not count where the ARPA had none
             raise ValueError
-        return data[begin:-1].decode().split("\0")
+        return words
 
 
 def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
