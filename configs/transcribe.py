@@ -2,9 +2,9 @@
 
   python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune --config.audio=talk.mp3
   python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune --config.audio=a.wav,recordings \\
-    --config.budget=0.5 --config.tradeoff=runs/evaluate > transcripts.jsonl
+    --config.budget=0.5 --config.tradeoff=runs/evaluate
   ffmpeg -i film.mkv -f wav - | python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune \\
-    --config.audio=- --config.format=srt > film.srt
+    --config.audio=- --config.format=srt
 
 Results alone go to standard output, in the order of the audio: a JSON object a line, with words, their times in seconds and their
 confidence; or plain text, SRT or WebVTT. Subtitles of several files are written below the workdir, and their paths to standard output.

@@ -64,10 +64,10 @@ def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config,
             assert list(chunk_T[middle - 1 : middle + 1]) == [number, number + 1]
 
 
-def local_model(frontend_norm):
+def local_model():
     """A model whose frames see but their surroundings: no statistics over time, and attention adds a constant."""
     backbone = BackboneConfig(
-        conv_width=4, conv_norm=frontend_norm, width=16, layers=2, heads=2, ffn_width=16, pos_kernel=8, pos_groups=2,
+        conv_width=4, conv_norm="layer", width=16, layers=2, heads=2, ffn_width=16, pos_kernel=8, pos_groups=2,
         pool_ffn=True, upsample_factors=(3, 4),
     )  # fmt: skip
     model = CTCModel(backbone, CTCHeadConfig(symbols=5))
@@ -79,10 +79,10 @@ def local_model(frontend_norm):
     return model, jax.tree_util.tree_map_with_path(silence, params)
 
 
-@pytest.mark.parametrize("setting", ["s1q1k1", "s3q2k1", "s4q2.3k4.1"])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_joined_chunks_say_what_the_whole_says(setting):
     setting = Compression.parse(setting)
-    model, params = local_model("layer")
+    model, params = local_model()
     chunking = make_chunking(4.0, 1.5, setting, 2)
     wave = (np.random.default_rng(2).normal(size=150_123) * 3000).astype(np.int16)
     program = jax.jit(functools.partial(log_probs, model), static_argnames="compression")
@@ -98,17 +98,9 @@ def test_joined_chunks_say_what_the_whole_says(setting):
     joined = np.concatenate([joiner.add(chunk, said(chunk.wave, chunking.length)) for chunk in chunks])
     assert len(chunks) > 3 and np.ptp(whole, axis=0).min() > 0.01  # frames differ, so that a shift would be seen
     np.testing.assert_allclose(joined, whole, atol=2e-5)
-
-
-def test_a_chunk_on_another_grid_would_differ():
-    """The test above can fail: half a squeeze window off, frames mean something else."""
-    setting = Compression(4)
-    model, params = local_model("layer")
-    wave = (np.random.default_rng(3).normal(size=64_000) * 3000).astype(np.int16)
-    said = functools.partial(model.apply, {"params": params}, compression=setting, deterministic=True)
-    whole, _ = said(wave[None], np.array([64_000]))
-    off, _ = said(wave[None, 2 * FRAME_SAMPLES :], np.array([64_000 - 2 * FRAME_SAMPLES]))
-    assert np.abs(whole[0, 52:150] - off[0, 50:148]).max() > 1e-2
+    if setting.squeeze > 1:  # off the grid, frames mean something else
+        off = said(wave[2 * FRAME_SAMPLES :], len(wave))
+        assert np.abs(off - whole[2 : 2 + len(off)]).max() > 1e-2
 
 
 def test_buckets_waste_little_and_are_few():

@@ -74,7 +74,7 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
 
 
 def blocks(data: str | bytes, seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """What `read` gives of all the audio, a block at a time: memory does not grow with its length.
+    """What `read` gives of all the audio (of MP3 to the last bit but one), a block at a time: memory does not grow with its length.
 
     Args:
       data: path of a file, or its bytes.
