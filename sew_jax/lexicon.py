@@ -123,7 +123,7 @@ def _binary_words(file) -> list[str] | None:
             return None
         begin = data.rfind(b"<unk>\0")
         words = data[begin:-1].decode().split("\0") if begin >= 0 else []
-        if len(words) not in (count, count + 1):  # <unk> does not count where the ARPA had none
+        if data[-1] or len(words) not in (count, count + 1):  # <unk> does not count where the ARPA had none
             raise ValueError
         return words
 
