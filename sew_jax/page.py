@@ -58,7 +58,9 @@ def _split(rows: Sequence[dict[str, Any]], texts: dict[str, Any]) -> dict[str, A
         # of a text without errors the reference says all
         systems[key] = {"texts": [h if e else None for h, e in zip(hypotheses, edits, strict=True)], "edits": edits}
         details[key] = count_confusions(alignments)._asdict() | {
-            "worst": [(texts["ids"][i], references[i], hypotheses[i], edits[i]) for i in worst_utterances(alignments)]
+            "worst": [
+                (texts["ids"][i], references[i], hypotheses[i], edits[i]) for i in worst_utterances(alignments, most=5)
+            ]
         }
     for row in rows:
         details[_key(row)]["compared"] = [

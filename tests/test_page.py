@@ -1,7 +1,10 @@
 """The page holds what it was given, needs nothing else, and draws itself in a browser without an error."""
 
+import html
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -11,7 +14,7 @@ from sew_jax.page import write_page
 REFERENCES = ["ONE TWO THREE", "FOUR FIVE", "SIX", "", "SEVEN EIGHT NINE TEN"]
 HYPOTHESES = {
     "s1q1k1/greedy": ["ONE TOO THREE", "FOUR FIVE", "SIX", "", "SEVEN EIGHT NINE TEN"],
-    "s2q1k1/greedy": ["WON TOO THREE", "FIVE", "SIX SIX", "OH", "SEVEN NINE TEN TEN"],
+    "s2q1k1/greedy": ["WON TOO THREE", "FIVE", "SIX SIX", "OH", "SEVEN EIGHT NINE TEN TEN"],
     "s1q1k1/lm": ["ONE TWO THREE", " FOUR  FIVE", "SIX", "", "SEVEN EIGHT NINE TEN"],
     "s2q1k1/lm": ["ONE TWO THREE", "FIVE", "", "", "SEVEN NINE TEN"],
 }
@@ -91,7 +94,7 @@ def test_a_row_is_compared_with_the_first_of_its_decoder_and_with_the_first_deco
         "s2q1k1/lm": ["s1q1k1/lm", "s2q1k1/greedy"],
     }
     (_, difference, low, high), _ = details["s2q1k1/lm"]["compared"]
-    assert low <= difference == pytest.approx(0.3) <= high
+    assert low <= difference <= high and difference == pytest.approx(0.3)
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
@@ -118,15 +121,15 @@ def test_transcripts_cannot_break_the_page(tmp_path):
 def test_too_many_transcripts_are_sampled_and_errors_counted_on_all(tmp_path):
     given = payload(["test"])
     texts = given["transcripts"]["test"]
-    texts["ids"] = [f"u{i}" for i in range(500)]
-    texts["references"] = REFERENCES * 100
-    texts["hypotheses"] = {key: hypotheses * 100 for key, hypotheses in HYPOTHESES.items()}
+    texts["ids"] = [f"u{i}" for i in range(1000)]
+    texts["references"] = REFERENCES * 200
+    texts["hypotheses"] = {key: hypotheses * 200 for key, hypotheses in HYPOTHESES.items()}
     write_page(tmp_path / "whole.html", given)
     write_page(tmp_path / "part.html", given, most_bytes=30_000)
     whole, part = (embedded(tmp_path / name)["splits"]["test"] for name in ("whole.html", "part.html"))
     assert len(json.dumps(part, separators=(",", ":"))) < 35_000 < len(json.dumps(whole, separators=(",", ":")))
-    assert whole["utterances"] == part["utterances"] == 500 == len(whole["ids"])
-    assert 100 < len(part["ids"]) < 500 and part["ids"][0] == "u0" and part["ids"][-1] == "u499"
+    assert whole["utterances"] == part["utterances"] == 1000 == len(whole["ids"])
+    assert 100 < len(part["ids"]) < 1000 and part["ids"][0] == "u0" and part["ids"][-1] == "u999"
     assert part["details"] == whole["details"]
     number = {name: i for i, name in enumerate(whole["ids"])}
     for i, name in enumerate(part["ids"]):
@@ -141,3 +144,60 @@ def test_what_is_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_page(tmp_path / "tradeoff.html", given)
     assert not list(tmp_path.iterdir())
+
+
+CLICKS = """<script>
+const seen = {}, press = element => element.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+const texts = query => [...document.querySelectorAll(query)].map(e => e.textContent);
+seen.rows = texts("#rows tbody th");
+seen.points = document.querySelectorAll("#plot .point").length;
+press(document.querySelectorAll("#rows thead button")[2]);
+seen.sorted = texts("#rows tbody tr td:nth-child(3)").map(Number);
+seen.sort = document.querySelectorAll("#rows thead th")[2].ariaSort;
+press([...document.querySelectorAll("#plot .point")].find(e => e.dataset.key === "s2q1k1/greedy"));
+seen.errors = document.querySelector("#errors h2").textContent;
+seen.kinds = texts("#errors .bar span");
+seen.place = document.querySelector("#place").textContent;
+seen.first = document.querySelector("#transcripts article").innerText.split("\\n");
+seen.marks = [...document.querySelectorAll("#transcripts article:nth-child(5) mark")].map(e => [e.className, e.textContent]);
+press(document.querySelector("#next"));
+seen.second = document.querySelector("#place").textContent;
+document.querySelector("#show").value = "differ";
+document.querySelector("#show").dispatchEvent(new Event("change"));
+seen.differ = document.querySelector("#place").textContent;
+document.querySelector("#find").value = "fiv";
+document.querySelector("#find").dispatchEvent(new Event("input"));
+seen.found = document.querySelector("#place").textContent;
+seen.trouble = !document.querySelector("#trouble").hidden;
+document.body.replaceChildren(JSON.stringify(seen));
+</script>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_draws_it(tmp_path):
+    given = payload(["test"])
+    texts = given["transcripts"]["test"]
+    texts["ids"], texts["references"] = [f"u{i}" for i in range(50)], REFERENCES * 10
+    texts["hypotheses"] = {key: hypotheses * 10 for key, hypotheses in HYPOTHESES.items()}
+    texts["references"][0] = HOSTILE
+    page = tmp_path / "tradeoff.html"
+    write_page(page, given)
+    page.write_text(page.read_text().replace("</body>", CLICKS + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    ran = subprocess.run(
+        ["chromium", *flags.split(), "--enable-logging=stderr", f"--user-data-dir={tmp_path}/user", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in ran.stderr and "BROKEN" not in re.sub("<body.*", "", ran.stdout, flags=re.DOTALL)
+    seen = json.loads(html.unescape(re.search(r"<body>(.*)</body>", ran.stdout, re.DOTALL)[1]))
+    assert seen["rows"] == ["s1q1k1", "s2q1k1", "s1q1k1", "s2q1k1"] and seen["points"] == 4
+    assert seen["sorted"] == sorted(100 * r["wer"] for r in given["rows"]) and seen["sort"] == "ascending"
+    assert seen["errors"] == "Errors of s2q1k1 greedy" and seen["kinds"][0].startswith("1, ")
+    assert seen["first"][0] == "u0" and " ".join(HOSTILE.split()) in " ".join(seen["first"])
+    assert seen["marks"] == [["del", "EIGHT"]]  # of s1q1k1 greedy and s2q1k1 lm, the first and the last
+    assert seen["place"] == "1 to 20 of 50" and seen["second"] == "21 to 40 of 50"
+    differ = sum(
+        len({" ".join(HYPOTHESES[k][i].split()) for k in ("s1q1k1/greedy", "s2q1k1/lm")}) > 1 for i in range(5)
+    )
+    assert seen["differ"] == f"1 to 20 of {10 * differ}" and seen["found"] == "1 to 10 of 10"
+    assert not seen["trouble"]
