@@ -1,10 +1,17 @@
 """Runs that take seconds: a tiny corpus, and the project's own configs made small."""
 
+import contextlib
+
+import jax
 import numpy as np
 import soundfile
 
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
+from sew_jax.checkpoint import Checkpoints
+from sew_jax.files import write_json
+from sew_jax.state import new_state
+from sew_jax.tasks import open_task
 
 WORDS = ("ONE", "TWO", "THREE")
 
@@ -45,3 +52,16 @@ def finetuning(corpus, init_from):
     config = tiny(finetune_config.get_config(), corpus)
     config.init_from = str(init_from)
     return config
+
+
+def begin(config, workdir):
+    """The workdir of a run at its first update, its weights as drawn: for tests that need a model, and no training."""
+    task = open_task(config)
+    state = jax.jit(lambda key: new_state(task.init(key), task.optimizer))(jax.random.key(0))
+    record = {"config": config.to_dict(), "architecture": task.architecture, "data": {}, "rows": {}}
+    workdir.mkdir(parents=True)
+    write_json(workdir / "config.json", record)
+    if task.vocabulary:
+        task.vocabulary.save(workdir)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(state, 1, {"step": 1, **record})

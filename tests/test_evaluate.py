@@ -12,17 +12,16 @@ from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.evaluate import evaluate
 from sew_jax.ngram import build_lm
-from sew_jax.train import train
 from sew_jax.wer import ErrorCounts, count_errors
-from tests.runs import finetuning, make_corpus, pretraining
+from tests.runs import begin, finetuning, make_corpus, pretraining
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     corpus = make_corpus(root / "corpus")
-    train(pretraining(corpus), root / "pretrain")
-    train(finetuning(corpus, root / "pretrain"), root / "finetune")
+    begin(pretraining(corpus), root / "pretrain")
+    begin(finetuning(corpus, root / "pretrain"), root / "finetune")
     return root
 
 

@@ -17,9 +17,8 @@ from configs import evaluate as evaluate_config
 from configs import transcribe as transcribe_config
 from sew_jax.errors import UserError
 from sew_jax.evaluate import evaluate
-from sew_jax.train import train
 from sew_jax.transcribe import transcribe
-from tests.runs import finetuning, make_corpus, pretraining
+from tests.runs import begin, finetuning, make_corpus, pretraining
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("transcribe")
     corpus = make_corpus(root / "corpus")
-    train(pretraining(corpus), root / "pretrain")
-    train(finetuning(corpus, root / "pretrain"), root / "finetune")
+    begin(pretraining(corpus), root / "pretrain")
+    begin(finetuning(corpus, root / "pretrain"), root / "finetune")
     waves = [soundfile.read(path, dtype="int16")[0] for path in sorted((corpus / "train").rglob("*.flac"))]
     soundfile.write(root / "long.wav", np.concatenate(waves), 16_000)  # 13 s
     return root
