@@ -165,10 +165,13 @@ def _reached(rows: Sequence[Row]) -> str:
         )
         for r in rows
     ]
-    return (
-        f"Measured on {first.utterances} utterances ({first.audio_seconds / 60:.1f} minutes, {first.words} words) on {first.device}, "
-        f"{first.dtype}, with sew_jax itself:\n\n"
-        + table(("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time"), lines)
+    splits = {r.split or "all": r for r in rows}.items()
+    sizes = [
+        f"{name}: {r.utterances} utterances ({r.audio_seconds / 60:.1f} minutes, {r.words} words)" for name, r in splits
+    ]
+    head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
+    return f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n" + table(
+        head, lines
     )
 
 

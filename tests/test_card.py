@@ -87,8 +87,12 @@ def test_it_tells_setting_cost_and_results(exported):
             in card
         )
         assert f"{setting}_0.5s.stablehlo | {setting} | 0.5 s | 8000 |" in card
-    assert "| s1q1k1 | 12.30% |" in card and "| s2q1.2k1 | 23.40% |" in card and "0.50" in card
-    assert "20 utterances (1.7 minutes, 60 words) on cpu, float32" in card
+    assert (
+        "| s1q1k1 | test | greedy | 12.30% |" in card
+        and "| s2q1.2k1 | test | greedy | 23.40% |" in card
+        and "0.50" in card
+    )
+    assert "Measured on cpu, float32" in card and "test: 20 utterances (1.7 minutes, 60 words)" in card
 
 
 def test_it_tells_how_the_model_was_made(exported):
@@ -102,7 +106,7 @@ def test_it_tells_how_the_model_was_made(exported):
         ("optim.lr", "0.5"),
     ):
         assert f"| {key} | {value} |" in card
-    assert "| split |" not in card  # which is empty
+    assert "\n| split |" not in card  # which is empty
     assert "| utterances | 34 (SHA-256 of their list 0123456789ab) |" in card and "| state | update 12 |" in card
 
 

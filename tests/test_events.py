@@ -122,7 +122,7 @@ def test_an_evaluation_replaces_the_one_before(tmp_path):
     texts = {tag: v.tensor.string_val[0].decode() for tag, v in values.items() if tag.endswith("text_summary")}
     assert all(v.metadata.plugin_data.plugin_name == "text" for tag, v in values.items() if tag in texts)
     table, heard = texts["tradeoff/table/text_summary"], texts["transcripts/1-2/text_summary"]
-    assert all(f"| {r.setting} | {r.wer:.2%} |" in table for r in ROWS)
+    assert all(f"| {r.setting} | test | greedy | {r.wer:.2%} |" in table for r in ROWS)
     assert r"| ONE \| TWO |" in heard and "| s1q1k1 | ONE &lt;unk> |" in heard and "OLD" not in heard
 
 
