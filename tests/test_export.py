@@ -114,7 +114,7 @@ def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path)
     export(config("sew_ctc", **options), tmp_path / "export")
     assert (tmp_path / "export/s3q1k1_0.5s.stablehlo").is_file()
     card = (tmp_path / "export/README.md").read_text()
-    assert "| s3q1k1 | 12.34% |" in card and "10.00%" not in card
+    assert "| s3q1k1 | test | greedy | 12.34% |" in card and "10.00%" not in card
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_formats(runs, said, tmp_path):
     lines = said(folder, format="text").splitlines()
     assert lines == [f"{row['audio']}\t{row['text']}" for row in rows(said(folder))]
     shown = said(long, format="srt")
-    assert shown.startswith("1\n00:00:0") and re.findall(r"[A-Z']+", shown) == row["text"].split()
+    assert shown.startswith("1\n00:00:0")
+    assert "".join(re.findall(r"[A-Z']", shown)) == row["text"].replace(" ", "")  # a word longer than a line is broken
     assert said(long, format="vtt").startswith("WEBVTT\n\n00:00:0")
     files = said(folder, format="srt").split()
     names = [f"2/1/2-1-{i:04d}.srt" for i in range(5)]
@@ -160,7 +161,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(runs, tmp_path, capsy
         ("LONG", {"init_from": "nowhere"}, "init_from: "),
         ("LONG", {"overlap_seconds": 30.0}, "chunk_seconds: 30 must be at least"),
         ("LONG", {"lm": "nowhere.arpa"}, "nowhere.arpa"),
-        ("LONG", {"beam.beam": 0}, "beam: beam=0"),
+        ("LONG", {"lm": "none", "beam.beam": 0}, "beam: beam=0"),
     ],
     ids=str,
 )
@@ -173,9 +174,8 @@ def test_bad_input(runs, tmp_path, capsys, audio, changes, message):
 def test_a_lexicon_s_words_alone(runs, said, tmp_path):
     (tmp_path / "words.txt").write_text("ONE\nTWO\nTHREE\n")
     chunks = {"chunk_seconds": 2.5, "overlap_seconds": 0.5}
-    (row,) = rows(
-        said(runs / "long.wav", **chunks, **{"beam.lexicon": str(tmp_path / "words.txt"), "beam.word_score": 2.0})
-    )
+    lexicon = {"lm": "none", "beam.lexicon": str(tmp_path / "words.txt"), "beam.word_score": 2.0}
+    (row,) = rows(said(runs / "long.wav", **chunks, **lexicon))
     assert row["text"] and set(row["text"].split()) <= {"ONE", "TWO", "THREE"}
     check_words(row)
 
