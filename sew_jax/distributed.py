@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 from sew_jax.errors import UserError
 
 _HEARTBEAT_S = 30  # after which a silent process counts as lost; JAX then ends the others
+_PATIENCE_S = 4
 
 # What the child of `_last_words` runs: it sees the end of its input when the process has ended, however that came about
 _WATCH = """
@@ -129,4 +131,6 @@ def abandon(error: BaseException) -> None:
 def _exit_at_once(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    if status == 2 and jax.process_index() == 0:  # its end ends the others, who may be about to say the same
+        time.sleep(_PATIENCE_S)
     os._exit(status)
