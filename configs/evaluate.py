@@ -47,4 +47,5 @@ def add_beam(config: ConfigDict) -> None:
     config.beam.word_score = -1.0
     config.beam.sil_score = 0.0
     config.beam.log_add = False
+    config.beam.nbest = 1  # hypotheses of each utterance in transcripts/
     config.beam.workers = -1  # processes; -1: as many as cores

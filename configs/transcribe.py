@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json
     config.format = "jsonl"  # text, srt, vtt
     add_beam(config)
-    del config.beam.workers  # files are decoded as they are heard
+    del config.beam.workers, config.beam.nbest  # files are decoded as they are heard, to one text
     config.chunk_seconds = 30.0  # longer audio is computed in chunks
     config.overlap_seconds = 4.0  # of two neighbours, at least
     config.dtype = ""  # float32 or bfloat16; empty: as in training

@@ -31,7 +31,7 @@ from sew_jax.bootstrap import wer_interval
 from sew_jax.compression import Compression, parse_table
 from sew_jax.cost import count_macs
 from sew_jax.data.listing import split_names
-from sew_jax.decode import greedy
+from sew_jax.decode import Hypothesis, greedy
 from sew_jax.errors import UserError
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
 from sew_jax.events import Sample, write_tradeoff_events
@@ -59,6 +59,7 @@ class Scored(NamedTuple):
     seconds: list[float]
     decode_seconds: float = 0.0  # of beam search, in `seconds`
     options: BeamOptions | None = None
+    hypotheses: list[list[Hypothesis]] | None = None  # of beam search, the best first
 
     @property
     def total(self) -> ErrorCounts:
@@ -156,7 +157,9 @@ def _beam(
             spent = time.perf_counter() - begin
             texts = [best[0].text for best in hypotheses]
             seconds = [encoder + spent for _, encoder in rounds]
-            scored.append(_score(part, setting, "lm" if weighed.lm else "beam", texts, seconds, spent, weighed))
+            scored.append(
+                _score(part, setting, "lm" if weighed.lm else "beam", texts, seconds, spent, weighed, hypotheses)
+            )
             say(f"    beam search: {len(texts) / spent:.1f} utterances/s, {part.seconds / spent:.0f} x real time")
     return scored
 
@@ -169,10 +172,10 @@ def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compressi
 
 def _score(
     part: EvalSet, setting: Compression, decoder: str, texts: list[str], seconds: list[float], decode_seconds: float = 0.0,
-    options: BeamOptions | None = None,
+    options: BeamOptions | None = None, hypotheses: list[list[Hypothesis]] | None = None,
 ) -> Scored:  # fmt: skip
     errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
-    scored = Scored(part, setting, decoder, texts, errors, seconds, decode_seconds, options)
+    scored = Scored(part, setting, decoder, texts, errors, seconds, decode_seconds, options, hypotheses)
     name = f"{part.split} {setting}" if part.split else str(setting)
     say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words")
     return scored
@@ -183,10 +186,12 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
     folder = workdir / "transcripts"
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[str]] = {}
-    for part, setting, decoder, texts, *_ in scored:
-        lines = files.setdefault(str(setting) if decoder == "greedy" else f"{setting}.{decoder}", [])
-        for name, reference, text in zip(part.ids, part.references, texts, strict=True):
-            line = {"id": name, "reference": reference, "hypothesis": text, "split": part.split}
+    for one in scored:
+        lines = files.setdefault(str(one.setting) if one.decoder == "greedy" else f"{one.setting}.{one.decoder}", [])
+        for i, (name, reference, text) in enumerate(zip(one.part.ids, one.part.references, one.texts, strict=True)):
+            line: dict[str, Any] = {"id": name, "reference": reference, "hypothesis": text, "split": one.part.split}
+            if one.options and one.options.nbest > 1:
+                line["nbest"] = [{"text": h.text, "score": round(h.score, 3)} for h in one.hypotheses[i]]
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     for name, lines in files.items():
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())

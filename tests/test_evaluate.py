@@ -105,7 +105,13 @@ def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
     (tmp_path / "text").write_text("TWO\nTWO TWO\n")
     lm_config.data, lm_config.text, lm_config.order = "", str(tmp_path / "text"), 2
     build_lm(lm_config, tmp_path)
-    changes = {"lm": str(tmp_path / "lm.arpa"), "beam.workers": 1, "tune_split": "train", "tune_trials": 2}
+    changes = {
+        "lm": str(tmp_path / "lm.arpa"),
+        "beam.workers": 1,
+        "tune_split": "train",
+        "tune_trials": 2,
+        "beam.nbest": 3,
+    }
     rows = evaluate(evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1, **changes), tmp_path)
     assert [(row.decoder, row.setting) for row in rows] == [
         (decoder, setting) for decoder in ("greedy", "lm") for setting in ("s1q1k1", "s2q1k1")
@@ -115,6 +121,10 @@ def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
         pairs = transcripts(tmp_path, name)
         assert row.wer == sum((count_errors(p["reference"], p["hypothesis"]) for p in pairs), ErrorCounts()).wer
         assert (row.decode_seconds > 0) == (row.decoder == "lm") and row.seconds > row.decode_seconds
+    for pair in transcripts(tmp_path, "s2q1k1.lm"):
+        scores = [best["score"] for best in pair["nbest"]]
+        assert pair["nbest"][0]["text"] == pair["hypothesis"] and scores == sorted(scores, reverse=True)
+        assert 1 <= len(scores) == len({best["text"] for best in pair["nbest"]}) <= 3
     assert {word for p in transcripts(tmp_path, "s2q1k1.lm") for word in p["hypothesis"].split()} <= {"TWO"}
 
 
