@@ -3,7 +3,6 @@
 Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
 """
 
-import functools
 import importlib
 import os
 import re
@@ -121,7 +120,10 @@ def _run(config, workdir: Path) -> None:
         # here: a mistyped flag must not wait for JAX, which some modes have no use for
         getattr(importlib.import_module(f"sew_jax.{module}"), function)(config, workdir)
 
-    (run if config.mode in _WITHOUT_DEVICES else functools.partial(_on_devices, run))()
+    if config.mode in _WITHOUT_DEVICES:
+        run()
+    else:
+        _on_devices(run)
 
 
 def _on_devices(run: Callable[[], None]) -> None:

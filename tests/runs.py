@@ -65,3 +65,11 @@ def begin(config, workdir):
         task.vocabulary.save(workdir)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(state, 1, {"step": 1, **record})
+
+
+def begin_finetuned(root):
+    """A corpus, and pretrain/ and finetune/ as `begin` leaves them; returns the corpus."""
+    corpus = make_corpus(root / "corpus")
+    begin(pretraining(corpus), root / "pretrain")
+    begin(finetuning(corpus, root / "pretrain"), root / "finetune")
+    return corpus

@@ -13,15 +13,13 @@ from sew_jax.errors import UserError
 from sew_jax.evaluate import evaluate
 from sew_jax.ngram import build_lm
 from sew_jax.wer import ErrorCounts, count_errors
-from tests.runs import begin, finetuning, make_corpus, pretraining
+from tests.runs import begin_finetuned
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
-    corpus = make_corpus(root / "corpus")
-    begin(pretraining(corpus), root / "pretrain")
-    begin(finetuning(corpus, root / "pretrain"), root / "finetune")
+    begin_finetuned(root)
     return root
 
 

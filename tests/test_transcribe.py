@@ -18,7 +18,7 @@ from configs import transcribe as transcribe_config
 from sew_jax.errors import UserError
 from sew_jax.evaluate import evaluate
 from sew_jax.transcribe import transcribe
-from tests.runs import begin, finetuning, make_corpus, pretraining
+from tests.runs import begin_finetuned
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,9 +26,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("transcribe")
-    corpus = make_corpus(root / "corpus")
-    begin(pretraining(corpus), root / "pretrain")
-    begin(finetuning(corpus, root / "pretrain"), root / "finetune")
+    corpus = begin_finetuned(root)
     waves = [soundfile.read(path, dtype="int16")[0] for path in sorted((corpus / "train").rglob("*.flac"))]
     soundfile.write(root / "long.wav", np.concatenate(waves), 16_000)  # 13 s
     return root
