@@ -10,7 +10,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.frontend import SAMPLE_RATE
-from sew_jax.models.layers import Dropout
+from sew_jax.models.layers import Dropout, exact_dense
 
 
 class CTCModel(nn.Module):
@@ -34,6 +34,5 @@ class CTCModel(nn.Module):
             channel_mask_BxD=channel_mask_BxD,
         )  # fmt: skip
         x = Dropout(self.head.dropout)(hidden.context_BxTxD, deterministic)
-        init = nn.initializers.xavier_uniform()
-        logits = nn.Dense(self.head.symbols, dtype=self.backbone.dtype, kernel_init=init, name="symbols")(x)
-        return logits.astype(jnp.float32), hidden.length_B
+        logits = exact_dense(self.head.symbols, nn.initializers.xavier_uniform(), name="symbols")(x)
+        return logits, hidden.length_B
