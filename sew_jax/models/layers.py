@@ -66,9 +66,7 @@ def torch_dense(features: int, fan_in: int, dtype, name: str | None = None, prec
 
 def exact_dense(features: int, kernel_init, name: str, use_bias: bool = True) -> nn.Dense:
     """Linear layer in float32 whose products round nothing, whatever the dtype of its input and the accelerator."""
-    return nn.Dense(
-        features, dtype=jnp.float32, precision=EXACT, kernel_init=kernel_init, use_bias=use_bias, name=name
-    )
+    return nn.Dense(features, dtype=jnp.float32, precision=EXACT, kernel_init=kernel_init, use_bias=use_bias, name=name)
 
 
 class Dropout(nn.Module):
