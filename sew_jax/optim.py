@@ -34,7 +34,8 @@ def tri_stage(
 def gumbel_temperature(progress, start: float, end: float, anneal: float):
     """Temperature at a fraction `progress` of training: geometric from `start` to `end`, reached at the fraction `anneal`.
 
-    fairseq multiplies by 0.999995 an update: 2.0 falls to 0.5 after 277,258 of 400,000 updates, a fraction of 0.693.
+    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so that 2.0 falls
+    to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
     """
     return start * (end / start) ** jnp.minimum(progress / anneal, 1.0)
 
