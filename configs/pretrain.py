@@ -8,11 +8,12 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
     --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit: that of
-init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting:
-s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for LibriSpeech, large_lv60k that for Libri-Light's 60,000
-hours. A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer
-devices raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's architecture and large's recipe.
+Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit:
+that of init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed`
+(one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for LibriSpeech, large_lv60k
+that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples,
+128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has
+XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
 reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66). The published sizes are for a GPU
@@ -40,8 +41,9 @@ class Recipe(NamedTuple):
     squeeze: int  # with `fixed`
 
 
-# Sources: as of SIZES in sew_jax/models/config.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by 0.999995 an
-# update, which takes 277,258 updates to 0.5 and 599,145 to 0.1. SEW stops a schedule of 400,000 updates after 100,000.
+# Sources: as of SIZES in sew_jax/models/config.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by
+# 0.999995 an update, which takes 277,258 updates to 0.5 and 599,145 to 0.1. SEW stops a schedule of 400,000 updates after
+# 100,000.
 _LARGE = Recipe(250_000, 3e-4, 0.08, 1.0, 0.1, 2.397, 9600.0, 20.0, 1)
 _SEW = Recipe(100_000, 5e-4, 0.32, 4.0, 0.5, 2.773, 5600.0, 15.6, 2)
 RECIPES = {

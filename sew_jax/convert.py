@@ -287,7 +287,7 @@ def _one_spelling(name: str) -> str:
 
 
 def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:
-    """The tree of a model's parameters, by shapes alone. A bare backbone is looked at through a head, which is dropped."""
+    """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model with a head, less the head."""
     model = (
         PretrainModel(backbone, head)
         if isinstance(head, PretrainHeadConfig)

@@ -34,8 +34,8 @@ def tri_stage(
 def gumbel_temperature(progress, start: float, end: float, anneal: float):
     """Temperature at a fraction `progress` of training: geometric from `start` to `end`, reached at the fraction `anneal`.
 
-    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so that 2.0 falls
-    to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
+    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
+    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
     """
     return start * (end / start) ** jnp.minimum(progress / anneal, 1.0)
 
@@ -50,7 +50,7 @@ def adam(
     lr_scale=None,
     b2: float = 0.98,
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay on every parameter (fairseq), and groups of parameters that start late or learn slower.
+    """Adam with decoupled weight decay on every parameter (fairseq), and groups that start late or have their own rate.
 
     Args:
       clip_norm: bound of the global gradient norm; 0 clips nothing.
@@ -97,7 +97,7 @@ def _scale_groups(lr_scale) -> optax.GradientTransformation:
 
 
 def applied_updates(opt_state: optax.OptState) -> jax.Array:
-    """How many updates have moved the parameters: what schedules count. One that was skipped is not among them (fairseq)."""
+    """How many updates have moved the parameters: what the schedule counts, as in fairseq; skipped ones are not in it."""
     return optax.tree.get(opt_state, "ScaleByAdamState").count
 
 

@@ -59,7 +59,13 @@ UNIFORM = {  # ends
     ("linear", "quantizer/codebook"): (0.0, 1.0),
     ("ctc", "symbols/kernel"): (-math.sqrt(6 / (D + 200)), math.sqrt(6 / (D + 200))),  # xavier_uniform_
 }
-ZERO = ("quantizer/logits/bias", "project_prediction/out/bias", "upsample_2/linear/bias", "pos_conv/bias", "symbols/bias")
+ZERO = (
+    "quantizer/logits/bias",
+    "project_prediction/out/bias",
+    "upsample_2/linear/bias",
+    "pos_conv/bias",
+    "symbols/bias",
+)
 
 
 @pytest.mark.parametrize("which", NORMAL, ids="-".join)
