@@ -22,8 +22,9 @@ class BackboneConfig:
     pre_norm: bool = False  # post-LN (base) or pre-LN (large)
     pos_kernel: int = 128  # taps of the positional convolution
     pos_groups: int = 16
-    upsampler: Literal["linear", "repeat"] = "linear"
-    upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own a linear up-sampler
+    # back to 50 Hz: frames repeated, plus a learned difference that starts at zero; SEW's own; or repeated alone
+    upsampler: Literal["residual", "linear", "repeat"] = "residual"
+    upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own an up-sampler
     tail: Literal["keep", "drop"] = "keep"  # the last T mod S frames: a shorter window, or dropped as SEW does
     pool_ffn: bool = False  # the whole layer at the pooled query rate, feed-forward part included
     dropout: float = 0.1
@@ -63,7 +64,7 @@ REMAT = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),
-    "upsampler": ("linear", "repeat"),
+    "upsampler": ("residual", "linear", "repeat"),
     "tail": ("keep", "drop"),
     "dtype": ("float32", "bfloat16"),
     "remat": REMAT,
@@ -102,7 +103,7 @@ class CTCHeadConfig:
     blank: int = 0  # which symbol is the CTC blank
 
 
-_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, tail="keep")
+_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, upsampler="linear")
 
 # Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's examples/wav2vec configurations
 # (base, large), SEW's scripts/pt-sew.sh and torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json;
