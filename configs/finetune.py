@@ -70,6 +70,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.compression.kv_pool = (1,) if small else (1, 2)
     config.compression.names = ""
 
+    # Each update computes the table's largest setting, its smallest and one between, on the same input (sandwich rule)
+    config.sandwich = ConfigDict()
+    config.sandwich.enabled = False  # False: one setting an update, drawn uniformly
+    config.sandwich.weight = 0.3  # of the loss of each setting but the largest
+    config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
+
     config.mask = ConfigDict()
     config.mask.time_prob = 0.0 if small else 0.65
     config.mask.time_span = 5 if small else 10

@@ -96,6 +96,12 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.compression.kv_pool = (1,) if fixed or small else (1, 2)
     config.compression.names = ""
 
+    # Each update computes the table's largest setting, its smallest and one between, on the same input (sandwich rule)
+    config.sandwich = ConfigDict()
+    config.sandwich.enabled = False  # False: one setting an update, drawn uniformly
+    config.sandwich.weight = 0.3  # of the loss of each setting but the largest
+    config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
+
     config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": recipe.temperature_end, "anneal": recipe.anneal})
     config.optim = ConfigDict()

@@ -7,7 +7,7 @@ and values. It is frozen and hashable, because it is the only static argument of
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sew_jax.errors import UserError
 from sew_jax.hashing import uniform_int
@@ -116,6 +116,39 @@ def settings_table(names: str, squeeze: Iterable[int], query_pool: Iterable[Fact
     return parse_table(names) if names else product_table(squeeze, query_pool, kv_pool)
 
 
-def draw(table: Sequence[Compression], seed: int, step: int) -> Compression:
-    """The setting of update `step`: uniform over the table, and the same on every host without a word exchanged."""
-    return table[uniform_int(len(table), seed, step, "setting")]
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What one update computes: a setting, and others beside it on the same extractor output, masks and targets."""
+
+    setting: Compression
+    others: tuple[Compression, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`s1q1k1`, or `s1q1k1+s2q1k1+s4q1k1`."""
+        return "+".join(map(str, (self.setting, *self.others)))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def uniform_draws(table: Sequence[Compression]) -> list[Draw]:
+    """One setting an update."""
+    return [Draw(setting) for setting in table]
+
+
+def sandwich_draws(table: Sequence[Compression], cost: Callable[[Compression], float]) -> list[Draw]:
+    """The largest setting, the smallest and one between them: the sandwich rule (US-Nets, arXiv 1903.05134).
+
+    Raises:
+      UserError: the table has one setting only.
+    """
+    if len(table) < 2:
+        raise UserError("sandwich.enabled: a table of one setting has nothing beside the largest; name more settings")
+    largest, *between, smallest = sorted(table, key=cost, reverse=True)
+    return [Draw(largest, (middle, smallest)) for middle in between] or [Draw(largest, (smallest,))]
+
+
+def draw(draws: Sequence[Draw], seed: int, step: int) -> Draw:
+    """That of update `step`: uniform, and the same on every host without a word exchanged."""
+    return draws[uniform_int(len(draws), seed, step, "setting")]

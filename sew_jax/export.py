@@ -80,7 +80,12 @@ def _hugging_face(config: ConfigDict, origin: Origin, settings: Sequence[Compres
             f"setting: transformers has no query or key-value pooling; {Compression(squeeze)} can be exported"
         )
     family = "sew" if squeeze > 1 else "wav2vec2"
-    if family == "sew" and backbone.upsampler == "linear" and squeeze not in backbone.upsample_factors:
+    if family == "sew" and backbone.upsampler != "linear":
+        raise UserError(
+            f"setting: SEW's class in transformers cannot express this model's {backbone.upsampler} up-sampler; export s1q1k1, or "
+            f"{setting} with --config.format=stablehlo, or train with --config.model.upsampler=linear at {setting} alone"
+        )
+    if family == "sew" and squeeze not in backbone.upsample_factors:
         has = ", ".join(map(str, backbone.upsample_factors)) or "none"
         raise UserError(f"setting: {setting} has no up-sampler in {origin.name}, which has those of: {has}")
     if family == "sew" and backbone.tail == "keep":

@@ -36,23 +36,54 @@ def cosine_matrix(a_BxMxF, b_BxMxF):
     return jnp.einsum("bif,bjf->bij", unit(a_BxMxF), unit(b_BxMxF), precision=jax.lax.Precision.HIGHEST)
 
 
-def contrastive(prediction_BxMxF, target_BxMxF, codes_BxMxG, valid_BxM, negative_BxMxN, temperature: float):
-    """InfoNCE among negatives of the same utterance (wav2vec 2.0, equation 3): (loss, accuracy) terms.
+def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxMxN, temperature: float):
+    """Cosines over `temperature` of the positive, first, and the negatives of the same utterance: (B, M, 1 + N).
 
-    A negative with the positive's codewords in every group is no negative and is left out. Weights count masked frames
-    that have another one to be told from.
+    A negative with the positive's codewords in every group is no negative; its logit is far below all others.
     """
     logits_BxMxM = cosine_matrix(prediction_BxMxF, target_BxMxF) / temperature
     positive_BxM = jnp.diagonal(logits_BxMxM, axis1=1, axis2=2)
     same_BxMxM = (codes_BxMxG[:, :, None] == codes_BxMxG[:, None, :]).all(-1)
     negative = jnp.take_along_axis(jnp.where(same_BxMxM, _EXCLUDED, logits_BxMxM), negative_BxMxN, axis=2)
-    logits = jnp.concatenate([positive_BxM[:, :, None], negative], axis=2)
-    loss_BxM = jax.nn.logsumexp(logits, axis=2) - positive_BxM
-    weight_BxM = (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
+    return jnp.concatenate([positive_BxM[:, :, None], negative], axis=2)
+
+
+def contrastive(logits_BxMxC, valid_BxM) -> tuple[Term, Term]:
+    """InfoNCE of `contrastive_logits` (wav2vec 2.0, equation 3): (loss, accuracy).
+
+    Weights count masked frames that have another one to be told from.
+    """
+    positive_BxM = logits_BxMxC[:, :, 0]
+    loss_BxM = jax.nn.logsumexp(logits_BxMxC, axis=2) - positive_BxM
+    weight_BxM = _frame_weights(valid_BxM)
     # a draw counts as wrong (fairseq's rule), so that a constant output has accuracy 0, not 1
-    correct_BxM = positive_BxM > negative.max(2)
+    correct_BxM = positive_BxM > logits_BxMxC[:, :, 1:].max(2)
     total = weight_BxM.sum()
     return Term((loss_BxM * weight_BxM).sum(), total), Term((correct_BxM * weight_BxM).sum(), total)
+
+
+def contrastive_distillation(teacher_BxMxC, student_BxMxC, valid_BxM) -> Term:
+    """KL divergence from the teacher's choice among the candidates, which gets no gradient, to the student's."""
+    weight_BxM = _frame_weights(valid_BxM)
+    return Term((_divergence(teacher_BxMxC, student_BxMxC) * weight_BxM).sum(), weight_BxM.sum())
+
+
+def ctc_distillation(teacher_BxTxV, student_BxTxV, length_B, weight_B) -> Term:
+    """KL divergence from the teacher's symbols, without gradient, to the student's, summed over each utterance's frames."""
+    valid_BxT = mask_from_lengths(length_B, teacher_BxTxV.shape[1])
+    weight_B = weight_B.astype(jnp.float32)
+    divergence_B = jnp.where(valid_BxT, _divergence(teacher_BxTxV, student_BxTxV), 0.0).sum(1)
+    return Term((divergence_B * weight_B).sum(), weight_B.sum())
+
+
+def _frame_weights(valid_BxM):
+    return (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
+
+
+def _divergence(teacher, student):
+    """KL(teacher || student) over the last axis, of logits; the teacher is detached."""
+    teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
+    return (jnp.exp(teacher) * (teacher - jax.nn.log_softmax(student))).sum(-1)
 
 
 def mean_probabilities(probs_BxMxGxV, valid_BxM):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sew_jax import optim
-from sew_jax.compression import Compression, settings_table
+from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.errors import UserError
 from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
@@ -108,7 +108,7 @@ def _bytes_kept(backbone: BackboneConfig, head: PretrainHeadConfig, pretrain: Co
     def total(rows: int) -> int:
         def forward(variables, batch, key):
             def scalar(params):
-                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0, Compression())
+                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0, Draw(Compression()))
                 return term.sum
 
             return jax.vjp(scalar, variables["params"])[1]

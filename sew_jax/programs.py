@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from sew_jax.compression import Compression
+from sew_jax.compression import Compression, Draw
 from sew_jax.progress import format_duration, say
 
-Key = tuple[Compression, int]  # setting, bucket in samples
+Key = tuple[Compression | Draw, int]  # setting or settings, bucket in samples
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sew_jax.compression import Compression
+from sew_jax.compression import Draw
 from sew_jax.data.pipeline import Batch
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem
@@ -87,7 +87,7 @@ class Reporter:
         self.last: dict[str, Any] = {}
         self.skipped_in_a_row, self._skipped = 0, 0
 
-    def read(self, step: int, setting: Compression, batch: Batch, scalars: dict[str, jax.Array], waited: float) -> None:
+    def read(self, step: int, setting: Draw, batch: Batch, scalars: dict[str, jax.Array], waited: float) -> None:
         """Waits for an update's metrics and notes them."""
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
         now = time.monotonic()
@@ -126,7 +126,7 @@ class Reporter:
             yield
         self._clock += time.monotonic() - begin
 
-    def _note_skipped(self, step: int, setting: Compression, batch: Batch, values: dict[str, float]) -> None:
+    def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
         self.skipped_in_a_row += 1
         self._skipped += 1
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.index})"
@@ -137,7 +137,7 @@ class Reporter:
                 "nothing was saved since the first of them: lower optim.lr or set optim.clip_norm, and start again"
             )
 
-    def _line(self, step: int, setting: Compression) -> str:
+    def _line(self, step: int, setting: Draw) -> str:
         mean = {
             k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)
         }

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from sew_jax import losses
-from sew_jax.compression import Compression
+from sew_jax.compression import Draw
+from sew_jax.errors import UserError
 from sew_jax.lengths import mask_from_lengths
 from sew_jax.losses import Term
 from sew_jax.masking import mask_slots, masked_frames, negative_indices, span_mask
@@ -23,7 +24,7 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.optim import applied_updates, gumbel_temperature
 from sew_jax.state import TrainState
 
-# (params, batch_stats, micro-batch, key, step, setting) -> (loss as a Term, (metrics as Terms, batch_stats))
+# (params, batch_stats, micro-batch, key, step, draw) -> (loss as a Term, (metrics as Terms, batch_stats))
 MicroLoss = Callable[..., tuple[Term, tuple[dict[str, Term], Any]]]
 LOG2E = 1.4426950408889634  # nats to bits, as fairseq logs losses
 
@@ -46,12 +47,33 @@ class Temperature:
     anneal: float
 
 
-def pretrain_micro_loss(model: PretrainModel, mask: SpanMask, temperature: Temperature, num_steps: int) -> MicroLoss:
-    """Contrastive + diversity + feature penalty; the weight is the number of masked frames."""
+@dataclasses.dataclass(frozen=True)
+class Sandwich:
+    """How the settings beside the largest count, where an update computes several.
+
+    weight: of each one's own loss, to 1 of the largest's; distill: of its divergence from the largest's distribution.
+    """
+
+    weight: float = 0.0
+    distill: float = 0.0
+
+    def __post_init__(self):
+        for field in ("weight", "distill"):
+            if getattr(self, field) < 0:
+                raise UserError(f"sandwich.{field}: {getattr(self, field)} must be at least 0")
+
+
+def pretrain_micro_loss(
+    model: PretrainModel, mask: SpanMask, temperature: Temperature, num_steps: int, sandwich: Sandwich = Sandwich()
+) -> MicroLoss:
+    """Contrastive + diversity + feature penalty; the weight is the number of masked frames.
+
+    Settings beside the largest are trained on its masks, negatives and targets, which follow the largest alone.
+    """
     head = model.head
     learned_frontend = model.backbone.frontend != "logmel"  # a fixed one has nothing to penalise
 
-    def micro_loss(params, batch_stats, batch, key, step, compression: Compression):
+    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
         mask_key, negative_key, *model_keys = jax.random.split(key, 5)
         frames = frame_count(model.backbone, batch["wave"].shape[1])
         masked = masked_frames(
@@ -60,26 +82,37 @@ def pretrain_micro_loss(model: PretrainModel, mask: SpanMask, temperature: Tempe
         )  # fmt: skip
         tau = gumbel_temperature(step / num_steps, temperature.start, temperature.end, temperature.anneal)
         out, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats}, batch["wave"], batch["length"], masked, compression, tau,
-            deterministic=False, mutable=["batch_stats"],
+            {"params": params, "batch_stats": batch_stats}, batch["wave"], batch["length"], masked, draw.setting, tau,
+            deterministic=False, others=draw.others, mutable=["batch_stats"],
             rngs=dict(zip(("dropout", "gumbel", "layerdrop"), model_keys, strict=True)),
         )  # fmt: skip
 
         quantized, valid_BxM = out.quantized, masked.valid_BxM
         negative_BxMxN = negative_indices(negative_key, valid_BxM, head.negatives)
-        contrastive, accuracy = losses.contrastive(
-            out.prediction_BxMxF, out.target_BxMxF, quantized.codes_BxMxG, valid_BxM, negative_BxMxN,
-            head.logit_temperature,
-        )  # fmt: skip
+
+        def logits(prediction_BxMxF, target_BxMxF):
+            return losses.contrastive_logits(
+                prediction_BxMxF, target_BxMxF, quantized.codes_BxMxG, negative_BxMxN, head.logit_temperature
+            )
+
+        largest_BxMxC = logits(out.prediction_BxMxF, out.target_BxMxF)
+        contrastive, accuracy = losses.contrastive(largest_BxMxC, valid_BxM)
         weight = contrastive.weight
         diversity = losses.diversity(quantized.probs_BxMxGxV, valid_BxM, weight)
         penalty = Term(out.penalty * weight * learned_frontend, weight)
         total = contrastive.sum + head.diversity_weight * diversity.sum + head.penalty_weight * penalty.sum
+        target_BxMxF = jax.lax.stop_gradient(out.target_BxMxF)
+        others = [logits(prediction_BxMxF, target_BxMxF) for prediction_BxMxF in out.others_BxMxF]
+        beside, metrics = _beside(
+            sandwich,
+            [losses.contrastive(logits_BxMxC, valid_BxM)[0] for logits_BxMxC in others],
+            [losses.contrastive_distillation(largest_BxMxC, logits_BxMxC, valid_BxM) for logits_BxMxC in others],
+        )
 
         probs_GxV = losses.mean_probabilities(quantized.probs_BxMxGxV, valid_BxM)
         hard_GxV = losses.mean_probabilities(jax.nn.one_hot(quantized.best_BxMxG, head.codes), valid_BxM)
         valid_frames = frame_count(model.backbone, batch["length"]).sum().astype(jnp.float32)
-        metrics = {
+        metrics |= {
             "loss": Term(total * LOG2E, weight),
             "loss_contrastive": Term(contrastive.sum * LOG2E, weight),
             "loss_diversity": Term(head.diversity_weight * diversity.sum * LOG2E, weight),
@@ -90,15 +123,17 @@ def pretrain_micro_loss(model: PretrainModel, mask: SpanMask, temperature: Tempe
             "temperature": Term(tau * weight, weight),
             "masked_frac": Term(valid_BxM.sum().astype(jnp.float32), valid_frames),
         }
-        return Term(total, weight), (metrics, updated.get("batch_stats", {}))
+        return Term(total + beside, weight), (metrics, updated.get("batch_stats", {}))
 
     return micro_loss
 
 
-def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask) -> MicroLoss:
+def ctc_micro_loss(
+    model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = Sandwich()
+) -> MicroLoss:
     """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
 
-    def micro_loss(params, batch_stats, batch, key, step, compression: Compression):
+    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
         del step
         time_key, channel_key, *model_keys = jax.random.split(key, 4)
         rows, samples = batch["wave"].shape
@@ -110,37 +145,65 @@ def ctc_micro_loss(model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask)
         if channel_mask.prob > 0:
             widths = jnp.full((rows,), width)
             channel_BxD = span_mask(channel_key, widths, width, **dataclasses.asdict(channel_mask))
-        logits, length_B = model.apply(
-            {"params": params}, batch["wave"], batch["length"], compression, deterministic=False,
-            time_mask_BxT=time_BxT, channel_mask_BxD=channel_BxD,
+        (logits, *others), length_B = model.apply(
+            {"params": params},
+            batch["wave"],
+            batch["length"],
+            (draw.setting, *draw.others),
+            deterministic=False,
+            time_mask_BxT=time_BxT,
+            channel_mask_BxD=channel_BxD,
             rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
-        )  # fmt: skip
-        loss, impossible = losses.ctc(
-            logits, length_B, batch["labels"], batch["label_length"], batch["length"] > 0, blank
+            method=CTCModel.at_settings,
+        )
+        weight_B = batch["length"] > 0
+
+        def ctc(logits_BxTxV):
+            return losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], weight_B, blank)
+
+        loss, impossible = ctc(logits)
+        beside, metrics = _beside(
+            sandwich,
+            [ctc(other)[0] for other in others],
+            [losses.ctc_distillation(logits, other, length_B, weight_B) for other in others],
         )
         valid_BxT = mask_from_lengths(length_B, frames)
         blanks = ((logits.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
-        metrics = {
+        metrics |= {
             "loss": Term(loss.sum * LOG2E, loss.weight),
             "ctc_invalid_frac": impossible,
             "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
         }
-        return loss, (metrics, batch_stats)
+        return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
 
     return micro_loss
 
 
-def make_step(
-    micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, seed: int, accumulate: int
-):
-    """The training step; `accumulate` micro-batches of equal size make one update.
+def _beside(sandwich: Sandwich, own: list[Term], distilled: list[Term]) -> tuple[jax.Array | float, dict[str, Term]]:
+    """What settings beside the largest add to the loss's sum, and their means as metrics; nothing where there are none."""
+    if not own:
+        return 0.0, {}
+    own_sum, distilled_sum = (sum(term.sum for term in terms) for terms in (own, distilled))
+    weight = len(own) * own[0].weight
+    metrics = {
+        "loss_others": Term(own_sum * LOG2E, weight),
+        "loss_distill": Term(distilled_sum * LOG2E, weight),
+    }
+    return sandwich.weight * own_sum + sandwich.distill * distilled_sum, metrics
 
+
+def make_step(
+    micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
+):
+    """The training step (state, batch, key of the run, draw); `accumulate` micro-batches of equal size make one update.
+
+    The key is an argument, so that runs that differ in their seed alone share their programs.
     Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every micro-batch. An update whose loss or gradient is not finite
     changes nothing but the count of updates; its metric `skipped` is 1.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array], compression: Compression):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, compression: Draw):
+        key = jax.random.fold_in(key, state.step)
 
         def gradients(batch_stats, micro, index):
             def loss(params):

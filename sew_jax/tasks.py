@@ -11,7 +11,8 @@ import optax
 from ml_collections import ConfigDict
 
 from sew_jax import optim
-from sew_jax.compression import Compression, settings_table
+from sew_jax.compression import Compression, Draw, sandwich_draws, settings_table, uniform_draws
+from sew_jax.cost import count_macs
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.sources import Problem, Source, open_source
 from sew_jax.data.text import Vocabulary, check_texts, open_vocabulary
@@ -22,7 +23,7 @@ from sew_jax.models.ctc import CTCModel
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.origin import Origin, merge_params, open_origin
 from sew_jax.progress import say
-from sew_jax.steps import MicroLoss, SpanMask, Temperature, ctc_micro_loss, pretrain_micro_loss
+from sew_jax.steps import MicroLoss, Sandwich, SpanMask, Temperature, ctc_micro_loss, pretrain_micro_loss
 from sew_jax.watchdog import Watchdog
 
 _FRAME = 320  # samples between frames at 50 Hz
@@ -30,6 +31,7 @@ _FRAME = 320  # samples between frames at 50 Hz
 
 class Task(NamedTuple):
     table: list[Compression]
+    draws: list[Draw]  # what an update may compute
     source: Source
     problems: list[Problem]  # utterances that were left out
     samples: np.ndarray  # (utterances,) what a batch takes of each
@@ -53,10 +55,12 @@ class Learning(NamedTuple):
 
 
 def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
-    """Pre-training of a model; of the recipe `mask`, `temperature`, `optim` and `num_steps` are read."""
+    """Pre-training of a model; of the recipe `mask`, `temperature`, `sandwich`, `optim` and `num_steps` are read."""
     model, steps = PretrainModel(backbone, head), recipe.num_steps
     schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
-    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps)
+    micro_loss = pretrain_micro_loss(
+        model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps, _sandwich(recipe)
+    )
     return Learning(model, micro_loss, _adam(schedule, recipe.optim), schedule)
 
 
@@ -92,6 +96,7 @@ def _pretrain(config: ConfigDict) -> Task:
 
     return Task(
         table=table,
+        draws=_draws(config, table, backbone),
         source=source,
         problems=problems,
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
@@ -156,6 +161,7 @@ def _finetune(config: ConfigDict) -> Task:
     mask = config.mask
     return Task(
         table=table,
+        draws=_draws(config, table, backbone),
         source=source,
         problems=problems,
         samples=_longest(source, config.input.speed),
@@ -164,7 +170,10 @@ def _finetune(config: ConfigDict) -> Task:
         init=model.initialize,
         warm_start=_warm_start(None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"),
         micro_loss=ctc_micro_loss(
-            model, SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
+            model,
+            SpanMask(mask.time_prob, mask.time_span, 2),
+            SpanMask(mask.channel_prob, mask.channel_span, 0),
+            _sandwich(config),
         ),
         optimizer=_adam(schedule, optim_, frozen_until, None if optim_.backbone_lr_scale == 1 else lr_scale),
         schedule=schedule,
@@ -189,6 +198,16 @@ def _longest(source: Source, speed: float) -> np.ndarray:
 
 def _factors(table: list[Compression]) -> tuple[int, ...]:
     return tuple(sorted({setting.squeeze for setting in table if setting.squeeze > 1}))
+
+
+def _draws(config: ConfigDict, table: list[Compression], backbone: BackboneConfig) -> list[Draw]:
+    if not config.sandwich.enabled:
+        return uniform_draws(table)
+    return sandwich_draws(table, lambda setting: count_macs(backbone, setting, 10 * SAMPLE_RATE).total)
+
+
+def _sandwich(config: ConfigDict) -> Sandwich:
+    return Sandwich(config.sandwich.weight, config.sandwich.distill)
 
 
 def _check_schedules(table: list[Compression], backbone: BackboneConfig) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoint import Checkpoints
-from sew_jax.compression import Compression, draw
+from sew_jax.compression import Draw, draw
 from sew_jax.data.pipeline import Batches, label_slots, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.errors import UserError
@@ -66,11 +66,11 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     def make_state(key) -> TrainState:
         return new_state(task.init(key), task.optimizer)
 
-    key = jax.random.key(config.seed)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    key = jax.device_put(jax.random.key(config.seed), replicated)
     shapes = jax.eval_shape(make_state, key)
     shardings = tree_shardings(mesh, shapes)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    replicated = NamedSharding(mesh, PartitionSpec())
 
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.params))
     record = {"config": config.to_dict(), "architecture": task.architecture, "parameters": parameters}
@@ -103,13 +103,13 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         del restored  # its state is given to the first update
 
         jitted = jax.jit(
-            make_step(task.micro_loss, task.optimizer, task.schedule, config.seed, config.accumulate),
+            make_step(task.micro_loss, task.optimizer, task.schedule, config.accumulate),
             static_argnames="compression", donate_argnums=0, out_shardings=(shardings, replicated),
         )  # fmt: skip
         programs = {}
         if start < config.num_steps:
-            keys = [(setting, bucket) for setting in task.table for bucket in plan.buckets]
-            arguments = functools.partial(_arguments, like, task, plan, batch_sharding(mesh))
+            keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
+            arguments = functools.partial(_arguments, like, key, task, plan, batch_sharding(mesh))
             programs = compile_table(jitted, keys, arguments, "training")
 
         batches = Batches(
@@ -149,12 +149,12 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                 starved = not pending or pending[3]["loss"].is_ready()
                 waited = (time.monotonic() - waiting) * starved
                 bad.note(batch.problems)
-                setting = draw(task.table, config.seed, step)
-                state, scalars = programs[setting, batch.bucket](state, arrays)
+                drawn = draw(task.draws, config.seed, step)
+                state, scalars = programs[drawn, batch.bucket](state, arrays, key)
                 step += 1
                 if pending:
                     finish(pending)
-                pending = (step, setting, batch, scalars, waited)
+                pending = (step, drawn, batch, scalars, waited)
                 if step % config.checkpoint_every == 0 and step < config.num_steps:
                     finish(pending)
                     pending = None
@@ -190,8 +190,8 @@ def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] 
     )  # fmt: skip
 
 
-def _arguments(like: TrainState, task: Task, plan: BatchPlan, sharding, key: tuple[Compression, int]):
-    bucket = key[1]
+def _arguments(like: TrainState, key: jax.Array, task: Task, plan: BatchPlan, sharding, of: tuple[Draw, int]):
+    bucket = of[1]
     rows = plan.rows[bucket]
 
     def shape(dtype, *dims):
@@ -201,7 +201,7 @@ def _arguments(like: TrainState, task: Task, plan: BatchPlan, sharding, key: tup
     if task.vocabulary:
         batch["labels"] = shape(jnp.int32, label_slots(task.source, plan)[bucket])
         batch["label_length"] = shape(jnp.int32)
-    return like, batch
+    return like, batch, key
 
 
 def _fingerprint(task: Task) -> dict[str, Any]:

@@ -114,9 +114,10 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
     )  # fmt: skip
     slot = np.searchsorted(given["masked"], given["negatives"])[None]
     quantized = out.quantized
-    contrastive, _ = losses.contrastive(
-        out.prediction_BxMxF, out.target_BxMxF, quantized.codes_BxMxG, masked.valid_BxM, slot, head.logit_temperature
+    logits = losses.contrastive_logits(
+        out.prediction_BxMxF, out.target_BxMxF, quantized.codes_BxMxG, slot, head.logit_temperature
     )
+    contrastive, _ = losses.contrastive(logits, masked.valid_BxM)
     diversity = losses.diversity(quantized.probs_BxMxGxV, masked.valid_BxM, contrastive.weight)
     np.testing.assert_allclose(contrastive.sum, given["contrastive"], rtol=1e-5)
     np.testing.assert_allclose(diversity.sum, given["diversity"], rtol=1e-5)

@@ -31,6 +31,11 @@ def other_slots(random):
     return drawn + (drawn >= np.arange(M)[:, None])
 
 
+def contrastive(case):
+    prediction, target, codes, valid, negatives = map(jnp.asarray, case.values())
+    return losses.contrastive(losses.contrastive_logits(prediction, target, codes, negatives, 0.1), valid)
+
+
 def contrastive_oracle(prediction, target, codes, valid, negatives, temperature):
     def cosine(a, b):
         return float(a @ b / max(np.linalg.norm(a), 1e-8) / max(np.linalg.norm(b), 1e-8))
@@ -53,7 +58,7 @@ def contrastive_oracle(prediction, target, codes, valid, negatives, temperature)
 
 
 def test_contrastive_equals_a_loop(case):
-    loss, accuracy = losses.contrastive(*map(jnp.asarray, case.values()), 0.1)
+    loss, accuracy = contrastive(case)
     total, weight, correct = contrastive_oracle(*case.values(), 0.1)
     assert float(loss.sum) == pytest.approx(total, rel=1e-5)
     assert (float(loss.weight), float(accuracy.weight)) == (weight, weight)
@@ -61,9 +66,9 @@ def test_contrastive_equals_a_loop(case):
 
 
 def test_slots_without_a_frame_change_nothing(case):
-    before, _ = losses.contrastive(*map(jnp.asarray, case.values()), 0.1)
+    before, _ = contrastive(case)
     case["prediction"][1, 4:] = case["target"][1, 4:] = 1e3
-    after, _ = losses.contrastive(*map(jnp.asarray, case.values()), 0.1)
+    after, _ = contrastive(case)
     assert float(before.sum) == pytest.approx(float(after.sum), rel=1e-6)
 
 
@@ -71,7 +76,7 @@ def test_a_constant_output_is_at_chance_and_never_counts_as_right(case):
     case["prediction"][:] = 1.0
     case["target"][:] = 2.0
     case["codes"] = np.arange(B * M * G).reshape(B, M, G)  # all different
-    loss, accuracy = losses.contrastive(*map(jnp.asarray, case.values()), 0.1)
+    loss, accuracy = contrastive(case)
     assert float(loss.mean) == pytest.approx(np.log(1 + N), rel=1e-5)
     assert float(accuracy.sum) == 0
 
@@ -81,7 +86,7 @@ def test_gradients_flow_into_negatives_and_stay_finite_at_zero(case):
 
     def loss(target):
         values = case | {"target": target}
-        return losses.contrastive(*map(jnp.asarray, values.values()), 0.1)[0].sum
+        return contrastive(values)[0].sum
 
     gradient = np.asarray(jax.grad(loss)(jnp.asarray(case["target"])))
     assert np.isfinite(gradient).all()

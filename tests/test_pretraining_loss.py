@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sew_jax import steps
-from sew_jax.compression import Compression
+from sew_jax.compression import Compression, Draw
 from sew_jax.masking import MaskedFrames
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.models.pretrain import PretrainModel
@@ -68,7 +68,7 @@ def test_terms_are_those_of_the_papers(monkeypatch):
     temperature = Temperature(TEMPERATURE, TEMPERATURE, 1.0)
     micro_loss = pretrain_micro_loss(model, SpanMask(0.65, 3, 2), temperature, num_steps=1)
     batch = {"wave": jnp.array(wave[None]), "length": jnp.array([SAMPLES])}
-    loss, (metrics, _) = micro_loss(params, {}, batch, jax.random.key(0), 0, Compression())
+    loss, (metrics, _) = micro_loss(params, {}, batch, jax.random.key(0), 0, Draw(Compression()))
 
     terms = expected_terms(as_float64(params), wave.astype(np.float64), masked, negatives, noise, HEAD.codebooks)
     weights = {"contrastive": 1.0, "diversity": HEAD.diversity_weight, "penalty": HEAD.penalty_weight}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sew_jax import optim
-from sew_jax.compression import Compression
+from sew_jax.compression import Compression, Draw
 from sew_jax.losses import Term
 from sew_jax.masking import MaskedFrames
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
@@ -24,7 +24,7 @@ BACKBONE = BackboneConfig(
     dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.2,
 )  # fmt: skip
 HEAD = PretrainHeadConfig(codes=8, code_width=16, final_width=16, negatives=10, feature_dropout=0.0)
-SETTING = Compression(2, 1, 2)
+DRAW, KEY = Draw(Compression(2, 1, 2)), jax.random.key(0)
 
 
 def make_batch(rows=8):
@@ -61,10 +61,10 @@ def run(task, mesh, *, accumulate=1, updates=2, batch=None):
     shapes = jax.eval_shape(lambda: new_state(variables, optimizer))
     shardings = tree_shardings(mesh, shapes)
     state = jax.device_put(new_state(variables, optimizer), shardings)
-    step = jax.jit(make_step(micro_loss, optimizer, schedule, 0, accumulate), static_argnames="compression")
+    step = jax.jit(make_step(micro_loss, optimizer, schedule, accumulate), static_argnames="compression")
     metrics = []
     for _ in range(updates):
-        state, scalars = step(state, place_batch(batch or make_batch(), batch_sharding(mesh)), compression=SETTING)
+        state, scalars = step(state, place_batch(batch or make_batch(), batch_sharding(mesh)), KEY, compression=DRAW)
         metrics.append(jax.device_get(scalars))
     return jax.device_get(state), metrics
 
@@ -122,9 +122,9 @@ def test_accumulated_terms_are_divided_once():
         return loss, ({"loss": loss}, batch_stats)
 
     optimizer = optim.adam(lambda c: 0.0, eps=1.0, weight_decay=0.0, clip_norm=0.0)
-    step = make_step(micro_loss, optimizer, lambda c: 0.0, 0, 2)
+    step = make_step(micro_loss, optimizer, lambda c: 0.0, 2)
     state = new_state({"params": {"w": jnp.array(2.0)}}, optimizer)
-    _, metrics = step(state, {"x": jnp.array([5.0, 7.0]), "n": jnp.array([1.0, 3.0])}, Compression())
+    _, metrics = step(state, {"x": jnp.array([5.0, 7.0]), "n": jnp.array([1.0, 3.0])}, KEY, DRAW)
     assert float(metrics["loss"]) == pytest.approx(2 * 12 / 4)
     assert float(metrics["grad_norm"]) == pytest.approx(12 / 4)
 
@@ -136,12 +136,12 @@ def test_an_update_that_is_not_finite_changes_nothing(bad):
         return loss, ({"loss": loss}, jax.tree.map(lambda mean: mean + batch["x"].sum(), batch_stats))
 
     optimizer = optim.adam(lambda c: 0.1, eps=1e-6, weight_decay=0.0, clip_norm=0.0)
-    step = make_step(micro_loss, optimizer, lambda c: 0.1, 0, 1)
+    step = make_step(micro_loss, optimizer, lambda c: 0.1, 1)
     before = new_state({"params": {"w": jnp.array(2.0)}, "batch_stats": {"mean": jnp.array(1.0)}}, optimizer)
-    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, Compression())
+    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, KEY, DRAW)
     assert metrics["skipped"] == 1 and after.step == 1
     assert_same(after.replace(step=before.step), before, 0)
-    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, Compression())
+    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, KEY, DRAW)
     assert metrics["skipped"] == 0 and finite.params["w"] < 2 and finite.batch_stats["mean"] == 3
 
 
@@ -154,11 +154,11 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
 
     schedule = optim.warmup_linear(0.1, 4, 100)
     optimizer = optim.adam(schedule, eps=1e-12, weight_decay=0.0, clip_norm=0.0)
-    step = jax.jit(make_step(micro_loss, optimizer, schedule, 0, 1), static_argnames="compression")
+    step = jax.jit(make_step(micro_loss, optimizer, schedule, 1), static_argnames="compression")
     state, rates = new_state({"params": {"w": jnp.array(2.0)}}, optimizer), []
     for x in (1.0, np.nan, 1.0, np.inf, np.nan, 1.0):
         before = state.params["w"]
-        state, metrics = step(state, {"x": jnp.array([x])}, compression=Compression())
+        state, metrics = step(state, {"x": jnp.array([x])}, jax.random.key(0), compression=Compression())
         moved = before - state.params["w"]  # Adam's step for a gradient that is always 1
         assert float(moved) == pytest.approx(0.0 if metrics["skipped"] else float(metrics["lr"]), rel=1e-5)
         rates.append(float(metrics["lr"]))

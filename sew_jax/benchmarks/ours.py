@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.benchmarks.contest import Bench
 from sew_jax.benchmarks.memory import RESIDENT, Memory
-from sew_jax.compression import Compression
+from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.progress import say
@@ -45,15 +45,16 @@ def training(
     _configure()
     learning = pretraining(recipe, backbone, head)
     state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
-    step = make_step(learning.micro_loss, learning.optimizer, learning.schedule, recipe.seed, accumulate=1)
+    step = make_step(learning.micro_loss, learning.optimizer, learning.schedule, accumulate=1)
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
     arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
     jitted = jax.jit(step, static_argnames="compression", donate_argnums=0)
-    programs, facts = _compile(jitted, (state, arrays), table)
+    key = jax.random.key(recipe.seed)
+    programs, facts = _compile(jitted, (state, arrays, key), uniform_draws(table))
 
     def update(program) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(program(state, arrays))
+        state, _ = jax.block_until_ready(program(state, arrays, key))
 
     cases = {name: _bound(update, (program,)) for name, program in programs.items()}
     return _bench(cases, facts, backbone.dtype)
@@ -64,7 +65,7 @@ def _configure() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
 
 
-def _compile(jitted, arguments: tuple, table: Sequence[Compression]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compile(jitted, arguments: tuple, table: Sequence[Compression | Draw]) -> tuple[dict[str, Any], dict[str, Any]]:
     """For each setting's name its program, and what XLA says of it."""
     programs, facts = {}, {}
     for setting in table:

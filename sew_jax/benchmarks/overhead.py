@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sew_jax.benchmarks.contest import Bench, Child
 from sew_jax.benchmarks.input import open_batches
 from sew_jax.checkpoint import Checkpoints
-from sew_jax.compression import Compression
+from sew_jax.compression import Compression, Draw
 from sew_jax.data.pipeline import read_ahead
 from sew_jax.data.text import LETTERS, Vocabulary
 from sew_jax.decode import greedy
@@ -96,9 +96,10 @@ def _time_rows(config: ConfigDict, task: Task, state: Any, folder: Path) -> floa
     """Seconds that an update's metrics take from the device to the file and the screen."""
     with read_ahead(open_batches(config.data, config.split, config.batch_seconds), workers=0, threads=1) as stream:
         batch = next(stream)
-    step = make_step(task.micro_loss, task.optimizer, task.schedule, config.recipe.seed, accumulate=1)
+    step = make_step(task.micro_loss, task.optimizer, task.schedule, accumulate=1)
     arrays = {key: batch.arrays[key] for key in ("wave", "length")}
-    _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, Compression()), state, arrays)
+    drawn, key = Draw(Compression()), jax.random.key(config.recipe.seed)
+    _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, key, drawn), state, arrays)
     scalars = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     with (
         contextlib.closing(MetricsFile(folder / "metrics.jsonl", 0)) as metrics,
@@ -107,7 +108,7 @@ def _time_rows(config: ConfigDict, task: Task, state: Any, folder: Path) -> floa
         reporter = Reporter(config.recipe, task, metrics, Progress(config.recipe.num_steps))
         begin = time.perf_counter()
         for update in range(1, _ROWS + 1):
-            reporter.read(update, Compression(), batch, scalars, 0.0)
+            reporter.read(update, drawn, batch, scalars, 0.0)
         return (time.perf_counter() - begin) / _ROWS
 
 

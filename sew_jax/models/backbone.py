@@ -24,6 +24,7 @@ class Hidden(NamedTuple):
     features_BxTxC: jax.Array  # normalised features before any mask: what targets are made of
     penalty: jax.Array  # mean square of the front end's raw output over valid frames
     length_B: jax.Array  # valid frames
+    others_BxTxD: tuple[jax.Array, ...] = ()  # the context at each of the other settings
 
 
 class Backbone(nn.Module):
@@ -37,10 +38,21 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(
-        self, wave_BxN, length_B, compression: Compression, *, deterministic: bool, time_mask_BxT=None,
+        self,
+        wave_BxN,
+        length_B,
+        compression: Compression,
+        *,
+        deterministic: bool,
+        time_mask_BxT=None,
         channel_mask_BxD=None,
-    ) -> Hidden:  # fmt: skip
-        """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing."""
+        others: tuple[Compression, ...] = (),
+    ) -> Hidden:
+        """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing.
+
+        `others` are computed on the same input, which gets no gradient from them: the front end follows `compression`
+        alone.
+        """
         config = self.config
         raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
         if config.frontend != "logmel":  # which has no parameters that a gradient could reach
@@ -62,8 +74,11 @@ class Backbone(nn.Module):
             x_BxTxD = jnp.where(time_mask_BxT[:, :, None], embedding_D.astype(x_BxTxD.dtype), x_BxTxD)
         if channel_mask_BxD is not None:
             x_BxTxD = jnp.where(channel_mask_BxD[:, None, :], jnp.zeros((), x_BxTxD.dtype), x_BxTxD)
-        context = Encoder(config, name="encoder")(x_BxTxD, frames_B, compression, deterministic)
-        return Hidden(context, features, penalty, frames_B)
+        encoder = Encoder(config, name="encoder")
+        context = encoder(x_BxTxD, frames_B, compression, deterministic)
+        detached = jax.lax.stop_gradient(x_BxTxD)
+        beside = tuple(encoder(detached, frames_B, other, deterministic) for other in others)
+        return Hidden(context, features, penalty, frames_B, beside)
 
 
 def _scale_gradient(x, scale: float):

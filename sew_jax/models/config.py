@@ -14,6 +14,10 @@ class BackboneConfig:
     conv_width: int = 512  # channels of the wav2vec2 extractor; the compact one's base width c (its output has 8c)
     conv_norm: Literal["group", "layer"] = "group"  # norm after the first convolution only, or after each one
     conv_bias: bool = False
+    mel_top_hz: int = 8000  # where the log-mel front end's highest filter ends
+    # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which leaves
+    # bins without speech as quiet as they are
+    mel_scale: Literal["bin", "utterance"] = "bin"
     normalize_wave: bool = False  # zero mean and unit variance per utterance, as the layer-norm extractors expect
     width: int = 768
     layers: int = 12
@@ -22,8 +26,9 @@ class BackboneConfig:
     pre_norm: bool = False  # post-LN (base, LibriSpeech's large) or pre-LN (LV-60k's large)
     pos_kernel: int = 128  # taps of the positional convolution
     pos_groups: int = 16
-    upsampler: Literal["linear", "repeat"] = "linear"
-    upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own a linear up-sampler
+    # back to 50 Hz: frames repeated, plus a learned difference that starts at zero; SEW's own; or repeated alone
+    upsampler: Literal["residual", "linear", "repeat"] = "residual"
+    upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own an up-sampler
     tail: Literal["keep", "drop"] = "keep"  # the last T mod S frames: a shorter window, or dropped as SEW does
     pool_ffn: bool = False  # the whole layer at the pooled query rate, feed-forward part included
     dropout: float = 0.1
@@ -47,6 +52,10 @@ class BackboneConfig:
         for field in ("conv_width", "width", "layers", "heads", "ffn_width", "pos_kernel", "pos_groups"):
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field}: {getattr(self, field)} must be at least 1")
+        if not 1000 <= self.mel_top_hz <= 8000:
+            raise UserError(
+                f"model.mel_top_hz: {self.mel_top_hz} must lie between 1000 and 8000, half of the sample rate"
+            )
         if self.width % self.heads:
             raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
         if self.width % self.pos_groups:
@@ -55,7 +64,7 @@ class BackboneConfig:
 
 # What a checkpoint's weights were trained as; the other fields are a run's own
 ARCHITECTURE = (
-    "frontend", "conv_width", "conv_norm", "conv_bias", "normalize_wave", "width", "layers", "heads", "ffn_width", "pre_norm",
+    "frontend", "mel_top_hz", "mel_scale", "conv_width", "conv_norm", "conv_bias", "normalize_wave", "width", "layers", "heads", "ffn_width", "pre_norm",
     "pos_kernel", "pos_groups", "tail",
 )  # fmt: skip
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
@@ -63,7 +72,8 @@ REMAT = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),
-    "upsampler": ("linear", "repeat"),
+    "mel_scale": ("bin", "utterance"),
+    "upsampler": ("residual", "linear", "repeat"),
     "tail": ("keep", "drop"),
     "dtype": ("float32", "bfloat16"),
     "remat": REMAT,
@@ -102,7 +112,7 @@ class CTCHeadConfig:
     blank: int = 0  # which symbol is the CTC blank
 
 
-_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, tail="keep")
+_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, upsampler="linear")
 
 _LARGE = dict(width=1024, layers=24, heads=16, ffn_width=4096)
 _LAYER_NORMS = dict(pre_norm=True, conv_norm="layer", conv_bias=True, normalize_wave=True)

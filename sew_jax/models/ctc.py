@@ -24,15 +24,49 @@ class CTCModel(nn.Module):
         wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
         return self.init(key, wave, length, Compression(), deterministic=True)
 
-    @nn.compact
     def __call__(
-        self, wave_BxN, length_B, compression: Compression, *, deterministic: bool, time_mask_BxT=None,
+        self,
+        wave_BxN,
+        length_B,
+        compression: Compression,
+        *,
+        deterministic: bool,
+        time_mask_BxT=None,
         channel_mask_BxD=None,
-    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-        hidden = Backbone(self.backbone, name="backbone")(
-            wave_BxN, length_B, compression, deterministic=deterministic, time_mask_BxT=time_mask_BxT,
+    ) -> tuple[jax.Array, jax.Array]:
+        (logits,), frames_B = self.at_settings(
+            wave_BxN,
+            length_B,
+            (compression,),
+            deterministic=deterministic,
+            time_mask_BxT=time_mask_BxT,
             channel_mask_BxD=channel_mask_BxD,
-        )  # fmt: skip
-        x = Dropout(self.head.dropout)(hidden.context_BxTxD, deterministic)
-        logits = exact_dense(self.head.symbols, nn.initializers.xavier_uniform(), name="symbols")(x)
+        )
+        return logits, frames_B
+
+    @nn.compact
+    def at_settings(
+        self,
+        wave_BxN,
+        length_B,
+        settings: tuple[Compression, ...],
+        *,
+        deterministic: bool,
+        time_mask_BxT=None,
+        channel_mask_BxD=None,
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """The logits at each setting, of one pass of the front end, which learns from the first alone."""
+        hidden = Backbone(self.backbone, name="backbone")(
+            wave_BxN,
+            length_B,
+            settings[0],
+            deterministic=deterministic,
+            time_mask_BxT=time_mask_BxT,
+            channel_mask_BxD=channel_mask_BxD,
+            others=settings[1:],
+        )
+        symbols = exact_dense(self.head.symbols, nn.initializers.xavier_uniform(), name="symbols")
+        logits = tuple(
+            symbols(Dropout(self.head.dropout)(x, deterministic)) for x in (hidden.context_BxTxD, *hidden.others_BxTxD)
+        )
         return logits, hidden.length_B

@@ -20,7 +20,8 @@ from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
 class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
-    Squeeze and up-sampler follow SEW (`squeeze_wav2vec2.py`); at s1q1k1 this is wav2vec 2.0's encoder.
+    The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is wav2vec 2.0's
+    encoder.
     """
 
     config: BackboneConfig
@@ -61,12 +62,13 @@ class Encoder(nn.Module):
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
     def _upsample(self, x_BxWxD, squeeze: int, frames: int):
-        factors = self.config.upsample_factors if self.config.upsampler == "linear" else ()
-        upsamplers = {s: Upsampler(s, self.config.dtype, name=f"upsample_{s}") for s in factors}
+        kind, factors = self.config.upsampler, self.config.upsample_factors
+        make = {"residual": ResidualUpsampler, "linear": LinearUpsampler, "repeat": None}[kind]
+        upsamplers = {s: make(s, self.config.dtype, name=f"upsample_{s}") for s in factors} if make else {}
         if self.is_initializing():  # every factor of the run owns its parameters, whichever setting initialises
-            outputs = {s: upsampler(x_BxWxD) for s, upsampler in upsamplers.items()}
-            out = outputs.get(squeeze, x_BxWxD if squeeze == 1 else repeat_frames(x_BxWxD, squeeze, frames))
-        elif squeeze == 1 or not upsamplers:
+            for upsampler in upsamplers.values():
+                upsampler(x_BxWxD)
+        if squeeze == 1 or not upsamplers:
             out = repeat_frames(x_BxWxD, squeeze, frames)
         else:  # a factor that was not trained borrows the nearest one's frames: output i reads frame i * lender // S
             lender = min(upsamplers, key=lambda s: (abs(math.log(s / squeeze)), s))
@@ -127,8 +129,31 @@ class PositionalConv(nn.Module):
         return y + bias_D.astype(y.dtype)
 
 
-class Upsampler(nn.Module):
-    """SEW's: Linear(D -> D * S), GELU, and each squeezed frame becomes S frames (time-major split)."""
+class ResidualUpsampler(nn.Module):
+    """Each squeezed frame S times, each time with a linear difference of its own that is zero at first.
+
+    What all settings of a table can share: at any S the output is the transformer's own, as at S = 1, so one head reads
+    them all; the differences tell the S frames of a window apart, without which characters do not fit at S of 3 and 4.
+    """
+
+    factor: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x_BxWxD):
+        batch, windows, width = x_BxWxD.shape
+        zeros = nn.initializers.zeros
+        difference = nn.Dense(width * self.factor, dtype=self.dtype, kernel_init=zeros, name="difference")(x_BxWxD)
+        difference_BxWxSxD = difference.reshape(batch, windows, self.factor, width)
+        return (x_BxWxD[:, :, None] + difference_BxWxSxD).reshape(batch, windows * self.factor, width)
+
+
+class LinearUpsampler(nn.Module):
+    """SEW's: Linear(D -> D * S), GELU, and each squeezed frame becomes S frames (time-major split).
+
+    For SEW's checkpoints and models of one setting. In a table with S = 1, whose output is a norm's, the head would have
+    to read two languages.
+    """
 
     factor: int
     dtype: str

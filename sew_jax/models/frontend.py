@@ -64,7 +64,7 @@ class Frontend(nn.Module):
         if self.config.normalize_wave:
             wave_BxN = _normalize_wave(wave_BxN, length_B)
         if self.config.frontend == "logmel":
-            features, frames_B = _log_mel(wave_BxN, length_B), frame_count(self.config, length_B)
+            features, frames_B = _log_mel(wave_BxN, length_B, self.config), frame_count(self.config, length_B)
             features = features.astype(self.config.dtype)
         else:
             extractor = nn.remat(ConvExtractor) if self.config.remat == "layers" else ConvExtractor
@@ -103,13 +103,18 @@ class TimeNorm(nn.Module):
         return (y * scale + bias).astype(x_BxTxC.dtype)
 
 
-def normalize_over_time(x_BxTxC, length_B, epsilon: float):
-    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning."""
+def normalize_over_time(x_BxTxC, length_B, epsilon: float, one_scale: bool = False):
+    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning.
+
+    With `one_scale` the variances' mean over channels is 1, not each one.
+    """
     mask = mask_from_lengths(length_B, x_BxTxC.shape[1])[:, :, None]
     count = jnp.maximum(length_B, 1)[:, None, None]
     mean = jnp.where(mask, x_BxTxC, 0.0).sum(1, keepdims=True) / count
     centred = x_BxTxC - mean
     variance = jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count
+    if one_scale:
+        variance = variance.mean(2, keepdims=True)
     return centred * jax.lax.rsqrt(variance + epsilon)
 
 
@@ -120,13 +125,13 @@ def _normalize_wave(wave_BxN, length_B):
 
 
 @functools.cache
-def _mel_filters() -> np.ndarray:
-    """(FFT bins, MEL_BINS) triangles with equal spacing on the HTK mel scale, 20 Hz to 8 kHz."""
+def _mel_filters(top_hz: int) -> np.ndarray:
+    """(FFT bins, MEL_BINS) triangles with equal spacing on the HTK mel scale, 20 Hz to `top_hz`."""
 
     def mel(hz):
         return 2595 * np.log10(1 + hz / 700)
 
-    edges = 700 * (10 ** (np.linspace(mel(20.0), mel(SAMPLE_RATE / 2), MEL_BINS + 2) / 2595) - 1)
+    edges = 700 * (10 ** (np.linspace(mel(20.0), mel(top_hz), MEL_BINS + 2) / 2595) - 1)
     hz = np.arange(FFT_BINS)[:, None] * SAMPLE_RATE / _FFT
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     return np.maximum(0, np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre))).astype(np.float32)
@@ -142,16 +147,16 @@ def _fourier_kernel() -> np.ndarray:
     return kernel[:, None, :].astype(np.float32)
 
 
-def _log_mel(wave_BxN, length_B):
-    """Log-mel energies, each bin normalised over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
+def _log_mel(wave_BxN, length_B, config: BackboneConfig):
+    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
         wave_BxN[:, :, None].astype(jnp.float32), jnp.asarray(_fourier_kernel()), (HOP,), "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"), precision=exact,
     )  # fmt: skip
     cosine, sine = jnp.split(spectrum, 2, axis=-1)
-    mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(), precision=exact)
+    mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(config.mel_top_hz), precision=exact)
     log_mel = jnp.log(jnp.maximum(mel, 1e-5))
-    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON)
+    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON, config.mel_scale == "utterance")
     frames = log_mel.shape[1] // MEL_STACK
     return log_mel[:, : frames * MEL_STACK].reshape(log_mel.shape[0], frames, MEL_BINS * MEL_STACK)

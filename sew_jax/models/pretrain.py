@@ -3,6 +3,7 @@
 B utterances, M masked frames (static, some may be of zero weight), F final width, G codebooks.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ class PretrainOutput(NamedTuple):
     target_BxMxF: jax.Array  # from the quantizer, float32
     quantized: Quantized
     penalty: jax.Array  # mean square of the front end's output
+    others_BxMxF: tuple[jax.Array, ...] = ()  # predictions at each of the other settings, for the same targets
 
 
 class PretrainModel(nn.Module):
@@ -41,28 +43,43 @@ class PretrainModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, wave_BxN, length_B, masked: MaskedFrames, compression: Compression, temperature, *, deterministic: bool
+        self,
+        wave_BxN,
+        length_B,
+        masked: MaskedFrames,
+        compression: Compression,
+        temperature,
+        *,
+        deterministic: bool,
+        others: tuple[Compression, ...] = (),
     ) -> PretrainOutput:
         head = self.head
         hidden = Backbone(self.backbone, name="backbone")(
-            wave_BxN, length_B, compression, deterministic=deterministic, time_mask_BxT=masked.mask_BxT
+            wave_BxN,
+            length_B,
+            compression,
+            deterministic=deterministic,
+            time_mask_BxT=masked.mask_BxT,
+            others=others,
         )
         features_BxMxC = gather_frames(hidden.features_BxTxC, masked.index_BxM)
         features_BxMxC = Dropout(head.feature_dropout)(features_BxMxC, deterministic)
         quantized = Quantizer(head, name="quantizer")(features_BxMxC, temperature, deterministic)
-        context_BxMxD = gather_frames(hidden.context_BxTxD, masked.index_BxM).astype(jnp.float32)
 
-        def project(name, x):
+        def head_for(name: str, features: int):
             if head.projection == "linear":
-                return torch_dense(head.final_width, x.shape[-1], jnp.float32, name=name, precision=EXACT)(x)
-            return MLP(head.mlp_width, head.final_width, name=name)(x, masked.valid_BxM, deterministic)
+                return torch_dense(head.final_width, features, jnp.float32, name=name, precision=EXACT)
+            return functools.partial(
+                MLP(head.mlp_width, head.final_width, name=name),
+                valid_BxM=masked.valid_BxM,
+                deterministic=deterministic,
+            )
 
-        return PretrainOutput(
-            project("project_prediction", context_BxMxD),
-            project("project_target", quantized.vectors_BxMxQ),
-            quantized,
-            hidden.penalty,
-        )
+        predict = head_for("project_prediction", self.backbone.width)
+        contexts = (hidden.context_BxTxD, *hidden.others_BxTxD)
+        predictions = [predict(gather_frames(x, masked.index_BxM).astype(jnp.float32)) for x in contexts]
+        target = head_for("project_target", head.code_width)(quantized.vectors_BxMxQ)
+        return PretrainOutput(predictions[0], target, quantized, hidden.penalty, tuple(predictions[1:]))
 
 
 class MLP(nn.Module):

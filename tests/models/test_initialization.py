@@ -25,9 +25,9 @@ def drawn(model):
 @pytest.fixture(scope="module")
 def trees():
     head = PretrainHeadConfig(codes=40, code_width=96, final_width=FINAL, projection="mlp", mlp_width=MLP)
-    backbone = BackboneConfig(**GROUPED, upsample_factors=(2, 3))
+    backbone = BackboneConfig(**GROUPED, upsampler="linear", upsample_factors=(2, 3))
     return {
-        "linear": drawn(PretrainModel(BackboneConfig(**LAYERED), HEAD)),
+        "linear": drawn(PretrainModel(BackboneConfig(**LAYERED, upsample_factors=(2,)), HEAD)),
         "mlp": drawn(PretrainModel(backbone, head)),
         "ctc": drawn(CTCModel(backbone, CTCHeadConfig(symbols=200))),
     }
@@ -63,6 +63,7 @@ ZERO = (
     "quantizer/logits/bias",
     "project_prediction/out/bias",
     "upsample_2/linear/bias",
+    "upsample_2/difference/kernel",
     "pos_conv/bias",
     "symbols/bias",
 )
