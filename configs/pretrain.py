@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
 _LARGE = Recipe(250_000, 3e-4, 0.08, 1.0, 0.1, 2.397, 9600.0, 20.0, 1)
 _SEW = Recipe(100_000, 5e-4, 0.32, 4.0, 0.5, 2.773, 5600.0, 15.6, 2)
 RECIPES = {
-    "demo": Recipe(1500, 3e-3, 0.08, 1.0, 0.5, 0.693, 24.0, 8.0, 1),
+    "demo": Recipe(1500, 2e-3, 0.08, 1.0, 0.5, 0.693, 24.0, 8.0, 1),
     "base": Recipe(400_000, 5e-4, 0.08, 1.0, 0.5, 0.6931, 5600.0, 15.6, 1),
     "large": _LARGE,
     # the file's; the paper gives 600,000 updates at 3e-4 for LV-60k
@@ -69,6 +69,9 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     if size == "inherit":  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)
         head |= dict.fromkeys(HEAD_ARCHITECTURE)
+
+    if not fixed:
+        model["upsampler"] = "residual"  # what several squeeze factors can share
 
     config = ConfigDict()
     config.mode = "pretrain"
@@ -112,6 +115,13 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = 5.0 if small else 0.0
     config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+
+    # Held-out evaluation: contrastive loss and accuracy at each setting, under fixed masks
+    config.eval = ConfigDict()
+    config.eval.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
+    config.eval.every = 500 if small else 5000  # updates
+    config.eval.settings = ""  # names; empty: all of the table
+    config.eval.max_seconds = 120.0 if small else 600.0  # audio of it
 
     config.input = ConfigDict()
     # audio of an update, all devices together

@@ -36,6 +36,7 @@ class Task(NamedTuple):
     problems: list[Problem]  # utterances that were left out
     samples: np.ndarray  # (utterances,) what a batch takes of each
     vocabulary: Vocabulary | None
+    model: PretrainModel | CTCModel
     architecture: dict[str, Any]  # the model, as JSON; with it another run builds it again
     init: Callable[[jax.Array], dict[str, Any]]  # key -> variables
     warm_start: Callable[[Any, Any], Any]  # (fresh parameters, sharding of all) -> parameters
@@ -101,6 +102,7 @@ def _pretrain(config: ConfigDict) -> Task:
         problems=problems,
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
+        model=learning.model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=learning.model.initialize,
         warm_start=_warm_start(origin),
@@ -166,6 +168,7 @@ def _finetune(config: ConfigDict) -> Task:
         problems=problems,
         samples=_longest(source, config.input.speed),
         vocabulary=vocabulary,
+        model=model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=model.initialize,
         warm_start=_warm_start(None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"),

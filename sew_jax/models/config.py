@@ -138,7 +138,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sew_small": (_SEW, dict(projection="mlp")),
     "sew_mid": (_SEW | dict(layers=24, layerdrop=0.2), dict(projection="mlp")),
     "demo": (
-        dict(frontend="logmel", width=128, layers=4, heads=4, ffn_width=512, pos_kernel=31, pre_norm=True)
+        dict(frontend="logmel", width=128, layers=4, heads=4, ffn_width=512, pos_kernel=31)
         | dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0),
         dict(codes=16, code_width=128, final_width=128, feature_dropout=0.0, diversity_weight=0.2),
     ),
