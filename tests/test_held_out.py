@@ -49,14 +49,12 @@ def test_rows_of_pretraining_and_a_resume_that_changes_none(corpus, pretrained, 
     assert all(r["split"] == "dev" and 0 < r["loss_contrastive"] < 20 and 0 <= r["accuracy"] <= 1 for r in rows)
     assert all(len(r["layer_changes"]) == 1 for r in rows)
     assert [r["cosine"] for r in rows[::2]] == [1.0] * 3  # the largest with itself
-    config = pretraining(corpus)
-    config.num_steps = 9
-    train(config, tmp_path / "run")
-    config.num_steps = 12
-    train(config, tmp_path / "run")
-    resumed = {(r["step"], r["setting"]): r for r in read_rows(tmp_path / "run" / FILE)}
-    assert [resumed[r["step"], r["setting"]] for r in rows] == rows
-    assert read_metrics(tmp_path / "run")[-1]["loss"] == read_metrics(pretrained)[-1]["loss"]
+    workdir = shutil.copytree(pretrained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "12")  # as after a kill: updates 11 and 12 are lost
+    train(pretraining(corpus), workdir)
+    assert "resumes at update 10" in capsys.readouterr().out
+    assert read_rows(workdir / FILE) == rows
+    assert read_metrics(workdir)[-1]["loss"] == read_metrics(pretrained)[-1]["loss"]
 
 
 def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
