@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     config.pretrain = pretrain.get_config("demo")
     config.pretrain.num_steps = 1000
     config.pretrain.input.crop_seconds = 2.0
+    config.pretrain.eval.settings = "s1q1k1,s2q1k1,s4q1k1"
     config.finetune = finetune.get_config()
     config.finetune.num_steps = 2400
     config.finetune.input.buckets = 1

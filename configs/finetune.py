@@ -33,7 +33,7 @@ def get_config(arguments: str = "") -> ConfigDict:
             f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
         )
     small = not recipe
-    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 4e-3, 0.0, 0.0, 0.0))
+    num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 2e-3, 0.0, 0.0, 0.0))
 
     config = ConfigDict()
     config.mode = "finetune"
@@ -88,11 +88,21 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.optim.hold = 0.4
     config.optim.initial = 0.01
     config.optim.final = 0.05
-    config.optim.freeze = freeze  # fraction of num_steps in which the head alone is trained
+    config.optim.freeze = freeze  # fraction of num_steps in which the head, and what init_from lacks, are trained alone
+    config.optim.backbone_lr_scale = 1.0  # times the rate, for all that comes from init_from but the head
     config.optim.eps = 1e-8
     config.optim.weight_decay = 0.0
     config.optim.clip_norm = 5.0 if small else 0.0
     config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+
+    # Held-out evaluation: word error rate, greedy
+    config.eval = ConfigDict()
+    config.eval.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
+    config.eval.every = 500 if small else 1000  # updates
+    config.eval.settings = ""  # names; empty: the table's largest and smallest
+    config.eval.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
+    config.eval.patience = 0  # evaluations without a better one that end the run; 0: none do
+    config.eval.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
 
     config.input = ConfigDict()
     config.input.batch_seconds = 12.0 if small else 1600.0

@@ -8,31 +8,70 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
     --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit: that of init_from),
-and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1
-for wav2vec 2.0, s2q1k1 for SEW, as published). A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for
-large): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's architecture and large's recipe.
+Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit:
+that of init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed`
+(one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for LibriSpeech, large_lv60k
+that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples,
+128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has
+XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
 reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66). The published sizes are for a GPU
 box or a TPU slice; none has been trained to the end here.
 """
 
+from typing import NamedTuple
+
 from ml_collections import ConfigDict
 
 from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, model_options
 
 
+class Recipe(NamedTuple):
+    """What pre-training of a size takes."""
+
+    num_steps: int
+    lr: float
+    warmup: float  # fraction of num_steps
+    total: float  # where the rate would reach 0, as a fraction of num_steps
+    temperature_end: float  # of Gumbel's, which starts at 2.0
+    anneal: float  # the fraction of num_steps after which it is there: above 1 training ends hotter
+    batch_seconds: float  # audio of an update, all devices together
+    crop_seconds: float
+    squeeze: int  # with `fixed`
+
+
+# Sources: as of SIZES in sew_jax/models/config.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by
+# 0.999995 an update, which takes 277,258 updates to 0.5 and 599,145 to 0.1. SEW stops a schedule of 400,000 updates after
+# 100,000.
+_LARGE = Recipe(250_000, 3e-4, 0.08, 1.0, 0.1, 2.397, 9600.0, 20.0, 1)
+_SEW = Recipe(100_000, 5e-4, 0.32, 4.0, 0.5, 2.773, 5600.0, 15.6, 2)
+RECIPES = {
+    "demo": Recipe(1500, 2e-3, 0.08, 1.0, 0.5, 0.693, 24.0, 8.0, 1),
+    "base": Recipe(400_000, 5e-4, 0.08, 1.0, 0.5, 0.6931, 5600.0, 15.6, 1),
+    "large": _LARGE,
+    # the file's; the paper gives 600,000 updates at 3e-4 for LV-60k
+    "large_lv60k": Recipe(1_000_000, 5e-3, 0.032, 1.0, 0.1, 0.5991, 9600.0, 20.0, 1),
+    "xlsr_1b": _LARGE,
+    "sew_tiny": _SEW,
+    "sew_small": _SEW,
+    "sew_mid": _SEW,
+}
+
+
 def get_config(arguments: str = "demo") -> ConfigDict:
     names = [name.strip() for name in arguments.split(",") if name.strip()]
     modes = {"stochastic", "fixed"} & set(names)
-    sizes = [name for name in names if name not in modes] or ["demo"]
-    size, fixed = sizes[0], "fixed" in modes
-    small, sew, large = size == "demo", size.startswith("sew"), size in ("large", "xlsr_1b")
-    model, head = model_options("base" if size == "inherit" else size)
+    size = next((name for name in names if name not in modes), "demo")
+    small, fixed, published = size == "demo", "fixed" in modes, "base" if size == "inherit" else size
+    model, head = model_options(published)
+    recipe = RECIPES[published]
     if size == "inherit":  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)
         head |= dict.fromkeys(HEAD_ARCHITECTURE)
+
+    if not fixed:
+        model["upsampler"] = "residual"  # what several squeeze factors can share
 
     config = ConfigDict()
     config.mode = "pretrain"
@@ -40,7 +79,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.split = "train"  # splits joined by commas
     config.init_from = ""  # a workdir, or hf:PATH, whose parameters to start from
     config.seed = 0
-    config.num_steps = 1500 if small else 250_000 if large else 100_000 if sew else 400_000
+    config.num_steps = recipe.num_steps
     config.checkpoint_every = 500 if small else 2000
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
@@ -55,7 +94,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     # The table of settings is the product of the three sets, or a list of names (s1q1k1,s2q1.1.2.2k2,...) where given
     config.compression = ConfigDict()
-    config.compression.squeeze = ((2,) if sew else (1,)) if fixed else (1, 2, 3, 4)
+    config.compression.squeeze = (recipe.squeeze,) if fixed else (1, 2, 3, 4)
     config.compression.query_pool = (1,) if fixed else (1, 2)
     config.compression.kv_pool = (1,) if fixed or small else (1, 2)
     config.compression.names = ""
@@ -67,20 +106,27 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
 
     config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
-    config.temperature = ConfigDict({"start": 2.0, "end": 0.1 if large else 0.5, "anneal": 0.693})
+    config.temperature = ConfigDict({"start": 2.0, "end": recipe.temperature_end, "anneal": recipe.anneal})
     config.optim = ConfigDict()
-    config.optim.lr = 3e-3 if small else 3e-4 if large else 5e-4
-    config.optim.warmup = 0.32 if sew else 0.08  # fraction of num_steps
-    config.optim.total = 4.0 if sew else 1.0  # where the rate would reach 0, as a fraction of num_steps
+    config.optim.lr = recipe.lr
+    config.optim.warmup = recipe.warmup  # fraction of num_steps
+    config.optim.total = recipe.total  # where the rate would reach 0, as a fraction of num_steps
     config.optim.eps = 1e-6
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = 5.0 if small else 0.0
     config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
 
+    # Held-out evaluation: contrastive loss and accuracy at each setting, under fixed masks
+    config.eval = ConfigDict()
+    config.eval.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
+    config.eval.every = 500 if small else 5000  # updates
+    config.eval.settings = ""  # names; empty: all of the table
+    config.eval.max_seconds = 120.0 if small else 600.0  # audio of it
+
     config.input = ConfigDict()
     # audio of an update, all devices together
-    config.input.batch_seconds = 24.0 if small else 9600.0 if large else 5600.0
-    config.input.crop_seconds = 8.0 if small else 20.0 if large else 15.6
+    config.input.batch_seconds = recipe.batch_seconds
+    config.input.crop_seconds = recipe.crop_seconds
     config.input.buckets = 1 if small else 4
     config.input.min_seconds = 0.5 if small else 2.0
     config.input.max_seconds = 600.0  # longer audio is left out: it should be cut, as an epoch takes one crop of it

@@ -26,6 +26,7 @@ from sew_jax.optim import path_name
 from sew_jax.progress import say
 from sew_jax.state import TrainState
 
+BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _ITEMS = ("params", "train", "meta")
 _T = TypeVar("_T")
 _TRIES = 3  # of reading what another process, or the storage, is about to change

@@ -247,7 +247,10 @@ def from_hugging_face(
       UserError: tensors are missing, left over, or of another shape; the message lists them.
     """
     tensors = {_one_spelling(name): x for name, x in tensors.items()}
-    shapes = {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(_abstract(architecture))}
+    shapes = {
+        path_name(path): x.shape
+        for path, x in jax.tree_util.tree_leaves_with_path(parameter_shapes(architecture.backbone, architecture.head))
+    }
     tree: dict[str, Any] = {}
     missing, misshapen = [], []
     for path, (name, layout) in parameter_names(family, architecture).items():
@@ -284,9 +287,8 @@ def _one_spelling(name: str) -> str:
     return name.replace(".parametrizations.weight.original1", ".weight_v")
 
 
-def _abstract(architecture: Architecture):
-    """Our parameters' shapes. A bare backbone is looked at through a head, which is dropped."""
-    backbone, head, _ = architecture
+def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:
+    """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model with a head, less the head."""
     model = (
         PretrainModel(backbone, head)
         if isinstance(head, PretrainHeadConfig)

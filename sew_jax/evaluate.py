@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -36,10 +35,9 @@ from sew_jax.errors import UserError
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
 from sew_jax.events import Sample, write_tradeoff_events
 from sew_jax.files import write_whole
-from sew_jax.models.ctc import CTCModel
 from sew_jax.page import write_page
 from sew_jax.progress import format_duration, say
-from sew_jax.recognizer import FineTuned, load_finetuned, log_probs
+from sew_jax.recognizer import FineTuned, best_symbols, load_finetuned, log_probs
 from sew_jax.sharding import make_mesh
 from sew_jax.tradeoff import Row, format_table, mark_front, to_objects, write_tradeoff
 from sew_jax.tune import tune
@@ -162,12 +160,6 @@ def _beam(
             )
             say(f"    beam search: {len(texts) / spent:.1f} utterances/s, {part.seconds / spent:.0f} x real time")
     return scored
-
-
-def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
-    """The most likely symbol of each frame, (B, T), and the frames of each utterance, (B,)."""
-    logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
-    return logits.argmax(-1).astype(jnp.int32), length
 
 
 def _score(

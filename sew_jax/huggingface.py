@@ -4,10 +4,11 @@ Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and tha
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,11 @@ from safetensors.numpy import save_file
 
 from sew_jax import fairseq
 from sew_jax.convert import (
+    MASK_EMBEDDING,
     Architecture,
     from_hugging_face,
+    parameter_names,
+    parameter_shapes,
     read_architecture,
     to_hugging_face,
     write_architecture,
@@ -43,6 +47,18 @@ class Released(NamedTuple):
     architecture: Architecture
     vocabulary: Vocabulary | None  # with a CTC head
     tensors: Callable[[], Mapping[str, np.ndarray]]
+    names: Callable[[], Iterable[str]]  # of the tensors
+
+    def shapes(self) -> dict[str, Any]:
+        """The tree of `parameters`, by shapes alone.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
+        tree = parameter_shapes(self.architecture.backbone, self.architecture.head)
+        if parameter_names(self.family, self.architecture)[MASK_EMBEDDING][0] not in self.names():
+            del tree["backbone"]["mask_embedding"]
+        return tree
 
     def parameters(self) -> dict[str, Any]:
         """Our parameter tree, float32 numpy.
@@ -73,7 +89,14 @@ def open_released(name: str) -> Released:
         vocabulary = _read_vocabulary(path, architecture.head.symbols)
         head = dataclasses.replace(architecture.head, blank=vocabulary.blank)
         architecture = architecture._replace(head=head)
-    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: _read_tensors(path))
+    return Released(
+        str(path),
+        config["model_type"],
+        architecture,
+        vocabulary,
+        lambda: _read_tensors(path),
+        lambda: _tensor_names(path),
+    )
 
 
 def _open_fairseq(path: Path) -> Released:
@@ -81,7 +104,9 @@ def _open_fairseq(path: Path) -> Released:
     architecture, vocabulary = read_architecture(config, normalize, str(path)), None
     if isinstance(architecture.head, CTCHeadConfig):
         vocabulary = fairseq.read_dictionary(path.with_name("dict.ltr.txt"), architecture.head.symbols)
-    return Released(str(path), config["model_type"], architecture, vocabulary, lambda: _to_numpy(tensors))
+    return Released(
+        str(path), config["model_type"], architecture, vocabulary, lambda: _to_numpy(tensors), lambda: tensors
+    )
 
 
 def write_folder(
@@ -159,21 +184,43 @@ def _read_vocabulary(path: Path, symbols: int) -> Vocabulary:
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for file in _tensor_files(path):
+        if file.name == _PICKLE:
+            return _to_numpy(_load_pickle(file))
+        with _opened(file) as opened:
+            tensors |= {name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()}  # noqa: SIM118
+    return tensors
+
+
+def _tensor_names(path: Path) -> set[str]:
+    """What `_read_tensors` would give, told by the files' headers; a torch file is read for it."""
+    names: set[str] = set()
+    for file in _tensor_files(path):
+        if file.name == _PICKLE:
+            return set(_load_pickle(file))
+        with _opened(file) as opened:
+            names |= set(opened.keys())
+    return names
+
+
+def _tensor_files(path: Path) -> list[Path]:
     if (path / _INDEX).is_file():
-        names = set(_read_json(path / _INDEX).get("weight_map", {}).values())
-        return {k: v for name in sorted(names) for k, v in _read_safetensors(path / Path(name).name).items()}
-    if (path / _TENSORS).is_file():
-        return _read_safetensors(path / _TENSORS)
-    if (path / _PICKLE).is_file():
-        return _to_numpy(_load_pickle(path / _PICKLE))
+        return [
+            path / Path(name).name for name in sorted(set(_read_json(path / _INDEX).get("weight_map", {}).values()))
+        ]
+    for name in (_TENSORS, _PICKLE):
+        if (path / name).is_file():
+            return [path / name]
     raise UserError(f"init_from: {path} has neither {_TENSORS} nor {_INDEX}")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         # as JAX arrays: numpy knows no bfloat16
         with safe_open(path, framework="flax") as file:
-            return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise UserError(f"init_from: {path} cannot be read ({error}); was its download cut off?") from error
 

@@ -36,6 +36,13 @@ def cosine_matrix(a_BxMxF, b_BxMxF):
     return jnp.einsum("bif,bjf->bij", unit(a_BxMxF), unit(b_BxMxF), precision=jax.lax.Precision.HIGHEST)
 
 
+def cosine(a_BxTxD, b_BxTxD):
+    """Of frames at the same place, (B, T), in float32; 0 where one is zero."""
+    a, b = a_BxTxD.astype(jnp.float32), b_BxTxD.astype(jnp.float32)
+    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / jnp.maximum(norms, 1e-8)
+
+
 def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxMxN, temperature: float):
     """Cosines over `temperature` of the positive, first, and the negatives of the same utterance: (B, M, 1 + N).
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sew_jax.errors import UserError
 from sew_jax.events import EventFile
 from sew_jax.files import MEND_WORKDIR, write_whole, writing_to
 
@@ -18,11 +19,12 @@ class MetricsFile:
     Args:
       path: the file; None writes nothing (hosts other than the first).
       step: the update that the run starts after; later rows are dropped.
+      what: the rows' name in TensorBoard.
 
     Its methods raise UserError where the disk is full or may not be written.
     """
 
-    def __init__(self, path: Path | None, step: int):
+    def __init__(self, path: Path | None, step: int, what: str = "training"):
         self._file = None
         if path is None:
             return
@@ -30,7 +32,7 @@ class MetricsFile:
             kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
             write_whole(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._events = EventFile(path.parent, step)
+        self._events = EventFile(path.parent, step, what)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
@@ -76,4 +78,13 @@ def _step(line: bytes) -> float:
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """All rows of a run."""
-    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return read_rows(Path(workdir) / "metrics.jsonl")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file. Raises UserError where there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); is that the workdir of a run?") from error
+    return [json.loads(line) for line in lines]

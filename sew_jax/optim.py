@@ -34,20 +34,29 @@ def tri_stage(
 def gumbel_temperature(progress, start: float, end: float, anneal: float):
     """Temperature at a fraction `progress` of training: geometric from `start` to `end`, reached at the fraction `anneal`.
 
-    fairseq multiplies by 0.999995 an update: 2.0 falls to 0.5 after 277,258 of 400,000 updates, a fraction of 0.693.
+    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
+    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
     """
     return start * (end / start) ** jnp.minimum(progress / anneal, 1.0)
 
 
 def adam(
-    schedule: optax.Schedule, *, eps: float, weight_decay: float, clip_norm: float, frozen_until=None, b2: float = 0.98
+    schedule: optax.Schedule,
+    *,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+    frozen_until=None,
+    lr_scale=None,
+    b2: float = 0.98,
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay on every parameter (fairseq), and parameter groups that start late.
+    """Adam with decoupled weight decay on every parameter (fairseq), and groups that start late or have their own rate.
 
     Args:
       clip_norm: bound of the global gradient norm; 0 clips nothing.
       frozen_until: function from a parameter's path ("a/b/c") to the update count at which it starts to move (inf: never);
         None freezes nothing.
+      lr_scale: function from a parameter's path to what the schedule's rate is multiplied by for it; None: by 1.
     """
     gate = _gate(frozen_until) if frozen_until else optax.identity()
     return optax.chain(
@@ -56,6 +65,7 @@ def adam(
         optax.scale_by_adam(b1=0.9, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
         optax.scale_by_learning_rate(schedule),
+        _scale_groups(lr_scale) if lr_scale else optax.identity(),
         gate,  # again: decay must not move what is frozen
     )
 
@@ -76,6 +86,19 @@ def _gate(frozen_until) -> optax.GradientTransformation:
         return updates, optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def _scale_groups(lr_scale) -> optax.GradientTransformation:
+    def scale(updates, params=None):
+        del params
+        return jax.tree_util.tree_map_with_path(lambda path, u: u * lr_scale(path_name(path)), updates)
+
+    return optax.stateless(scale)
+
+
+def applied_updates(opt_state: optax.OptState) -> jax.Array:
+    """How many updates have moved the parameters: what the schedule counts, as in fairseq; skipped ones are not in it."""
+    return optax.tree.get(opt_state, "ScaleByAdamState").count
 
 
 def path_name(path) -> str:

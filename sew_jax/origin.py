@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Sharding
 
-from sew_jax.checkpoint import load_params
+from sew_jax.checkpoint import BEST, load_params
 from sew_jax.compression import Compression, settings_table
+from sew_jax.convert import parameter_shapes
 from sew_jax.data.text import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.huggingface import open_released
@@ -30,6 +31,7 @@ class Origin(NamedTuple):
     vocabulary: Vocabulary | None  # of a CTC head
     trained: list[Compression]  # settings that it was trained at
     load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
+    shapes: Callable[[], Any]  # what `load` gives, by shapes alone
     record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
 
 
@@ -52,6 +54,10 @@ def _workdir(name: str) -> Origin:
     architecture, tuned = record["architecture"], record["config"].get("mode") == "finetune"
 
     def load(sharding: Sharding) -> tuple[str, Any]:
+        best = workdir / BEST
+        if (best / "checkpoints").is_dir() and any((best / "checkpoints").iterdir()):
+            step, params = load_params(best, sharding)
+            return f"update {step}, the best on held-out speech", params
         step, params = load_params(workdir, sharding)
         return f"update {step}", params
 
@@ -64,7 +70,7 @@ def _workdir(name: str) -> Origin:
             f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
         ) from error
     vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None
-    return Origin(name, backbone, head, vocabulary, trained, load, record)
+    return Origin(name, backbone, head, vocabulary, trained, load, lambda: parameter_shapes(backbone, head), record)
 
 
 def _hugging_face(name: str) -> Origin:
@@ -80,6 +86,7 @@ def _hugging_face(name: str) -> Origin:
         vocabulary=released.vocabulary,
         trained=[Compression(released.architecture.squeeze)],
         load=load,
+        shapes=released.shapes,
     )
 
 
@@ -101,6 +108,8 @@ def _read_record(workdir: Path) -> dict[str, Any]:
 
 def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
     """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
+
+    Trees of shapes alone will do.
 
     Raises:
       UserError: shapes differ, or something is missing that no other table or task explains.

@@ -55,3 +55,9 @@ def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression:
     """Log-probability of each symbol at each frame, (B, T, symbols) float32, and the frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return jax.nn.log_softmax(logits), length
+
+
+def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
+    """The most likely symbol of each frame, (B, T), and the frames of each utterance, (B,)."""
+    logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
+    return logits.argmax(-1).astype(jnp.int32), length

@@ -16,6 +16,7 @@ _FREE_KEYS = (
     "num_steps",
     "log_every",
     "checkpoint_every",
+    "eval",
     "mesh",
     "remat",
     "resume",

@@ -16,10 +16,10 @@ from sew_jax.cost import count_macs
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
-from sew_jax.evaluate import best_symbols, evaluate
+from sew_jax.evaluate import evaluate
 from sew_jax.files import write_json
 from sew_jax.progress import Progress, format_duration, say
-from sew_jax.recognizer import FineTuned, load_finetuned
+from sew_jax.recognizer import FineTuned, best_symbols, load_finetuned
 from sew_jax.schedules import Point, find_front, is_uniform, search_schedules
 from sew_jax.sharding import make_mesh
 from sew_jax.tradeoff import Row

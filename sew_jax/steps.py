@@ -21,7 +21,7 @@ from sew_jax.masking import mask_slots, masked_frames, negative_indices, span_ma
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.optim import gumbel_temperature
+from sew_jax.optim import applied_updates, gumbel_temperature
 from sew_jax.state import TrainState
 
 # (params, batch_stats, micro-batch, key, step, draw) -> (loss as a Term, (metrics as Terms, batch_stats))
@@ -234,7 +234,11 @@ def make_step(
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         scalars = {name: term.mean for name, term in metrics.items()}
-        scalars |= {"weight": weight, "lr": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
+        scalars |= {
+            "weight": weight,
+            "lr": schedule(applied_updates(state.opt_state)),
+            "grad_norm": optax.tree.norm(grads),
+        }
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
         scalars["skipped"] = 1.0 - finite
         updated = TrainState(

@@ -36,6 +36,7 @@ class Task(NamedTuple):
     problems: list[Problem]  # utterances that were left out
     samples: np.ndarray  # (utterances,) what a batch takes of each
     vocabulary: Vocabulary | None
+    model: PretrainModel | CTCModel
     architecture: dict[str, Any]  # the model, as JSON; with it another run builds it again
     init: Callable[[jax.Array], dict[str, Any]]  # key -> variables
     warm_start: Callable[[Any, Any], Any]  # (fresh parameters, sharding of all) -> parameters
@@ -61,7 +62,7 @@ def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHead
     micro_loss = pretrain_micro_loss(
         model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps, _sandwich(recipe)
     )
-    return Learning(model, micro_loss, _adam(schedule, recipe.optim, None), schedule)
+    return Learning(model, micro_loss, _adam(schedule, recipe.optim), schedule)
 
 
 def open_task(config: ConfigDict) -> Task:
@@ -101,6 +102,7 @@ def _pretrain(config: ConfigDict) -> Task:
         problems=problems,
         samples=np.minimum(_longest(source, config.input.speed), round(config.input.crop_seconds * SAMPLE_RATE)),
         vocabulary=None,
+        model=learning.model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=learning.model.initialize,
         warm_start=_warm_start(origin),
@@ -140,10 +142,23 @@ def _finetune(config: ConfigDict) -> Task:
     schedule = optim.tri_stage(optim_.lr, config.num_steps, optim_.warmup, optim_.hold, optim_.initial, optim_.final)
     start = 0 if scratch else round(optim_.freeze * config.num_steps)
 
+    if optim_.backbone_lr_scale < 0:
+        raise UserError(f"optim.backbone_lr_scale: {optim_.backbone_lr_scale} must be at least 0")
+    fresh: set[str] = set()
+    if not scratch and (start > 0 or optim_.backbone_lr_scale != 1):
+        shapes = jax.eval_shape(model.initialize, jax.random.key(config.seed))["params"]
+        fresh = set(merge_params(shapes, origin.shapes(), origin.name)[1])
+
+    def is_new(path: str) -> bool:
+        return scratch or path in fresh or path.startswith("symbols/")
+
     def frozen_until(path: str) -> float:
-        if path.startswith("symbols/") or scratch:
+        if is_new(path):
             return 0
         return math.inf if path.startswith("backbone/frontend/") else start
+
+    def lr_scale(path: str) -> float:
+        return 1.0 if is_new(path) else optim_.backbone_lr_scale
 
     mask = config.mask
     return Task(
@@ -153,6 +168,7 @@ def _finetune(config: ConfigDict) -> Task:
         problems=problems,
         samples=_longest(source, config.input.speed),
         vocabulary=vocabulary,
+        model=model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=model.initialize,
         warm_start=_warm_start(None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"),
@@ -162,7 +178,7 @@ def _finetune(config: ConfigDict) -> Task:
             SpanMask(mask.channel_prob, mask.channel_span, 0),
             _sandwich(config),
         ),
-        optimizer=_adam(schedule, optim_, frozen_until),
+        optimizer=_adam(schedule, optim_, frozen_until, None if optim_.backbone_lr_scale == 1 else lr_scale),
         schedule=schedule,
         watchdog=Watchdog(),
     )
@@ -202,11 +218,17 @@ def _check_schedules(table: list[Compression], backbone: BackboneConfig) -> None
         setting.layer_pools(backbone.layers)
 
 
-def _adam(schedule: optax.Schedule, options: ConfigDict, frozen_until) -> optax.GradientTransformation:
+def _adam(
+    schedule: optax.Schedule, options: ConfigDict, frozen_until=None, lr_scale=None
+) -> optax.GradientTransformation:
     return optim.adam(
-        schedule, eps=options.eps, weight_decay=options.weight_decay, clip_norm=options.clip_norm,
+        schedule,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
         frozen_until=frozen_until,
-    )  # fmt: skip
+        lr_scale=lr_scale,
+    )
 
 
 def _warm_start(origin: Origin | None, leave: str = ""):

@@ -32,6 +32,7 @@ from sew_jax.sharding import batch_sharding, bytes_per_device, make_mesh, place_
 from sew_jax.state import TrainState, new_state
 from sew_jax.steps import make_step
 from sew_jax.tasks import Task, open_task
+from sew_jax.validation import Validation
 from sew_jax.watchdog import StallWatch
 
 
@@ -112,6 +113,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             arguments = functools.partial(_arguments, like, key, task, plan, batch_sharding(mesh))
             programs = compile_table(jitted, keys, arguments, "training")
 
+        validation = stack.enter_context(contextlib.closing(Validation(config, task, mesh, workdir, start, like)))
         batches = Batches(
             task.source, plan, seed=config.seed, vocabulary=task.vocabulary, start=start, stop=config.num_steps,
             speed=config.input.speed, host=jax.process_index(), hosts=jax.process_count(),
@@ -141,7 +143,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         stack.enter_context(stall.watching())
         # no hidden copy between host and device inside the loop
         with jax.transfer_guard("disallow"):
-            while step < config.num_steps and not (reason := stop_reason(step)):
+            while step < config.num_steps and not validation.exhausted and not (reason := stop_reason(step)):
                 waiting = time.monotonic()
                 with stall.waiting_for("audio"):
                     batch, arrays = next(placed)
@@ -155,9 +157,15 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                 if pending:
                     finish(pending)
                 pending = (step, drawn, batch, scalars, waited)
-                if step % config.checkpoint_every == 0 and step < config.num_steps:
+                if validation.due(step):
                     finish(pending)
                     pending = None
+                    with reporter.paused(), stall.waiting_for("the devices"), jax.transfer_guard("allow"):
+                        validation.run(step, state)
+                if step % config.checkpoint_every == 0 and step < config.num_steps:
+                    if pending:
+                        finish(pending)
+                        pending = None
                     if not reporter.skipped_in_a_row:  # older checkpoints may be the sound ones
                         save()
             if pending:
@@ -167,7 +175,11 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         with stall.waiting_for("a checkpoint"):
             checkpoints.wait()
     seconds = time.monotonic() - begin
-    if step < config.num_steps:
+    if validation.best:
+        say(validation.best)
+    if validation.exhausted:
+        say(f"stopped after update {step}: {config.eval.patience} evaluations were no better (eval.patience)")
+    elif step < config.num_steps:
         say(f"stopped by {reason} after update {step}, everything is saved; the same command goes on from there")
     elif start >= config.num_steps:
         say(
@@ -175,7 +187,8 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         )
     else:
         say(f"done: {step} updates, {format_duration(seconds)}; checkpoint and metrics are in {workdir}")
-    return Summary(step, reporter.last, len(programs), step < config.num_steps, seconds)
+    stopped = step < config.num_steps and not validation.exhausted
+    return Summary(step, reporter.last, len(programs), stopped, seconds)
 
 
 def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] | None) -> BatchPlan:

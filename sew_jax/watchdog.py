@@ -9,7 +9,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sew_jax.progress import format_duration
@@ -19,6 +19,8 @@ _WINDOW = 100  # updates
 _REPEAT = 1000  # updates before a sentence is said again
 _SLOW = 5.0  # times the median of the same program
 _PATIENCE_S = 300.0
+_IDLE = 0.05  # of a layer, what it adds to what it is given
+_APART = 0.6  # cosine: .40 where pre-training was harmed, .93 where it was not
 
 
 class Watchdog:
@@ -115,6 +117,30 @@ class Watchdog:
                 "the model outputs blanks only: usual in the first updates; if it stays, raise optim.lr or shorten optim.freeze"
             )
         return findings
+
+
+def check_held_out(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences about an evaluation's rows, one a setting and the largest first; `baseline` has those of random weights."""
+    findings = []
+    changes = rows[0].get("layer_changes", [])
+    if idle := [str(i) for i, change in enumerate(changes, 1) if change < _IDLE]:
+        findings.append(
+            f"layers {', '.join(idle)} add less than {_IDLE:.0%} to the stream at {rows[0]['setting']}: they learn nothing yet; if that "
+            "stays, change optim.lr, or take post-LN (model.pre_norm=False)"
+        )
+    if apart := [f"{row['setting']} {row['cosine']:.2f}" for row in rows if row.get("cosine", 1.0) < _APART]:
+        findings.append(
+            f"contexts of {', '.join(apart)} have parted from {rows[0]['setting']}'s (cosine), and one head must read all of "
+            "them: take model.upsampler=residual"
+        )
+    for row in rows:
+        other = baseline.get(row["setting"])
+        if other and row["wer"] - other["wer"] > 2 * math.sqrt(row["wer"] / max(row["words"], 1)):
+            findings.append(
+                f"at {row['setting']} this start is behind random weights: WER {row['wer']:.1%} against {other['wer']:.1%} after "
+                "as many updates (eval.baseline): lower optim.lr, or look at what was pre-trained"
+            )
+    return findings
 
 
 class StallWatch:

@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
     tuned = FineTuned(model, params, VOCABULARY, SETTINGS, "update 12")
     programs = write_programs(folder, tuned, SETTINGS, [8000])
     VOCABULARY.save(folder)
-    origin = Origin("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, RECORD)
+    origin = Origin("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, None, RECORD)
     rows = [row(wer=0.123), row("s2q1.2k1", 0.234, 1.0)]
     write_card(folder, origin, "update 12", SETTINGS, rows, programs_use(programs, VOCABULARY), "jax")
     return folder, tuned
@@ -111,7 +111,7 @@ def test_it_tells_how_the_model_was_made(exported):
 
 
 def test_what_is_not_known_is_not_told(tmp_path):
-    origin = Origin("hf:some/model", BackboneConfig(), None, None, [Compression()], None)
+    origin = Origin("hf:some/model", BackboneConfig(), None, None, [Compression()], None, None)
     use = transformers_use(Architecture(BackboneConfig(), None, 1), "Wav2Vec2Model")
     write_card(tmp_path, origin, "wav2vec2", [Compression()], [], use, "transformers")
     card = (tmp_path / "README.md").read_text()

@@ -70,6 +70,26 @@ def test_frozen_gradients_do_not_enter_the_clipping_norm():
     np.testing.assert_allclose(a, run(alone, {"a": params["a"]}, {"a": gradient["a"]}, 1)[-1]["a"])
 
 
+def test_a_group_has_its_share_of_the_rate():
+    params = {"head": jnp.array([1.0, -2.0]), "backbone": jnp.array([1.0, -2.0])}
+    gradient, options = jax.tree.map(lambda x: 0.3 * x, params), dict(eps=1e-8, weight_decay=0.1, clip_norm=0)
+    schedule = optim.warmup_linear(0.1, 4, 10)
+    whole = run(optim.adam(schedule, **options), params, gradient, 1)[-1]
+    parts = run(optim.adam(schedule, lr_scale={"head": 1.0, "backbone": 0.25}.get, **options), params, gradient, 1)[-1]
+    np.testing.assert_array_equal(parts["head"], whole["head"])
+    moved = (whole["backbone"] - params["backbone"], parts["backbone"] - params["backbone"])
+    np.testing.assert_allclose(moved[1], 0.25 * moved[0], rtol=1e-5)
+
+
+def test_counted_are_the_updates_of_the_parameters():
+    params = {"count": jnp.ones(3)}
+    transform = optim.adam(optax.constant_schedule(0.1), eps=1e-8, weight_decay=0, clip_norm=0)
+    state = transform.init(params)
+    for updates in range(3):
+        assert optim.applied_updates(state) == updates
+        _, state = transform.update(params, state, params)
+
+
 def test_weight_decay_is_decoupled():
     transform = optim.adam(optax.constant_schedule(0.1), eps=1e-6, weight_decay=0.01, clip_norm=0)
     params = run(transform, {"w": jnp.full(1, 2.0)}, {"w": jnp.zeros(1)}, 1)[-1]

@@ -145,6 +145,27 @@ def test_an_update_that_is_not_finite_changes_nothing(bad):
     assert metrics["skipped"] == 0 and finite.params["w"] < 2 and finite.batch_stats["mean"] == 3
 
 
+def test_the_logged_rate_is_the_one_that_moves_the_parameters():
+    """Also after an update that was skipped: the schedule then waits, as fairseq's does."""
+
+    def micro_loss(params, batch_stats, batch, key, step, compression):
+        loss = Term((params["w"] * batch["x"]).sum(), jnp.array(1.0))
+        return loss, ({"loss": loss}, batch_stats)
+
+    schedule = optim.warmup_linear(0.1, 4, 100)
+    optimizer = optim.adam(schedule, eps=1e-12, weight_decay=0.0, clip_norm=0.0)
+    step = jax.jit(make_step(micro_loss, optimizer, schedule, 1), static_argnames="compression")
+    state, rates = new_state({"params": {"w": jnp.array(2.0)}}, optimizer), []
+    for x in (1.0, np.nan, 1.0, np.inf, np.nan, 1.0):
+        before = state.params["w"]
+        state, metrics = step(state, {"x": jnp.array([x])}, jax.random.key(0), compression=Compression())
+        moved = before - state.params["w"]  # Adam's step for a gradient that is always 1
+        assert float(moved) == pytest.approx(0.0 if metrics["skipped"] else float(metrics["lr"]), rel=1e-5)
+        rates.append(float(metrics["lr"]))
+    assert rates == pytest.approx([0.025, 0.05, 0.05, 0.075, 0.075, 0.075])
+    assert state.step == 6
+
+
 def test_filler_rows_change_nothing():
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     batch = make_batch()

@@ -23,7 +23,7 @@ class BackboneConfig:
     layers: int = 12
     heads: int = 12
     ffn_width: int = 3072
-    pre_norm: bool = False  # post-LN (base) or pre-LN (large)
+    pre_norm: bool = False  # post-LN (base, LibriSpeech's large) or pre-LN (LV-60k's large)
     pos_kernel: int = 128  # taps of the positional convolution
     pos_groups: int = 16
     # back to 50 Hz: frames repeated, plus a learned difference that starts at zero; SEW's own; or repeated alone
@@ -114,26 +114,31 @@ class CTCHeadConfig:
 
 _SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, upsampler="linear")
 
-# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's examples/wav2vec configurations
-# (base, large), SEW's scripts/pt-sew.sh and torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json;
-# `demo` is this project's own.
+_LARGE = dict(width=1024, layers=24, heads=16, ffn_width=4096)
+_LAYER_NORMS = dict(pre_norm=True, conv_norm="layer", conv_bias=True, normalize_wave=True)
+
+# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's wav2vec2_base_librispeech.yaml (base)
+# and wav2vec2_large_librivox.yaml (large_lv60k) in examples/wav2vec/config/pretraining; for LibriSpeech's large, of which
+# fairseq has no file, wav2vec 2.0's section 4.2 and what torchaudio's WAV2VEC2_LARGE says of the released checkpoint;
+# SEW's scripts/pt-sew.sh; torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json; `demo` is this project's.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "base": ({}, {}),
-    "large": (
-        dict(width=1024, layers=24, heads=16, ffn_width=4096, pre_norm=True, conv_norm="layer", conv_bias=True)
-        | dict(normalize_wave=True, layerdrop=0.2),
-        dict(final_width=768, code_width=768),
+    "large": (_LARGE | dict(dropout=0.0, layerdrop=0.2), dict(final_width=768, code_width=768)),
+    "large_lv60k": (
+        _LARGE
+        | _LAYER_NORMS
+        | dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0, feature_grad_scale=1.0),
+        dict(final_width=768, code_width=768, feature_dropout=0.0, penalty_weight=0.0),
     ),
     "xlsr_1b": (
-        dict(width=1280, layers=48, heads=16, ffn_width=5120, pre_norm=True, conv_norm="layer", conv_bias=True)
-        | dict(normalize_wave=True),
+        _LAYER_NORMS | dict(width=1280, layers=48, heads=16, ffn_width=5120),
         dict(final_width=1024, code_width=1024),
     ),
     "sew_tiny": (_SEW | dict(width=512, heads=8, ffn_width=2048), dict(projection="mlp")),
     "sew_small": (_SEW, dict(projection="mlp")),
     "sew_mid": (_SEW | dict(layers=24, layerdrop=0.2), dict(projection="mlp")),
     "demo": (
-        dict(frontend="logmel", width=128, layers=4, heads=4, ffn_width=512, pos_kernel=31, pre_norm=True)
+        dict(frontend="logmel", width=128, layers=4, heads=4, ffn_width=512, pos_kernel=31)
         | dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0),
         dict(codes=16, code_width=128, final_width=128, feature_dropout=0.0, diversity_weight=0.2),
     ),

@@ -10,7 +10,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.frontend import SAMPLE_RATE
-from sew_jax.models.layers import Dropout
+from sew_jax.models.layers import Dropout, exact_dense
 
 
 class CTCModel(nn.Module):
@@ -65,10 +65,8 @@ class CTCModel(nn.Module):
             channel_mask_BxD=channel_mask_BxD,
             others=settings[1:],
         )
-        init = nn.initializers.xavier_uniform()
-        symbols = nn.Dense(self.head.symbols, dtype=self.backbone.dtype, kernel_init=init, name="symbols")
+        symbols = exact_dense(self.head.symbols, nn.initializers.xavier_uniform(), name="symbols")
         logits = tuple(
-            symbols(Dropout(self.head.dropout)(x, deterministic)).astype(jnp.float32)
-            for x in (hidden.context_BxTxD, *hidden.others_BxTxD)
+            symbols(Dropout(self.head.dropout)(x, deterministic)) for x in (hidden.context_BxTxD, *hidden.others_BxTxD)
         )
         return logits, hidden.length_B

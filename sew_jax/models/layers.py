@@ -6,6 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
+# Of the heads' products, which are small: by default accelerators round float32 to bfloat16 or TF32 first
+EXACT = jax.lax.Precision.HIGHEST
+
+# torch's `kaiming_normal_` and `xavier_normal_`; flax's initialisers of these names cut the tails off
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 @jax.custom_jvp
@@ -42,14 +48,25 @@ def transformer_dense(features: int, dtype, name: str | None = None) -> nn.Dense
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
 
 
-def torch_dense(features: int, fan_in: int, dtype, name: str | None = None) -> nn.Dense:
-    """Linear layer with torch's default initialisation: kernel and bias uniform in +-1/sqrt(fan_in)."""
+def torch_uniform(fan_in: int):
+    """torch's default initialisation of linear layers and convolutions: uniform in +-1/sqrt(fan_in)."""
     uniform = nn.initializers.uniform(2 * fan_in**-0.5)
 
     def init(key, shape, dtype=jnp.float32):
         return uniform(key, shape, dtype) - fan_in**-0.5
 
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return init
+
+
+def torch_dense(features: int, fan_in: int, dtype, name: str | None = None, precision=None) -> nn.Dense:
+    """Linear layer whose kernel and bias are drawn as torch draws them."""
+    init = torch_uniform(fan_in)
+    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, precision=precision, name=name)
+
+
+def exact_dense(features: int, kernel_init, name: str, use_bias: bool = True) -> nn.Dense:
+    """Linear layer in float32 whose products round nothing, whatever the dtype of its input and the accelerator."""
+    return nn.Dense(features, dtype=jnp.float32, precision=EXACT, kernel_init=kernel_init, use_bias=use_bias, name=name)
 
 
 class Dropout(nn.Module):

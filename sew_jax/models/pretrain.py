@@ -15,7 +15,7 @@ from sew_jax.masking import MaskedFrames, gather_frames
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.frontend import SAMPLE_RATE
-from sew_jax.models.layers import EPSILON, Dropout, torch_dense
+from sew_jax.models.layers import EPSILON, EXACT, Dropout, exact_dense, torch_dense, xavier_normal
 from sew_jax.models.quantizer import Quantized, Quantizer
 
 
@@ -68,7 +68,7 @@ class PretrainModel(nn.Module):
 
         def head_for(name: str, features: int):
             if head.projection == "linear":
-                return torch_dense(head.final_width, features, jnp.float32, name=name)
+                return torch_dense(head.final_width, features, jnp.float32, name=name, precision=EXACT)
             return functools.partial(
                 MLP(head.mlp_width, head.final_width, name=name),
                 valid_BxM=masked.valid_BxM,
@@ -90,10 +90,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxMxC, valid_BxM, deterministic: bool):
-        xavier = nn.initializers.xavier_normal()
-        x = nn.Dense(self.width, use_bias=False, kernel_init=xavier, name="hidden")(x_BxMxC)
+        x = exact_dense(self.width, xavier_normal, name="hidden", use_bias=False)(x_BxMxC)
         x = nn.relu(MaskedBatchNorm(name="norm")(x, valid_BxM, deterministic))
-        return nn.Dense(self.out, kernel_init=xavier, name="out")(x)
+        return exact_dense(self.out, xavier_normal, name="out")(x)
 
 
 class MaskedBatchNorm(nn.Module):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sew_jax.models.config import PretrainHeadConfig
+from sew_jax.models.layers import EXACT, exact_dense
 
 
 class Quantized(NamedTuple):
@@ -27,9 +28,7 @@ class Quantizer(nn.Module):
     @nn.compact
     def __call__(self, features_BxMxC, temperature, deterministic: bool) -> Quantized:
         groups, codes = self.config.codebooks, self.config.codes
-        logits = nn.Dense(groups * codes, kernel_init=nn.initializers.normal(1.0), name="logits")(
-            features_BxMxC.astype(jnp.float32)
-        )
+        logits = exact_dense(groups * codes, nn.initializers.normal(1.0), name="logits")(features_BxMxC)
         logits = logits.reshape(*logits.shape[:2], groups, codes)
         best = logits.argmax(-1)
         chosen = best
@@ -41,5 +40,5 @@ class Quantizer(nn.Module):
             weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(chosen, codes) - soft)
         shape = (groups, codes, self.config.code_width // groups)
         codebook = self.param("codebook", nn.initializers.uniform(1.0), shape)
-        vectors = jnp.einsum("bmgv,gve->bmge", weights, codebook)
+        vectors = jnp.einsum("bmgv,gve->bmge", weights, codebook, precision=EXACT)
         return Quantized(vectors.reshape(*vectors.shape[:2], -1), chosen, best, jax.nn.softmax(logits))

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sew_jax.models.layers import kaiming_normal, torch_uniform
+
 
 class StridedConv(nn.Module):
     """`nn.Conv` over time without padding: (B, N, C) -> (B, T, channels)."""
@@ -22,12 +24,12 @@ class StridedConv(nn.Module):
     @nn.compact
     def __call__(self, x_BxNxC):
         shape = (self.kernel, x_BxNxC.shape[-1], self.channels)
-        kernel_KxCxD = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+        kernel_KxCxD = self.param("kernel", kaiming_normal, shape).astype(self.dtype)
         # a wave has one channel, for which products do not pay
         convolve = strided_conv if x_BxNxC.shape[-1] > 1 else _convolve
         y_BxTxD = convolve(x_BxNxC.astype(self.dtype), kernel_KxCxD, self.stride)
         if self.use_bias:
-            bias_D = self.param("bias", nn.initializers.zeros, (self.channels,))
+            bias_D = self.param("bias", torch_uniform(self.kernel * x_BxNxC.shape[-1]), (self.channels,))
             y_BxTxD = y_BxTxD + bias_D.astype(self.dtype)
         return y_BxTxD
 

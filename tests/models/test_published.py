@@ -41,7 +41,7 @@ def test_s1q1k1_is_wav2vec2(frontend, samples, taps):
 @pytest.mark.parametrize("samples", [4000, 4400, 6401])  # 12, 13 and 19 frames: odd and even
 @pytest.mark.parametrize("squeeze", [2, 3])
 def test_the_squeeze_is_sews(samples, squeeze):
-    config = small("compact", tail="drop", pos_kernel=7)
+    config = small("compact", tail="drop", pos_kernel=7, upsampler="linear")
     model, params = init(config)
     wave = noise(samples)
     hidden = apply(model, params, wave[None], [samples], Compression(squeeze))
