@@ -18,6 +18,7 @@ from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
 from sew_jax.files import MEND_WORKDIR, write_json, writing_to
+from sew_jax.held_out import AUTO
 from sew_jax.models.config import BackboneConfig
 from sew_jax.resume import RECORD
 from sew_jax.sharding import make_mesh
@@ -89,7 +90,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
         raise UserError(f"equal: {config.equal!r} is unknown; choose updates or flop")
     _check_splits(config)
     models = _models(arms, table, settings)
-    works = _measure(config, workdir)
+    works = _measure(config, table, workdir)
     return Plan(table, settings, seeds, rates, models, _stages(config, table, models, seeds, rates, works))
 
 
@@ -102,10 +103,14 @@ def training_config(config: ConfigDict, model: Model, kind: str, seed: int) -> C
     part.compression = copy.deepcopy(config.compression)
     if model.arm in _ONE_SETTING:
         part.compression.names = model.table[0].name
+    listed = parse_table(part.eval.settings) if part.eval.settings else []
+    part.eval.settings = ",".join(s.name for s in listed if s in model.table)
     part.sandwich.enabled = _several(model.arm)
     part.sandwich.distill = config.distill if model.arm == "distilled" else 0.0
     if kind == "finetune":
         part.from_scratch = model.source is None
+        if part.eval.split == AUTO:
+            part.eval.split = config.dev_split
     return part
 
 
@@ -169,9 +174,9 @@ def _models(arms: Sequence[str], table: Sequence[Compression], settings: Sequenc
     return models
 
 
-def _measure(config: ConfigDict, workdir: Path) -> dict[str, Work]:
+def _measure(config: ConfigDict, table: Sequence[Compression], workdir: Path) -> dict[str, Work]:
     """Opens both trainings as they would begin, so that what does not fit is said before the first run."""
-    whole = Model("stochastic", (), "stochastic")
+    whole = Model("stochastic", tuple(table), "stochastic")
     part = training_config(config, whole, "pretrain", 0)
     task = open_task(part)
     folder = workdir / ARCHITECTURE

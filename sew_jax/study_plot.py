@@ -55,7 +55,7 @@ def _plot_split(axes: Axes, rows: Sequence[dict[str, Any]], split: str) -> None:
     axes.margins(x=0.08)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    axes.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
     axes.set_title(
         f"{split}: lines are means over {count} seed{'s' * (count > 1)}, small points the seeds", fontsize=10
     )

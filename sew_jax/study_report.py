@@ -147,9 +147,15 @@ def _about(config: ConfigDict, plan: Plan, results: Results) -> dict[str, str]:
         "updates": f"of the stochastic arm: {config.pretrain.num_steps:,} in pre-training, {config.finetune.num_steps:,} in fine-tuning",
         "table": " ".join(map(str, plan.table)),
         "rates": rates if plan.rates else f"{config.finetune.optim.lr:g}, the recipe's own",
+        "checkpoint": _checkpoint(config),
         "decoding": "greedy, without a language model",
         "device": f"{timed['device']}, {timed['dtype']}; {hours:.1f} h of training in all",
         "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
     }
+
+
+def _checkpoint(config: ConfigDict) -> str:
+    tuning = config.finetune.eval
+    return f"of fine-tuning: the best by WER on {config.dev_split}" if tuning.split and tuning.keep_best else "the last"

@@ -15,9 +15,8 @@ from sew_jax.compression import Compression
 from sew_jax.decode import greedy
 from sew_jax.errors import UserError
 from sew_jax.evalset import EvalSet, compile_for, open_eval_sets
-from sew_jax.evaluate import best_symbols
 from sew_jax.files import MEND_WORKDIR, write_json, writing_to
-from sew_jax.recognizer import load_finetuned
+from sew_jax.recognizer import best_symbols, load_finetuned
 from sew_jax.study_plan import Model, finetune_key
 from sew_jax.wer import count_errors
 

@@ -38,7 +38,7 @@ SIZES = {
     "pretrain.model.width": 16, "pretrain.model.layers": 1, "pretrain.model.heads": 2, "pretrain.model.ffn_width": 16,
     "pretrain.model.pos_kernel": 5, "pretrain.head.codes": 4, "pretrain.head.code_width": 8,
     "pretrain.head.final_width": 8, "pretrain.head.negatives": 3,
-    "finetune.num_steps": 4, "finetune.input.batch_seconds": 3.0, "finetune.input.buckets": 1,
+    "pretrain.eval.split": "", "finetune.eval.split": "", "finetune.num_steps": 4, "finetune.input.batch_seconds": 3.0, "finetune.input.buckets": 1,
 }  # fmt: skip
 
 
@@ -111,10 +111,11 @@ def test_two_processes_share_a_study_that_a_kill_interrupts(corpus, tmp_path):
 
 
 def test_the_rate_of_each_model_is_chosen_on_dev_and_kept_for_other_seeds(corpus, tmp_path, capfd):
-    changes = {"arms": "random", "compression.names": "s2q1k1", "rates": "1e-3,1e30", "finetune.optim.max_skipped": 1}
+    changes = {"arms": "random", "compression.names": "s2q1k1", "rates": "1e-3,1e30"}
+    changes |= {"finetune.optim.max_skipped": 1, "finetune.eval.split": "auto"}  # a second rate that diverges
     study(tiny(corpus, **changes), tmp_path)
     out = capfd.readouterr().out
-    assert "random/0/finetune-1e+30" in out and "! training diverged" in out
+    assert "the best by WER on dev" in out and "random/0/finetune-1e+30" in out and "! training diverged" in out
     rows = json.loads((tmp_path / "study.json").read_text())["rows"]
     assert {row["rate"] for row in rows} == {1e-3} and {row["pretrain_updates"] for row in rows} == {0}
     assert not (tmp_path / "random/1/finetune-1e+30").exists() and (tmp_path / "random/1/finetune-0.001").exists()
