@@ -27,6 +27,7 @@ from sew_jax.study_plan import Work, equal_updates, flop_of_update, make_plan
 from sew_jax.study_report import write_report
 from sew_jax.study_results import Results
 from sew_jax.study_verdicts import Comparison, Scores, compare_arms, judge, verdict_a, verdict_b, verdict_c
+from sew_jax.train import Summary
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -303,6 +304,22 @@ def test_an_owner_that_was_taken_for_dead_hears_of_it(tmp_path):
     (tmp_path / "x.2").write_text("{}")
     time.sleep(0.3)
     assert heard == ["x"]
+
+
+def test_a_stopped_run_ends_the_study_and_is_free_for_others(corpus, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("sew_jax.study.train", lambda config, workdir: Summary(2, {}, 1, True, 1.0))
+    study(tiny(corpus), tmp_path)
+    assert capfd.readouterr().out.endswith("the same command goes on from there\n")
+    assert not list((tmp_path / "results").iterdir()) and Claims(tmp_path / "claims").take("stochastic/0/pretrain")
+
+
+def test_a_signal_outside_a_training_loop_lets_the_claim_go(corpus, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sew_jax.study.train", lambda config, workdir: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        study(tiny(corpus), tmp_path)
+    assert Claims(tmp_path / "claims").take("stochastic/0/pretrain")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
