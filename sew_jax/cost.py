@@ -5,6 +5,7 @@ The table of published factors that this reproduces is in the README; XLA's own 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from sew_jax.compression import Compression
 from sew_jax.lengths import conv_length, pooled_length
@@ -60,15 +61,31 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     )
 
 
-def count_update_flop(config: BackboneConfig, compression: Compression, samples: int) -> float:
+def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], samples: int) -> int:
+    """MACs for one utterance of `samples` samples at several settings, which share one pass of the front end.
+
+    Raises:
+      UserError: a setting's schedule has another number of layers than the model.
+    """
+    first, *others = (count_macs(config, setting, samples) for setting in settings)
+    return first.total + sum(cost.encoder for cost in others)
+
+
+def count_update_flop(
+    config: BackboneConfig, compression: Compression, samples: int, others: Sequence[Compression] = ()
+) -> float:
     """Floating-point operations of one utterance's part of an update, on average over the layers that layer-drop leaves out.
 
-    A backward pass costs twice its forward pass; features without parameters have none.
+    A backward pass costs twice its forward pass; features without parameters have none. `others` are settings that the
+    update computes beside `compression`, on the same pass of the front end.
     """
     cost = count_macs(config, compression, samples)
-    layers = cost.projections + cost.attention + cost.feed_forward
     fixed = cost.extractor if config.frontend == "logmel" else 0
-    return 6 * (cost.total - config.layerdrop * layers) - 4 * fixed
+    dropped = 0.0
+    for setting in (compression, *others):
+        one = count_macs(config, setting, samples)
+        dropped += config.layerdrop * (one.projections + one.attention + one.feed_forward)
+    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 4 * fixed
 
 
 def _lender(config: BackboneConfig, squeeze: int) -> int:

@@ -35,12 +35,14 @@ _MODES = {  # config.mode -> module:function
     "plan": "plan_memory:plan_memory",
     "benchmark": "benchmark:benchmark",
     "demo": "demo:demo",
+    "study": "study:study",
 }
 _WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
 
   --config=configs/demo.py       pre-train, fine-tune and evaluate a small model on synthetic speech, in minutes
+  --config=configs/study.py      the paper's experiment: one stochastic model against dedicated ones (:base, ...)
   --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting

@@ -18,7 +18,7 @@ from sew_jax.compression import Draw
 from sew_jax.data.pipeline import Batch
 from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import Problem
-from sew_jax.errors import UserError
+from sew_jax.errors import Diverged, UserError
 from sew_jax.files import MEND_WORKDIR, writing_to
 from sew_jax.metrics import MetricsFile
 from sew_jax.progress import Progress, say
@@ -132,7 +132,7 @@ class Reporter:
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.index})"
         say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
         if self.skipped_in_a_row > self._config.optim.max_skipped:
-            raise UserError(
+            raise Diverged(
                 f"training diverged: {self.skipped_in_a_row} updates in a row had no finite loss and gradient, the last with {what}; "
                 "nothing was saved since the first of them: lower optim.lr or set optim.clip_norm, and start again"
             )

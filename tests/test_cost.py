@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.cost import count_macs, count_update_flop
+from sew_jax.cost import count_macs, count_shared_macs, count_update_flop
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, published
 
@@ -103,3 +103,23 @@ def test_an_update_costs_three_forward_passes_of_what_is_computed_and_learnt():
     fixed = count_macs(dataclasses.replace(BASE, frontend="logmel"), setting, samples)
     learnt = fixed.total - fixed.extractor
     assert flop(frontend="logmel", layerdrop=0.0) == pytest.approx(6 * learnt + 2 * fixed.extractor)
+
+
+def test_settings_that_share_the_front_end_cost_one_pass_of_it():
+    largest, middle, smallest = (Compression.parse(name) for name in ("s1q1k1", "s2q1k2", "s4q2k1"))
+    cost = {setting: count_macs(BASE, setting, SAMPLES) for setting in (largest, middle, smallest)}
+    assert count_shared_macs(BASE, [middle], SAMPLES) == cost[middle].total
+    front_end = cost[largest].extractor + cost[largest].feature_projection
+    apart = sum(each.total for each in cost.values())
+    assert count_shared_macs(BASE, [largest, middle, smallest], SAMPLES) == apart - 2 * front_end
+
+
+@pytest.mark.parametrize("frontend", ["wav2vec2", "logmel"])
+def test_an_update_at_several_settings_repeats_all_but_the_front_end(frontend):
+    config, samples = dataclasses.replace(BASE, frontend=frontend, layerdrop=0.1), 15 * 16_000
+    settings = [Compression.parse(name) for name in ("s1q1k1", "s2q1k1", "s4q1k1")]
+    together = count_update_flop(config, settings[0], samples, settings[1:])
+    apart = sum(count_update_flop(config, setting, samples) for setting in settings)
+    cost = count_macs(config, settings[0], samples)
+    once = 6 * (cost.extractor + cost.feature_projection) - 4 * cost.extractor * (frontend == "logmel")
+    assert together == pytest.approx(apart - 2 * once)

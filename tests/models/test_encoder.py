@@ -149,3 +149,39 @@ def test_accelerators_keep_the_grouped_convolution(platform, convolutions):
     params = model.init(jax.random.key(0), x, 1)
     lowered = jax.jit(lambda p, x: model.apply(p, x, 2)).trace(params, x).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("stablehlo.convolution(") == convolutions
+
+
+def encoder_and_input(config):
+    x, length = jnp.asarray(noise((2, 13, config.width))), jnp.array([13, 8])
+    encoder = Encoder(config)
+    return encoder, x, length, encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
+
+
+@pytest.mark.parametrize("squeeze", [1, 2, 3, 4, 5])
+def test_a_residual_up_sampler_begins_as_repetition(squeeze):
+    """So a checkpoint becomes stochastic without random parts in its way, also at a factor that borrows one."""
+    encoder, x, length, params = encoder_and_input(small("logmel", upsampler="residual"))
+    repeating = Encoder(small("logmel", upsampler="repeat"))
+    shared = {name: value for name, value in params.items() if not name.startswith("upsample")}
+    ours = encoder.apply({"params": params}, x, length, Compression(squeeze), True)
+    np.testing.assert_array_equal(ours, repeating.apply({"params": shared}, x, length, Compression(squeeze), True))
+
+
+@pytest.mark.parametrize("squeeze", [2, 3, 4])
+def test_a_residual_up_sampler_adds_a_difference_of_each_frame(squeeze):
+    encoder, x, length, params = encoder_and_input(small("logmel", upsampler="residual"))
+    before = np.asarray(encoder.apply({"params": params}, x, length, Compression(squeeze), True), np.float64)
+    dense = params[f"upsample_{squeeze}"]["difference"]
+    width = encoder.config.width
+    random = np.random.default_rng(0)
+    kernel, bias = random.normal(size=(width, squeeze * width)), random.normal(size=squeeze * width)
+    assert dense["kernel"].shape == kernel.shape
+    changed = params | {f"upsample_{squeeze}": {"difference": {"kernel": kernel, "bias": bias}}}
+    after = encoder.apply({"params": changed}, x, length, Compression(squeeze), True)
+    for row, frames in enumerate(length):
+        for frame in range(int(frames)):
+            window = before[row, frame // squeeze * squeeze]  # what was repeated
+            part = slice(frame % squeeze * width, (frame % squeeze + 1) * width)
+            expected = window + window @ kernel[:, part] + bias[part]
+            np.testing.assert_allclose(after[row, frame], expected, atol=2e-4)
+        assert not after[row, int(frames) :].any()

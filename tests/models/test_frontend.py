@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, published
 from sew_jax.models.frontend import Frontend, frame_count
 from tests.models.build import FRONTENDS, apply, init, noise, small
@@ -42,6 +43,35 @@ def test_log_mel_against_an_fft():
     expected = mel[: len(mel) // 2 * 2].reshape(-1, 160)
     assert length[0] == len(expected)
     np.testing.assert_allclose(ours[0], expected, atol=2e-3)
+
+
+def test_mel_options():
+    """Filters that end lower do not see what is above; one scale for all bins leaves a quiet bin quiet."""
+    time = np.arange(8000) / 16_000
+    low = np.sin(2 * np.pi * 500 * time) * (1 + np.sin(2 * np.pi * 4 * time))
+    random = np.random.default_rng(0)
+    high = np.fft.irfft(np.fft.rfft(random.normal(size=8000)) * (np.fft.rfftfreq(8000, 1 / 16_000) > 5000))
+
+    def features(wave, **options):
+        ours, _ = Frontend(small("logmel", **options)).apply(
+            {}, jnp.asarray(wave[None], jnp.float32), jnp.array([8000])
+        )
+        return np.asarray(ours[0]).reshape(-1, 80)
+
+    noisy = low + 0.05 * random.normal(size=8000)
+    different = np.abs(features(noisy) - features(noisy + high)).max()
+    same = np.abs(features(noisy, mel_top_hz=4000) - features(noisy + high, mel_top_hz=4000)).max()
+    assert same < 0.3 < different
+    one = features(noisy, mel_scale="utterance")
+    assert np.mean(one.var(0)) == pytest.approx(1, rel=1e-2) and np.abs(one.mean(0)).max() < 1e-2
+    assert one.var(0).max() > 3 * one.var(0).min()
+    np.testing.assert_allclose(features(noisy).var(0), 1, rtol=2e-2)
+
+
+@pytest.mark.parametrize("options, key", [(dict(mel_top_hz=500), "mel_top_hz"), (dict(mel_scale="all"), "mel_scale")])
+def test_mel_options_that_are_none(options, key):
+    with pytest.raises(UserError, match=f"model.{key}"):
+        small("logmel", **options)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1, 1.0])

@@ -35,7 +35,9 @@ def test_alone_padded_and_in_a_batch(frontend, setting):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(pool_ffn=True), dict(upsampler="repeat"), dict(pre_norm=True), dict(tail="drop")], ids=str
+    "options",
+    [dict(pool_ffn=True), dict(upsampler="repeat"), dict(upsampler="linear"), dict(pre_norm=True), dict(tail="drop")],
+    ids=str,
 )
 def test_every_variant(options):
     model, params = init(small("logmel", **options))
