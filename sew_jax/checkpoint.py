@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,8 +49,8 @@ class Checkpoints:
     raise UserError where the disk is full or may not be written.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2):
-        """Keeps the newest `keep` checkpoints under `workdir`/checkpoints."""
+    def __init__(self, workdir: Path, keep: int | None = 2):
+        """Keeps the newest `keep` checkpoints under `workdir`/checkpoints; None: all but what `discard` takes away."""
         self._workdir = Path(workdir).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         with self._writing():
@@ -62,6 +62,16 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all whole checkpoints, and of one that is being saved."""
+        return sorted(self._manager.all_steps())
+
+    def discard(self, steps: Iterable[int]) -> None:
+        """Removes checkpoints, none of which is being saved."""
+        with self._writing():
+            for step in steps:
+                self._manager.delete(step)
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; returns at once unless the last save still runs."""

@@ -93,6 +93,22 @@ def all_processes(fine: bool) -> bool:
     return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(fine))))
 
 
+def of_first_process(value: str) -> str:
+    """The text that the first process has, at all of them; each must ask."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(value.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(text))))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(text[:size])] = text[:size]
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()
+
+
+def of_all_processes(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in their order; each must ask."""
+    return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
+
+
 def same_everywhere(value: str) -> bool:
     """Whether all processes of the job have the same value; each must ask."""
     if jax.process_count() == 1:

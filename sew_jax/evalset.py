@@ -15,6 +15,7 @@ from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.sources import Problem, Source, open_source
 from sew_jax.data.text import Vocabulary
+from sew_jax.distributed import of_all_processes
 from sew_jax.errors import UserError
 from sew_jax.programs import compile_table
 from sew_jax.progress import say
@@ -38,15 +39,18 @@ class EvalSet:
           UserError: more than `config.input.max_bad` utterances cannot be decoded.
         """
         plan = BatchPlan(source.samples, rows, seed=0, shuffle=False)
-        batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch)
+        hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+        batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, **hosts)
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
         _tell_damaged([p for batch in loaded for p in batch.problems], config)
         members = [
             [
                 (row, int(u))
-                for row, u in enumerate(plan[batch.index].utterances)
-                if u >= 0 and batch.arrays["length"][row] > 0
+                for row, (u, length) in enumerate(
+                    zip(plan[batch.index].utterances, of_all_processes(batch.arrays["length"]), strict=True)
+                )
+                if u >= 0 and length > 0
             ]
             for batch in loaded
         ]

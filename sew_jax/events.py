@@ -34,34 +34,44 @@ class Sample(NamedTuple):
 
 
 class EventFile:
-    """A row's numbers as `training/NAME` and its loss as `loss/SETTING`, or as `WHAT NAME/SETTING` where a row is of one
-    setting; one file for each start of a run that has rows.
+    """An update's numbers as `training/NAME` and its loss as `loss/SETTING`, an evaluation's as `held-out NAME/SETTING`.
+
+    One file for each start of a run that has rows: TensorBoard reads a folder's files one after the other, so that rows
+    of one start must not lie in two of them.
 
     Args:
       folder: where the file goes.
       step: the update that the run starts after. TensorBoard then leaves out what earlier files hold of later ones.
     """
 
-    def __init__(self, folder: Path, step: int, what: str = "training"):
-        self._folder, self._step, self._what, self._events, self._writer = folder, step, what, [], None
+    def __init__(self, folder: Path, step: int):
+        self._folder, self._step, self._events, self._writer = folder, step, [], None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Keeps a row until `flush`."""
-        numbers = {self._tag(name, row): value for name, value in row.items() if name != "step" and _is_number(value)}
-        if self._what == "training" and _is_number(row.get("loss")):
-            numbers[f"loss/{row['setting']}"] = row["loss"]
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-        self._events.append(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
+        """Keeps the row of an update until `flush`."""
+        numbers = {f"training/{name}": value for name, value in row.items() if name != "step"}
+        self._keep(row["step"], numbers | {f"loss/{row['setting']}": row.get("loss")})
 
-    def _tag(self, name: str, row: Mapping[str, Any]) -> str:
-        return f"training/{name}" if self._what == "training" else f"{self._what} {name}/{row['setting']}"
+    def write_held_out(self, row: Mapping[str, Any]) -> None:
+        """Keeps the row of an evaluation at a setting until `flush`; of a list, each number by its place from 1."""
+        numbers = {}
+        for name, value in row.items():
+            for place, item in enumerate(value, 1) if isinstance(value, list) else [("", value)]:
+                numbers[f"held-out {name}/{row['setting']}{place and f' {place}'}"] = item
+        del numbers[f"held-out step/{row['setting']}"]
+        self._keep(row["step"], numbers)
+
+    def _keep(self, step: int, numbers: Mapping[str, Any]) -> None:
+        numbers = {tag: value for tag, value in numbers.items() if _is_number(value)}
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+        self._events.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
         """Rows so far reach the disk."""
         if not self._events:
             return
         if not self._writer:  # two starts within a second get names of their own
-            self._writer = EventsWriter(str(self._folder / _PREFIX), f".{self._step:09d}.{self._what}")
+            self._writer = EventsWriter(str(self._folder / _PREFIX), f".{self._step:09d}")
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
         events, self._events = self._events, []

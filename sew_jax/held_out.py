@@ -7,11 +7,11 @@ B utterances, T frames, M masked frames, D width.
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,7 @@ from sew_jax import losses
 from sew_jax.compression import Compression, parse_table
 from sew_jax.cost import count_macs
 from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.listing import split_names
 from sew_jax.data.plan import choose_buckets, rows_per_bucket
 from sew_jax.data.sources import Source, open_source
 from sew_jax.decode import greedy
@@ -34,7 +35,6 @@ from sew_jax.models.encoder import Layer
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.progress import say
-from sew_jax.recognizer import best_symbols
 from sew_jax.sharding import batch_sharding, place_batch
 from sew_jax.steps import LOG2E, SpanMask
 from sew_jax.tasks import Task
@@ -75,14 +75,18 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
         raise UserError(f"eval.every: {options.every} must be at least 1; eval.split= (empty) holds nothing out")
     if not options.split:
         return None
-    if task.vocabulary and jax.process_count() > 1:
-        say("  held out  nothing: word error rates are measured in jobs of one process alone; use configs/evaluate.py")
-        return None
     named = parse_table(options.settings) if options.settings else _default_settings(task)
     for setting in named:
         setting.layer_pools(task.model.backbone.layers)
     settings = sorted(named, key=lambda s: -count_macs(task.model.backbone, s, 10 * SAMPLE_RATE).total)
     split = "dev" if options.split == AUTO else options.split
+    trained = split_names(config.split)
+    if not trained or set(trained) & set(split_names(split)):
+        why = f"config.split={config.split} takes in {split}, which is trained on"
+        if options.split != AUTO:
+            raise UserError(f"eval.split: {why}; name the splits to train on without it")
+        say(f"  held out  nothing: {why}")
+        return None
     try:
         source, _ = open_source(
             config.data,
@@ -149,8 +153,7 @@ def _score(
 ) -> dict[str, jax.Array]:
     """Contrastive bits and accuracy without noise; mean cosine to the largest setting's context; each layer's change.
 
-    Masks and negatives are the same at each evaluation and each setting. A layer's change is the norm of what it adds over
-    that of what it is given, the first layer's input not being known.
+    Masks and negatives are the same at each evaluation and each setting.
     """
     mask_key, negative_key = jax.random.split(jax.random.key(seed))
     frames = frame_count(model.backbone, batch["wave"].shape[1])
@@ -165,17 +168,27 @@ def _score(
         min_spans=mask.min_spans,
     )
     others = () if compression == largest else (largest,)
-    out, kept = model.apply(
-        variables,
-        batch["wave"],
-        batch["length"],
-        masked,
-        compression,
-        1.0,  # without noise the temperature decides nothing
-        deterministic=True,
-        others=others,
-        capture_intermediates=lambda module, _: isinstance(module, (Backbone, Layer)),
-    )
+    changes = []  # of all settings' layers, in the order in which they are computed
+
+    def note_change(call, arguments, options, context):
+        output = call(*arguments, **options)
+        if isinstance(context.module, Layer) and context.method_name == "__call__":
+            stream, length_B = arguments[:2]
+            changes.append(_change(stream, output, length_B, unit=not model.backbone.pre_norm))
+        return output
+
+    with nn.intercept_methods(note_change):
+        out, kept = model.apply(
+            variables,
+            batch["wave"],
+            batch["length"],
+            masked,
+            compression,
+            1.0,  # without noise the temperature decides nothing
+            deterministic=True,
+            others=others,
+            capture_intermediates=lambda module, _: isinstance(module, Backbone),
+        )
     logits_BxMxC = losses.contrastive_logits(
         out.prediction_BxMxF,
         out.target_BxMxF,
@@ -184,16 +197,14 @@ def _score(
         model.head.logit_temperature,
     )
     contrastive, accuracy = losses.contrastive(logits_BxMxC, masked.valid_BxM)
-    backbone = kept["intermediates"]["backbone"]
-    (hidden,) = backbone["__call__"]
+    (hidden,) = kept["intermediates"]["backbone"]["__call__"]
     valid_BxT = mask_from_lengths(hidden.length_B, frames)
-    streams = [backbone["encoder"][f"layer_{i}"]["__call__"][0] for i in range(model.backbone.layers)]
     other = hidden.others_BxTxD[0] if others else hidden.context_BxTxD
     return {
         "loss_contrastive": contrastive.mean * LOG2E,
         "accuracy": accuracy.mean,
         "cosine": _mean(losses.cosine(hidden.context_BxTxD, other), valid_BxT),
-        "layer_changes": jnp.array([_change(*pair) for pair in itertools.pairwise(streams)]),
+        "layer_changes": jnp.array(changes[: model.backbone.layers]),
     }
 
 
@@ -201,9 +212,17 @@ def _mean(x_BxT, valid_BxT):
     return jnp.where(valid_BxT, x_BxT, 0.0).sum() / jnp.maximum(valid_BxT.sum(), 1)
 
 
-def _change(before, after):
-    before, after = before.astype(jnp.float32), after.astype(jnp.float32)
-    return jnp.linalg.norm(after - before) / jnp.maximum(jnp.linalg.norm(before), 1e-9)
+def _change(before_BxWxD, after_BxWxD, length_B, *, unit: bool):
+    """Mean over valid frames of the norm of what a layer adds, over that of what it is given.
+
+    With `unit`, of the two as unit vectors: behind a norm, their lengths say nothing.
+    """
+    before, after = before_BxWxD.astype(jnp.float32), after_BxWxD.astype(jnp.float32)
+    length = functools.partial(jnp.linalg.norm, axis=-1, keepdims=True)
+    if unit:
+        before, after = (x / jnp.maximum(length(x), 1e-9) for x in (before, after))
+    added = length(after - before) / jnp.maximum(length(before), 1e-9)
+    return _mean(added[:, :, 0], mask_from_lengths(length_B, before.shape[1]))
 
 
 def _word_errors(
@@ -212,19 +231,41 @@ def _word_errors(
     buckets = choose_buckets(source.samples, config.input.buckets)
     seconds = max(config.input.batch_seconds, _LEAST_BATCH_S)
     part = EvalSet(split, source, rows_per_bucket(buckets, round(seconds * SAMPLE_RATE), mesh.size), mesh, config)
-    examples = {bucket: arrays for bucket, arrays, _ in part.batches}
+    symbols = [[] if task.vocabulary.unknown(text) else task.vocabulary.encode(text) for text in part.references]
+    batches = [
+        (
+            bucket,
+            arrays | place_batch(_labels(symbols, arrays["length"].shape[0], members), batch_sharding(mesh)),
+            members,
+        )
+        for bucket, arrays, members in part.batches
+    ]
+    examples = {bucket: arrays for bucket, arrays, _ in batches}
 
     def function(variables, batch, compression: Compression):
-        return best_symbols(task.model, variables["params"], batch, compression)
+        logits_BxTxV, length_B = task.model.apply(
+            {"params": variables["params"]}, batch["wave"], batch["length"], compression, deterministic=True
+        )
+        known_B = batch["label_length"] > 0
+        loss, impossible = losses.ctc(
+            logits_BxTxV, length_B, batch["labels"], batch["label_length"], known_B, task.model.head.blank
+        )
+        return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
     def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
-        rows = []
-        for setting in settings:
-            paths, _ = part.run(programs, setting, variables)
-            texts = [greedy(path, task.vocabulary) for path in paths]
-            total = sum(map(count_errors, part.references, texts), ErrorCounts())
-            rows.append({"wer": total.wer, "errors": total.errors, "words": total.words})
-        return rows
+        return [word_error_row(programs, variables, setting) for setting in settings]
+
+    def word_error_row(programs: dict, variables: Any, setting: Compression) -> dict[str, Any]:
+        errors, sums = ErrorCounts(), np.zeros(3)
+        for bucket, arrays, members in batches:
+            path_BxT, length_B, *terms = jax.device_get(programs[setting, bucket](variables, arrays))
+            sums += terms
+            for row, utterance in members:
+                text = greedy(path_BxT[row, : length_B[row]], task.vocabulary)
+                errors += count_errors(part.references[utterance], text)
+        loss, impossible, weight = sums
+        row = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
+        return row | {"loss": loss / max(weight, 1), "ctc_invalid_frac": impossible / max(weight, 1)}
 
     def arguments(variables, key):
         return variables, examples[key[1]]
@@ -232,10 +273,22 @@ def _word_errors(
     return HeldOut(split, settings, list(examples), function, arguments, measure)
 
 
+def _labels(symbols: list[list[int]], rows: int, members: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """This process's share of a batch's labels; of length 0 where an utterance has characters without a symbol."""
+    slots = -(-max(map(len, symbols)) // 16) * 16
+    labels, length = np.zeros((rows, max(slots, 1)), np.int32), np.zeros(rows, np.int32)
+    for row, utterance in members:
+        length[row] = len(symbols[utterance])
+        labels[row, : length[row]] = symbols[utterance]
+    share = rows // jax.process_count()
+    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return {"labels": labels[mine], "label_length": length[mine]}
+
+
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
     """The line on screen."""
     told = [
-        f"{row['setting']} {row['wer']:.1%}"
+        f"{row['setting']} WER {row['wer']:.1%} {row['loss']:.1f} bits"
         if "wer" in row
         else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
         for row in rows

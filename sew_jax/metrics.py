@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one JSON object for each update, none lost and none twice, whatever happens to the process.
 
-The same rows go to event files for TensorBoard beside it.
+`held_out.jsonl` is the same for held-out evaluations. All rows go to event files for TensorBoard beside them, too.
 """
 
 import json
@@ -19,27 +19,27 @@ class MetricsFile:
     Args:
       path: the file; None writes nothing (hosts other than the first).
       step: the update that the run starts after; later rows are dropped.
-      what: the rows' name in TensorBoard.
+      beside: the file of the updates, where these rows are of evaluations; it outlives this one, whose events go to its own.
 
     Its methods raise UserError where the disk is full or may not be written.
     """
 
-    def __init__(self, path: Path | None, step: int, what: str = "training"):
-        self._file = None
+    def __init__(self, path: Path | None, step: int, beside: "MetricsFile | None" = None):
+        self._file, self._beside = None, beside
         if path is None:
             return
         if path.exists():
             kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
             write_whole(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._events = EventFile(path.parent, step, what)
+        self._events = beside._events if beside else EventFile(path.parent, step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         if self._file:
             with self._writing():
                 self._file.write(json.dumps(row) + "\n")
-                self._events.write(row)
+                (self._events.write_held_out if self._beside else self._events.write)(row)
 
     def flush(self) -> None:
         """Others can read the rows so far."""
@@ -63,7 +63,8 @@ class MetricsFile:
                     self.sync()
                 finally:
                     self._file.close()
-                    self._events.close()
+                    if not self._beside:
+                        self._events.close()
 
     def _writing(self):
         return writing_to(self._file.name, MEND_WORKDIR)

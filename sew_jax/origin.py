@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Sharding
 
-from sew_jax.checkpoint import BEST, load_params
+from sew_jax.checkpoint import BEST, load_params, newest_record
 from sew_jax.compression import Compression, settings_table
 from sew_jax.convert import parameter_shapes
 from sew_jax.data.text import VOCABULARY_FILE, Vocabulary
@@ -54,10 +54,9 @@ def _workdir(name: str) -> Origin:
     architecture, tuned = record["architecture"], record["config"].get("mode") == "finetune"
 
     def load(sharding: Sharding) -> tuple[str, Any]:
-        best = workdir / BEST
-        if (best / "checkpoints").is_dir() and any((best / "checkpoints").iterdir()):
-            step, params = load_params(best, sharding)
-            return f"update {step}, the best on held-out speech", params
+        if best := newest_record(workdir / BEST):
+            step, params = load_params(workdir / BEST, sharding)
+            return f"update {step}, the best by WER on {best['split']} ({best['wer']:.1%})", params
         step, params = load_params(workdir, sharding)
         return f"update {step}", params
 

@@ -107,13 +107,15 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             make_step(task.micro_loss, task.optimizer, task.schedule, config.accumulate),
             static_argnames="compression", donate_argnums=0, out_shardings=(shardings, replicated),
         )  # fmt: skip
+        validation = stack.enter_context(
+            contextlib.closing(Validation(config, task, mesh, workdir, start, like, metrics, checkpoints))
+        )
         programs = {}
-        if start < config.num_steps:
+        if start < config.num_steps and not validation.exhausted:
             keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
             arguments = functools.partial(_arguments, like, key, task, plan, batch_sharding(mesh))
             programs = compile_table(jitted, keys, arguments, "training")
 
-        validation = stack.enter_context(contextlib.closing(Validation(config, task, mesh, workdir, start, like)))
         batches = Batches(
             task.source, plan, seed=config.seed, vocabulary=task.vocabulary, start=start, stop=config.num_steps,
             speed=config.input.speed, host=jax.process_index(), hosts=jax.process_count(),

@@ -20,6 +20,7 @@ from sew_jax.train import train
 from sew_jax.validation import FILE, Validation
 from sew_jax.watchdog import check_held_out
 from tests import runs
+from tests.test_events import shown
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_rows_of_pretraining_and_a_resume_that_changes_none(corpus, pretrained, 
     rows = read_rows(pretrained / FILE)
     assert [(r["step"], r["setting"]) for r in rows] == [(s, n) for s in (4, 8, 12) for n in ("s1q1k1", "s2q1k1")]
     assert all(r["split"] == "dev" and 0 < r["loss_contrastive"] < 20 and 0 <= r["accuracy"] <= 1 for r in rows)
-    assert all(len(r["layer_changes"]) == 1 for r in rows)
+    assert all(len(r["layer_changes"]) == 2 and min(r["layer_changes"]) > 0 for r in rows)
     assert [r["cosine"] for r in rows[::2]] == [1.0] * 3  # the largest with itself
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "12")  # as after a kill: updates 11 and 12 are lost
@@ -86,7 +87,9 @@ def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, pretraine
     def measure(self, step, state, run=Validation.run):
         wer = next(wers)
         self._held_out = self._held_out._replace(
-            measure=lambda programs, variables: [{"wer": wer, "errors": 1, "words": 10}] * len(self._held_out.settings)
+            measure=lambda programs, variables: (
+                [{"wer": wer, "errors": 1, "words": 10, "loss": 9.0}] * len(self._held_out.settings)
+            )
         )
         run(self, step, state)
 
@@ -97,7 +100,7 @@ def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, pretraine
     assert best.latest() == 6
     best.close()
     state, _ = open_origin(str(tmp_path)).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    assert state == "update 6, the best on held-out speech"
+    assert state == "update 6, the best by WER on dev (40.0%)"
 
 
 def test_real_word_errors_and_patience(corpus, pretrained, tmp_path, capsys):
@@ -126,9 +129,15 @@ def test_what_is_held_out_is_named(corpus, tmp_path, capsys):
         train(config, tmp_path / "c")
 
 
-def test_event_files_name_the_setting(pretrained):
-    files = [path for path in pretrained.glob("events*") if "held-out" in path.name]
-    assert len(files) == 1 and b"held-out loss_contrastive/s2q1k1" in files[0].read_bytes()
+def test_tensorboard_shows_updates_and_evaluations(pretrained):
+    """From one file: it reads a folder's files one after the other, and a later one's start takes away what it repeats."""
+    series = shown(pretrained)
+    assert [step for step, _ in series["training/loss"]] == list(range(1, 13))
+    rows = [r for r in read_rows(pretrained / FILE) if r["setting"] == "s2q1k1"]
+    for name in ("loss_contrastive", "accuracy", "cosine"):
+        assert series[f"held-out {name}/s2q1k1"] == [(r["step"], pytest.approx(r[name], rel=1e-6)) for r in rows]
+    changes = [(r["step"], pytest.approx(r["layer_changes"][1], rel=1e-6)) for r in rows]
+    assert series["held-out layer_changes/s2q1k1 2"] == changes
 
 
 def row(setting="s1q1k1", **values):
