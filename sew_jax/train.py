@@ -68,8 +68,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         return new_state(task.init(key), task.optimizer)
 
     replicated = NamedSharding(mesh, PartitionSpec())
-    # in a program: keys cannot be put on devices of other processes
-    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated)()
+    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated)(config.seed)
     shapes = jax.eval_shape(make_state, key)
     shardings = tree_shardings(mesh, shapes)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

@@ -111,7 +111,7 @@ def test_finetuning_starts_from_the_pretrained_parameters(corpus, pretrained, tm
     config.optim.freeze = 1.0  # the head alone
     summary = train(config, tmp_path / "run")
     out = capfd.readouterr().out
-    assert "new: upsample_3/linear, symbols" in out and "left behind: project_prediction" in out
+    assert "new: upsample_3/difference, symbols" in out and "left behind: project_prediction" in out
     assert np.isfinite(summary.metrics["loss"]) and (tmp_path / "run" / "vocab.json").is_file()
     before, after = (load(w) for w in (pretrained[0], tmp_path / "run"))
     same = jax.tree.map(
@@ -211,7 +211,7 @@ def test_a_change_is_allowed_by_name(corpus, pretrained, tmp_path, capfd):
     config.num_steps, config.optim.lr, config.resume = 14, 1e-4, "optim.lr"
     assert train(config, tmp_path / "copy").step == 14
     out = capfd.readouterr().out
-    assert "resumes at update 12" in out and "optim.lr was 0.003, is 0.0001" in out
+    assert "resumes at update 12" in out and "optim.lr was 0.002, is 0.0001" in out
     config.resume = "optim.lrr"
     with pytest.raises(UserError, match=r"resume: 'optim\.lrr' is no key"):
         train(config, tmp_path / "copy")
