@@ -50,7 +50,9 @@ class EventFile:
     def write(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an update until `flush`."""
         numbers = {f"training/{name}": value for name, value in row.items() if name != "step"}
-        self._keep(row["step"], numbers | {f"loss/{row['setting']}": row.get("loss")})
+        if "loss" in row:
+            numbers[f"loss/{row['setting']}"] = row["loss"]
+        self._keep(row["step"], numbers)
 
     def write_held_out(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an evaluation at a setting until `flush`; of a list, each number by its place from 1."""
