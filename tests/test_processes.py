@@ -11,8 +11,8 @@ import pytest
 
 from sew_jax.distributed import in_cluster, initialize
 from sew_jax.errors import UserError
-from sew_jax.metrics import read_metrics
-from tests.runs import make_corpus
+from sew_jax.metrics import read_metrics, read_rows
+from tests.runs import begin, make_corpus, pretraining
 
 ROOT = Path(__file__).parents[1]
 UPDATES = 16  # of most of a second each: a signal comes before the last
@@ -36,14 +36,14 @@ TINY = [
 class Job:
     """Processes of the command line that train `corpus` in `workdir`."""
 
-    def __init__(self, corpus, workdir, cache, *, processes):
+    def __init__(self, corpus, workdir, cache, *, processes, config="pretrain", options=TINY):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(8 // processes)}
         environment["SEW_JAX_CACHE"] = str(cache)
-        command = [sys.executable, "-m", "sew_jax.main", "--config=configs/pretrain.py", f"--config.data={corpus}"]
-        command += [*TINY, f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}.py", f"--config.data={corpus}"]
+        command += [*options, f"--workdir={workdir}"]
         self.processes = []
         for number in range(processes):
             several = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={number}"]
@@ -113,6 +113,28 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     assert [row[:3] for row in one] == [row[:3] for row in two] and len(one) == UPDATES
     assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-4)
     assert "step" in ended[0][1] and "step" not in ended[1][1]  # the first process speaks for all
+
+
+def test_two_processes_measure_the_words_that_one_does(tmp_path):
+    """Held-out evaluation: the same rows, the same best checkpoint, and both stop early after the same update."""
+    corpus, cache = make_corpus(tmp_path / "corpus"), tmp_path / "cache"
+    (corpus / "test").rename(corpus / "dev")
+    begin(pretraining(corpus), tmp_path / "pretrain")
+    options = [f"--config.init_from={tmp_path / 'pretrain'}", "--config.compression.squeeze=(1,)"]
+    options += ["--config.compression.query_pool=(1,)", "--config.input.batch_seconds=6", "--config.input.buckets=1"]
+    options += ["--config.eval.every=2", "--config.eval.patience=1", "--config.optim.lr=1e-12", "--config.num_steps=9"]
+    for processes, name in ((1, "one"), (2, "two"), (2, "two")):
+        job = Job(corpus, tmp_path / name, cache, processes=processes, config="finetune", options=options)
+        ended = job.end()
+        assert [status for status, *_ in ended] == [0] * processes, ended
+    assert "stopped after update 4: 1 evaluations were no better" in ended[0][1] and "step" not in ended[1][1], ended
+    one, two = (read_rows(tmp_path / name / "held_out.jsonl") for name in ("one", "two"))
+    assert [(row["step"], row["errors"], row["words"]) for row in two] == [
+        (row["step"], row["errors"], row["words"]) for row in one
+    ]
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    assert len(one) == 2 and one[0]["words"] == 5
+    assert [path.name for path in (tmp_path / "two/best/checkpoints").iterdir()] == ["2"]
 
 
 def test_an_error_of_their_own_is_all_they_say(tmp_path):
