@@ -9,9 +9,8 @@ transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`.
 pre-training; with one row it specialises: --config.compression.names=s2q1k1
 
 Needs: nothing but 2 CPU cores for the small model; a batch of the recipes is 1,600 s of audio, raise --config.accumulate
-until it fits. Reached by the small model, before residual
-up-samplers: 24.0 % WER on an unseen speaker's digit strings, with 22 minutes of
-transcripts, in 11 minutes on 2 CPU cores (flags and table: README). The recipes have not been run to the end here.
+until it fits. Reached by the small model, before residual up-samplers: 24.0 % WER on an unseen speaker's digit strings, with
+22 minutes of transcripts, in 11 minutes on 2 CPU cores (flags and table: README). The recipes have not been run to the end here.
 """
 
 from ml_collections import ConfigDict

@@ -16,8 +16,8 @@ that for Libri-Light's 60,000 hours. A batch of the published sizes is that of t
 XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
-reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual up-samplers. The published sizes are for a GPU
-box or a TPU slice; none has been trained to the end here.
+reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual up-samplers. The
+published sizes are for a GPU box or a TPU slice; none has been trained to the end here.
 """
 
 from typing import NamedTuple

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sew_jax.compression import Compression
 from sew_jax.lengths import conv_length, pooled_length
 from sew_jax.models.config import BackboneConfig
-from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, WINDOW, conv_stack, feature_width, frame_count
+from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, SAMPLE_RATE, WINDOW, conv_stack, feature_width, frame_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,11 @@ def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], s
     """
     first, *others = (count_macs(config, setting, samples) for setting in settings)
     return first.total + sum(cost.encoder for cost in others)
+
+
+def typical_macs(config: BackboneConfig, compression: Compression) -> int:
+    """MACs of ten seconds of speech: by what the settings of a table are ordered from largest to smallest."""
+    return count_macs(config, compression, 10 * SAMPLE_RATE).total
 
 
 def count_update_flop(

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from sew_jax import losses
 from sew_jax.compression import Compression, parse_table
-from sew_jax.cost import count_macs
+from sew_jax.cost import typical_macs
 from sew_jax.data.audio import SAMPLE_RATE, AudioError
 from sew_jax.data.listing import split_names
 from sew_jax.data.plan import choose_buckets, rows_per_bucket
@@ -78,7 +78,7 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
     named = parse_table(options.settings) if options.settings else _default_settings(task)
     for setting in named:
         setting.layer_pools(task.model.backbone.layers)
-    settings = sorted(named, key=lambda s: -count_macs(task.model.backbone, s, 10 * SAMPLE_RATE).total)
+    settings = sorted(named, key=functools.partial(typical_macs, task.model.backbone), reverse=True)
     split = "dev" if options.split == AUTO else options.split
     trained = split_names(config.split)
     if not trained or set(trained) & set(split_names(split)):
@@ -111,7 +111,7 @@ def _default_settings(task: Task) -> list[Compression]:
     """All of the table in pre-training; in fine-tuning its ends, since decoding takes longer."""
     if not task.vocabulary:
         return task.table
-    ordered = sorted(task.table, key=lambda s: count_macs(task.model.backbone, s, 10 * SAMPLE_RATE).total)
+    ordered = sorted(task.table, key=functools.partial(typical_macs, task.model.backbone))
     return list(dict.fromkeys((ordered[-1], ordered[0])))
 
 

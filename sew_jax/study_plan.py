@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression, Draw, parse_table, sandwich_draws, settings_table, uniform_draws
-from sew_jax.cost import count_macs, count_update_flop
+from sew_jax.cost import count_update_flop, typical_macs
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.listing import split_names
 from sew_jax.data.plan import BatchPlan, choose_buckets, rows_per_bucket
@@ -224,17 +224,16 @@ def _stages(
 ) -> list[Stage]:
     def cost(model: Model, kind: str) -> dict[str, Any]:
         work = works[kind]
-        macs = functools.partial(count_macs, work.backbone, samples=10 * SAMPLE_RATE)
-        draws = sandwich_draws(table, lambda s: macs(s).total) if _several(model.arm) else uniform_draws(model.table)
+        macs = functools.partial(typical_macs, work.backbone)
+        draws = sandwich_draws(table, macs) if _several(model.arm) else uniform_draws(model.table)
         flop, steps = flop_of_update(work, draws), config[kind].num_steps
         if config.equal == "flop":
             steps = equal_updates(steps, flop_of_update(work, uniform_draws(table)), flop)
         return {"updates": steps, "flop": steps * flop, "hours": steps * work.seconds / 3600}
 
     sources = {model.source: model for model in models if model.source == model.name}
-    if any(
-        model.source == "stochastic" for model in models
-    ):  # a specialised model's, where that arm itself is not asked for
+    # a specialised model's, where that arm itself is not asked for
+    if any(model.source == "stochastic" for model in models):
         sources["stochastic"] = Model("stochastic", tuple(table), "stochastic")
     stages = []
     for seed in seeds:

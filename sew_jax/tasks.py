@@ -1,6 +1,7 @@
 """What is trained: pre-training and CTC fine-tuning as values that the loop runs without knowing which is which."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sew_jax import optim
 from sew_jax.compression import Compression, Draw, sandwich_draws, settings_table, uniform_draws
-from sew_jax.cost import count_macs
+from sew_jax.cost import typical_macs
 from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.sources import Problem, Source, open_source
 from sew_jax.data.text import Vocabulary, check_texts, open_vocabulary
@@ -206,7 +207,7 @@ def _factors(table: list[Compression]) -> tuple[int, ...]:
 def _draws(config: ConfigDict, table: list[Compression], backbone: BackboneConfig) -> list[Draw]:
     if not config.sandwich.enabled:
         return uniform_draws(table)
-    return sandwich_draws(table, lambda setting: count_macs(backbone, setting, 10 * SAMPLE_RATE).total)
+    return sandwich_draws(table, functools.partial(typical_macs, backbone))
 
 
 def _sandwich(config: ConfigDict) -> Sandwich:

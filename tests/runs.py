@@ -73,3 +73,13 @@ def begin_finetuned(root):
     begin(pretraining(corpus), root / "pretrain")
     begin(finetuning(corpus, root / "pretrain"), root / "finetune")
     return corpus
+
+
+def held_out_programs(held_out):
+    """What `HeldOut.measure` takes, compiled where it is first called."""
+    jitted = jax.jit(held_out.function, static_argnames="compression")
+    return {
+        (setting, bucket): lambda variables, batch, setting=setting: jitted(variables, batch, compression=setting)
+        for setting in held_out.settings
+        for bucket in held_out.buckets
+    }

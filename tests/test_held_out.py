@@ -64,12 +64,7 @@ def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
     held_out = open_held_out(config, task, mesh)
     state = new_state(task.init(jax.random.key(0)), task.optimizer)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    jitted = jax.jit(held_out.function, static_argnames="compression")
-    programs = {
-        (setting, bucket): lambda variables, batch, setting=setting: jitted(variables, batch, compression=setting)
-        for setting in held_out.settings
-        for bucket in held_out.buckets
-    }
+    programs = runs.held_out_programs(held_out)
     first, second = (held_out.measure(programs, variables) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)

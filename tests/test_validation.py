@@ -120,12 +120,7 @@ def measured(config, mesh):
     held_out = open_held_out(config, task, mesh)
     state = new_state(task.init(jax.random.key(0)), task.optimizer)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    jitted = jax.jit(held_out.function, static_argnames="compression")
-    programs = {
-        (setting, bucket): lambda variables, batch, setting=setting: jitted(variables, batch, compression=setting)
-        for setting in held_out.settings
-        for bucket in held_out.buckets
-    }
+    programs = runs.held_out_programs(held_out)
     return task, variables, held_out, held_out.measure(programs, variables)
 
 
