@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
 
 def add_beam(config: ConfigDict) -> None:
-    """Adds the keys of `sew_jax.beam.chosen_options`; defaults are fairseq's and SEW's."""
+    """Adds the keys of `sew_jax.decoding.beam.chosen_options`; defaults are fairseq's and SEW's."""
     config.lm = ""  # an n-gram, ARPA or KenLM binary; none: beam search without; empty: no beam search
     config.beam = ConfigDict()
     config.beam.lexicon = ""  # a list of words, with their spelling or without; empty: those of the n-gram

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sew_jax.evaluate import evaluate
+from sew_jax.console import format_duration, say
+from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.files import write_json
-from sew_jax.progress import format_duration, say
-from sew_jax.train import train
+from sew_jax.training.train import train
 
 
 def demo(config: ConfigDict, workdir: Path) -> None:

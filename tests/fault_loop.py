@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sew_jax.metrics import read_metrics
-from sew_jax.progress import format_duration, say
+from sew_jax.console import format_duration, say
+from sew_jax.metrics.metrics_file import read_metrics
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sew_jax.benchmarks.memory import RESIDENT, Memory
+from sew_jax.console import say
 from sew_jax.errors import UserError
-from sew_jax.progress import say
 
 _LEAST_SECONDS = 0.2  # that a measurement takes: what is quicker is repeated
 

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from sew_jax.benchmarks.contest import Bench
 from sew_jax.benchmarks.memory import RESIDENT, Memory
 from sew_jax.compression import Compression, Draw, uniform_draws
+from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
-from sew_jax.progress import say
-from sew_jax.state import new_state
-from sew_jax.steps import make_step
-from sew_jax.tasks import pretraining
+from sew_jax.training.state import new_state
+from sew_jax.training.step import make_step
+from sew_jax.training.task import pretraining
 
 
 def inference(backbone: BackboneConfig, table: Sequence[Compression], batch: int, samples: int) -> Bench:

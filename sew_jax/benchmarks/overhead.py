@@ -14,18 +14,18 @@ from ml_collections import ConfigDict
 
 from sew_jax.benchmarks.contest import Bench, Child
 from sew_jax.benchmarks.input import open_batches
-from sew_jax.checkpoint import Checkpoints
+from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.compression import Compression, Draw
+from sew_jax.console import Progress, say
 from sew_jax.data.pipeline import read_ahead
-from sew_jax.data.text import LETTERS, Vocabulary
-from sew_jax.decode import greedy
-from sew_jax.metrics import MetricsFile
+from sew_jax.data.vocabulary import LETTERS, Vocabulary
+from sew_jax.decoding.greedy import greedy
+from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.models.config import model_options
-from sew_jax.progress import Progress, say
-from sew_jax.report import Reporter
-from sew_jax.state import new_state
-from sew_jax.steps import make_step
-from sew_jax.tasks import Task, open_task
+from sew_jax.training.reporter import Reporter
+from sew_jax.training.state import new_state
+from sew_jax.training.step import make_step
+from sew_jax.training.task import Task, open_task
 
 _ROWS, _BATCHES = 200, 20  # that are timed
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from sew_jax.benchmarks.contest import Bench, Child, Run, take_turns
 from sew_jax.benchmarks.table import align
 from sew_jax.compression import Compression
+from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, published
-from sew_jax.progress import say
 
 
 class Work(NamedTuple):

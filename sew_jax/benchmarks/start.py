@@ -12,9 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sew_jax.console import say
 from sew_jax.data.demo_corpus import ensure_demo_corpus
 from sew_jax.errors import UserError
-from sew_jax.progress import say
 
 _COMPILED = re.compile(r"compiled (?P<programs>\d+) programs in .*?(, (?P<cached>\d+) from the cache|$)")
 

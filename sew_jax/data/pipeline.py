@@ -13,11 +13,11 @@ import numpy as np
 from absl import flags
 
 from sew_jax.data.audio import AudioError, change_speed
-from sew_jax.data.plan import BatchPlan
+from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.sources import Problem, Source
-from sew_jax.data.text import Vocabulary
-from sew_jax.data.workers import end_with_parent_alone
+from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.hashing import uniform_int
+from sew_jax.processes import end_with_parent_alone
 
 
 class Batch(NamedTuple):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sew_jax.console import say
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import Entry
 from sew_jax.errors import UserError
-from sew_jax.progress import say
 
 SCHEME = "tfds:"
 _TEXT = ("text", "transcription", "transcript", "sentence", "normalized_text")  # first that is there

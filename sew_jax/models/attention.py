@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
-from sew_jax.lengths import mask_from_lengths
 from sew_jax.models.layers import dropout, transformer_dense
+from sew_jax.models.lengths import mask_from_lengths
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds

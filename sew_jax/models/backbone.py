@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from sew_jax.compression import Compression
-from sew_jax.lengths import mask_from_lengths
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.frontend import Frontend, feature_width
 from sew_jax.models.layers import Dropout, layer_norm, torch_dense
+from sew_jax.models.lengths import mask_from_lengths
 
 
 class Hidden(NamedTuple):

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from sew_jax.compression import Compression
-from sew_jax.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
 from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
+from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
 
 
 class Encoder(nn.Module):

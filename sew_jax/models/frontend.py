@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sew_jax.lengths import conv_length, mask_from_lengths, zero_padding
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import EPSILON, gelu, layer_norm
+from sew_jax.models.lengths import conv_length, mask_from_lengths, zero_padding
 from sew_jax.models.strided_conv import StridedConv
 
 SAMPLE_RATE = 16_000

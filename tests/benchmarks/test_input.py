@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from configs.benchmark import get_config
-from sew_jax.benchmark import benchmark
+from sew_jax.benchmarks.benchmark import benchmark
 from sew_jax.benchmarks.start import measure_start
 from sew_jax.errors import UserError
 from tests.runs import make_corpus

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from configs.benchmark import get_config
-from sew_jax.benchmark import benchmark
 from sew_jax.benchmarks import peer
+from sew_jax.benchmarks.benchmark import benchmark
 from sew_jax.compression import Compression
-from sew_jax.cost import count_macs
 from sew_jax.errors import UserError
 from sew_jax.models.config import published
+from sew_jax.models.cost import count_macs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from sew_jax.data import demo_corpus
-from sew_jax.data.text import LETTERS
+from sew_jax.data.vocabulary import LETTERS
 from sew_jax.errors import UserError
 
 COUNTS = {"train": 40, "dev": 8, "test": 12}

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import Batches, read_ahead
-from sew_jax.data.plan import BatchPlan
 from sew_jax.data.sources import open_source
-from sew_jax.data.text import open_vocabulary
+from sew_jax.data.vocabulary import open_vocabulary
 from tests.data.processes import assert_all_end
 
 
@@ -117,7 +117,7 @@ def test_a_pace_is_drawn_for_each_reading(opened):
 def test_a_killed_run_leaves_neither_workers_nor_shared_memory(corpus, number):
     program = f"""
 from sew_jax.data.pipeline import Batches, read_ahead
-from sew_jax.data.plan import BatchPlan
+from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.sources import open_source
 
 if __name__ == "__main__":

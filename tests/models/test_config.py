@@ -6,9 +6,9 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.masking import MaskedFrames
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig, published
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
 
 WAVE, LENGTH = jnp.zeros((1, 16_000)), jnp.array([16_000])

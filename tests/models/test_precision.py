@@ -6,9 +6,9 @@ import pytest
 from jax.extend import core
 
 from sew_jax.compression import Compression
-from sew_jax.masking import MaskedFrames
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
 
 BACKBONE = BackboneConfig(

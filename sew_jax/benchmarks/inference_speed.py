@@ -1,0 +1,40 @@
+"""The part `inference`: waveforms to logits at each setting, for one utterance and for several at once."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sew_jax.benchmarks import ours, peer
+from sew_jax.benchmarks.speed import Work, model_for, time_work
+from sew_jax.compression import parse_table
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.listing import split_names
+from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.cost import count_macs
+
+
+def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """A table for each size of `config.batch`.
+
+    Raises:
+      UserError: a process has died.
+    """
+    del report
+    table, samples = parse_table(config.settings), round(config.seconds * SAMPLE_RATE)
+    backbone, _ = model_for(config.size, config.dtype, table)
+    theirs = peer.peer_config(backbone, CTCHeadConfig()) if config.peers else None
+    tables = []
+    for batch in map(int, split_names(config.batch)):
+        work = Work(
+            title=f"inference of {config.size}, {batch} x {config.seconds:g} s, {config.dtype}",
+            ours=functools.partial(ours.inference, backbone, table, batch, samples),
+            theirs=functools.partial(peer.inference, theirs, config.dtype, batch, samples) if theirs else None,
+            flop={s.name: 2 * batch * count_macs(backbone, s, samples).total for s in table},
+            audio_seconds=batch * config.seconds,
+            peer_setting=peer.setting(backbone),
+        )
+        profiles = workdir / "profile" / f"inference_{batch}" if config.profile else None
+        tables.append({"batch": batch} | time_work(work, config.rounds, profiles))
+    return {"inference": tables}

@@ -1,0 +1,39 @@
+"""The part `training`: updates of pre-training, with gradients, Adam and all that is drawn for them."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sew_jax.benchmarks import ours, peer
+from sew_jax.benchmarks.speed import Work, model_for, time_work
+from sew_jax.compression import parse_table
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.models.cost import count_update_flop
+
+
+def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """One table; the peer, where there is one, has the same shape, dropout and layer-drop.
+
+    Raises:
+      UserError: a process has died.
+    """
+    del report
+    table, samples, batch = (
+        parse_table(config.train_settings),
+        round(config.train_seconds * SAMPLE_RATE),
+        config.train_batch,
+    )
+    backbone, head = model_for(config.size, config.dtype, table)
+    theirs = peer.peer_config(backbone, head) if config.peers else None
+    work = Work(
+        title=f"updates of {config.size}, {batch} x {config.train_seconds:g} s, {config.dtype}",
+        ours=functools.partial(ours.training, backbone, head, config.recipe, table, batch, samples),
+        theirs=functools.partial(peer.training, theirs, config.dtype, batch, samples) if theirs else None,
+        flop={s.name: batch * count_update_flop(backbone, s, samples) for s in table},
+        audio_seconds=batch * config.train_seconds,
+        peer_setting=peer.setting(backbone),
+    )
+    profiles = workdir / "profile" / "training" if config.profile else None
+    return {"training": {"batch": batch} | time_work(work, config.rounds, profiles)}

@@ -1,0 +1,307 @@
+"""The one file that knows Orbax: whole checkpoints or none, saved in the background, checked bit for bit when they are read."""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import absl.logging
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from sew_jax.console import say
+from sew_jax.errors import UserError
+from sew_jax.files import MEND_WORKDIR, writing_to
+from sew_jax.runtime.distributed import all_processes, same_everywhere
+from sew_jax.training.optimizer import path_name
+from sew_jax.training.state import TrainState
+
+BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
+_ITEMS = ("params", "train", "meta")
+_T = TypeVar("_T")
+_TRIES = 3  # of reading what another process, or the storage, is about to change
+# What TensorStore says of storage that cannot be had at the moment, rather than of damage
+_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "ABORTED", "CANCELLED")
+
+
+class Restored(NamedTuple):
+    """A state from the disk, and the newer checkpoints that could not be used: (update, reason)."""
+
+    step: int
+    state: TrainState
+    damaged: list[tuple[int, str]]
+
+
+class Checkpoints:
+    """Checkpoints of a workdir, each of three items: parameters, the rest of the state, and JSON about the run.
+
+    The JSON holds a checksum of each array, since Orbax does not notice a changed bit in what it reads. All methods but `latest`
+    raise UserError where the disk is full or may not be written.
+    """
+
+    def __init__(self, workdir: Path, keep: int | None = 2):
+        """Keeps the newest `keep` checkpoints under `workdir`/checkpoints; None: all but what `discard` takes away."""
+        self._workdir = Path(workdir).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(_folder(workdir), options=options, item_names=_ITEMS)
+
+    def _writing(self):
+        return writing_to(self._workdir, MEND_WORKDIR)
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all whole checkpoints, and of one that is being saved."""
+        return sorted(self._manager.all_steps())
+
+    def discard(self, steps: Iterable[int]) -> None:
+        """Removes checkpoints, none of which is being saved."""
+        with self._writing():
+            for step in steps:
+                self._manager.delete(step)
+
+    def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+        """Copies the state and writes it in the background; returns at once unless the last save still runs."""
+        items = _items(state)
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(items["params"]),
+                    train=ocp.args.StandardSave(items["train"]),
+                    meta=ocp.args.JsonSave(meta | {"checksums": _checksums(items)}),
+                ),
+                force=True,  # an error, rather than nothing, where it cannot be
+            )
+
+    def check(self) -> None:
+        """Raises what went wrong with a save in the background."""
+        with self._writing():
+            self._manager.check_for_errors()
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest state that is whole, placed like `like` (shapes with shardings); None where there is no checkpoint.
+
+        Damaged ones newer than it are moved to `workdir`/damaged, out of the way of the updates to come.
+
+        Raises:
+          UserError: there are checkpoints, but none can be read.
+        """
+        items = _items(like)
+        found = _newest_whole(
+            self._workdir, lambda step: _read(self._workdir, step, items), f"workdir: {self._workdir}"
+        )
+        if found is None:
+            return None
+        step, values, damaged = found
+        if damaged:
+            with self._writing():
+                self._put_aside([step for step, _ in damaged])
+        return Restored(step, TrainState(params=values["params"], **values["train"]), damaged)
+
+    def _put_aside(self, steps: list[int]) -> None:
+        if jax.process_index() == 0:
+            aside = self._workdir / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                names = (f"{step}.{number}" if number else str(step) for number in itertools.count())
+                free = next(name for name in names if not (aside / name).exists())
+                os.replace(_folder(self._workdir) / str(step), aside / free)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
+        _steps(self._workdir)  # once all processes see it
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Waits for the last save; raises what went wrong with it."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with self._writing():
+            self._manager.close()
+
+
+def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
+    """Step and parameters of the newest checkpoint that is whole, whatever their tree, each placed by `sharding`.
+
+    Raises:
+      UserError: the workdir holds no checkpoint, or none that can be read.
+    """
+    if not _folder(workdir).is_dir():
+        raise UserError(
+            f"init_from: {workdir} holds no checkpoints; give the workdir of a finished pretrain or finetune run"
+        )
+
+    def read(step: int) -> dict[str, Any]:
+        with ocp.StandardCheckpointer() as checkpointer:  # tells the shapes; reading is done as for a run
+            saved = dict(checkpointer.metadata(_folder(workdir) / str(step) / "params").item_metadata)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+        return _read(workdir, step, {"params": like})
+
+    found = _newest_whole(workdir, read, f"init_from: {workdir}")
+    if found is None:
+        raise UserError(f"init_from: {workdir} holds no whole checkpoint; let its run save one first")
+    step, values, damaged = found
+    for newer, reason in damaged:
+        say(f"  ! {workdir}: the checkpoint of update {newer} is damaged ({reason}); that of update {step} is used")
+    return step, values["params"]
+
+
+def newest_record(workdir: Path) -> dict[str, Any] | None:
+    """The JSON of the newest checkpoint in which it can be read; None where there is none."""
+    for step in _steps(workdir):
+        with contextlib.suppress(OSError, ValueError):
+            return _meta(workdir, step)
+    return None
+
+
+def _folder(workdir: Path) -> Path:
+    return Path(workdir).absolute() / "checkpoints"
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    rest = {"step": state.step, "opt_state": state.opt_state, "batch_stats": state.batch_stats}
+    return {"params": state.params, "train": rest}
+
+
+def _steps(workdir: Path) -> list[int]:
+    """Steps of the finished checkpoints, newest first, as all processes see them.
+
+    Raises:
+      UserError: they see different ones.
+    """
+    for attempt in range(_TRIES):
+        folder = _folder(workdir)
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        steps = sorted(steps, reverse=True)
+        if same_everywhere(repr(steps)):
+            return steps
+        time.sleep(5 * attempt)  # network file systems remember for a while what a folder held
+    raise UserError(
+        f"workdir: the processes of this job see different checkpoints in {folder} (this one: {steps or 'none'}); "
+        "--workdir must lie on storage that all of them share"
+    )
+
+
+def _newest_whole(
+    workdir: Path, read: Callable[[int], dict[str, Any]], whose: str
+) -> tuple[int, dict[str, Any], list[tuple[int, str]]] | None:
+    """(step, what `read` gives of it, (step, reason) of each newer one that is damaged); None without any step.
+
+    `read` must not wait for other processes: what one of them cannot read, none of them uses.
+    """
+    for _ in range(_TRIES):
+        steps, damaged = _steps(workdir), []
+        for step in steps:
+            value, reason = _try_twice(read, step, whose)
+            if all_processes(not reason):
+                meta = value.pop("meta")
+                wrong = _differences(value, meta)  # sums over all devices: all processes take part
+                reason = f"{wrong[0]} differs from what was saved" if wrong else ""
+                if all_processes(not reason):
+                    return step, value, damaged
+            damaged.append((step, reason or "another process could not read it"))
+        if steps == _steps(workdir):  # else a run that goes on has replaced them meanwhile
+            break
+    if damaged:
+        told = "; ".join(f"update {step}: {reason}" for step, reason in damaged)
+        raise UserError(
+            f"{whose} holds no checkpoint that can be read ({told}); bring one back from a copy, or begin in another workdir"
+        )
+    return None
+
+
+def _try_twice(read: Callable[[int], _T], step: int, whose: str) -> tuple[_T | None, str]:
+    """(what `read` gives, why it gives nothing)."""
+    for last in (False, True):
+        try:
+            return read(step), ""
+        except (MemoryError, jax.errors.JaxRuntimeError):  # nothing is wrong with the files
+            raise
+        except Exception as error:  # Orbax and TensorStore have errors of many kinds
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            unreachable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+            if last and (unreachable or any(word in reason for word in _UNAVAILABLE)):
+                raise UserError(
+                    f"{whose}: the checkpoint of update {step} cannot be read at the moment ({reason}); nothing was changed, "
+                    "start again when its storage answers"
+                ) from error
+    return None, reason
+
+
+def _read(workdir: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """Some items of a checkpoint, placed like `like`, and its JSON as `meta`; by this process alone, where Orbax's manager would
+    have all wait for each other.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
+    )
+    values = {"meta": _meta(workdir, step)}
+    for item, shapes in like.items():
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            values[item] = checkpointer.restore(
+                _folder(workdir) / str(step) / item, args=ocp.args.StandardRestore(shapes)
+            )
+    return values
+
+
+def _meta(workdir: Path, step: int) -> dict[str, Any]:
+    """The JSON of a checkpoint, where Orbax's handler of JSON puts it."""
+    meta = json.loads((_folder(workdir) / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
+    if not isinstance(meta, dict) or not isinstance(meta.get("checksums"), dict):
+        raise ValueError("it has no checksums")
+    return meta
+
+
+def _differences(items: dict[str, Any], meta: dict[str, Any]) -> list[str]:
+    """Names of the arrays that are not as they were saved."""
+    return [name for name, value in _checksums(items).items() if meta["checksums"].get(name) != value]
+
+
+def _checksums(items: dict[str, Any]) -> dict[str, int]:
+    """For each array the sum of its bits, weighted by place; the mesh and the order of adding change nothing."""
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    sums = jax.device_get(_bit_sums([x for _, x in leaves]))
+    return {path_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+@jax.jit
+def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    def total(x):
+        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+        weight, stride = jnp.uint32(1), 2  # 1 + 2 * place: odd, so that no change of a bit is multiplied away
+        for axis in reversed(range(x.ndim)):
+            weight += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            stride *= x.shape[axis]
+        return (bits * weight).sum(dtype=jnp.uint32)
+
+    return [total(x) for x in arrays]
+
+
+def quiet_orbax() -> None:
+    """Leaves it to this file's callers to say what went wrong: Orbax logs it once for each of its threads and tasks."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited", category=RuntimeWarning)
+    usual = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, after an error that Orbax has reported
+            usual(unraisable)
+
+    sys.unraisablehook = hook

@@ -1,0 +1,136 @@
+"""What a run starts from: the workdir of another run, or a released checkpoint, behind one interface."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Sharding
+
+from sew_jax.checkpoints.checkpointer import BEST, load_params, newest_record
+from sew_jax.checkpoints.hf_folder import open_released
+from sew_jax.checkpoints.hf_weights import parameter_shapes
+from sew_jax.compression import Compression, settings_table
+from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
+from sew_jax.errors import UserError
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.training.optimizer import path_name
+
+HUGGING_FACE = "hf:"
+# Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
+_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
+
+
+class Origin(NamedTuple):
+    """A trained model, its parameters not read yet."""
+
+    name: str  # as `init_from` gave it
+    backbone: BackboneConfig
+    head: PretrainHeadConfig | CTCHeadConfig | None
+    vocabulary: Vocabulary | None  # of a CTC head
+    trained: list[Compression]  # settings that it was trained at
+    load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
+    shapes: Callable[[], Any]  # what `load` gives, by shapes alone
+    record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
+
+
+def open_origin(init_from: str) -> Origin:
+    """The origin that `init_from` names: a workdir, or `hf:` and a folder or hub name.
+
+    Raises:
+      UserError: it names none, or its files do not fit each other.
+    """
+    if not init_from:
+        raise UserError("init_from is empty; set --config.init_from to the workdir of a run, or to hf:PATH")
+    if init_from.startswith(HUGGING_FACE):
+        return _hugging_face(init_from)
+    return _workdir(init_from)
+
+
+def _workdir(name: str) -> Origin:
+    workdir = Path(name)
+    record = _read_record(workdir)
+    architecture, tuned = record["architecture"], record["config"].get("mode") == "finetune"
+
+    def load(sharding: Sharding) -> tuple[str, Any]:
+        if best := newest_record(workdir / BEST):
+            step, params = load_params(workdir / BEST, sharding)
+            return f"update {step}, the best by WER on {best['split']} ({best['wer']:.1%})", params
+        step, params = load_params(workdir, sharding)
+        return f"update {step}", params
+
+    try:
+        backbone = BackboneConfig(**architecture["backbone"])
+        head = (CTCHeadConfig if tuned else PretrainHeadConfig)(**architecture["head"])
+        trained = settings_table(**record["config"]["compression"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
+        ) from error
+    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None
+    return Origin(name, backbone, head, vocabulary, trained, load, lambda: parameter_shapes(backbone, head), record)
+
+
+def _hugging_face(name: str) -> Origin:
+    released = open_released(name.removeprefix(HUGGING_FACE))
+
+    def load(sharding: Sharding) -> tuple[str, Any]:
+        return released.family, jax.device_put(released.parameters(), sharding)
+
+    return Origin(
+        name=name,
+        backbone=released.architecture.backbone,
+        head=released.architecture.head,
+        vocabulary=released.vocabulary,
+        trained=[Compression(released.architecture.squeeze)],
+        load=load,
+        shapes=released.shapes,
+    )
+
+
+def _read_record(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, or hf:PATH"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), dict) for k in ("architecture", "config")):
+        mend = f"write hf:{workdir} if it is a Hugging Face folder"
+        raise UserError(f"init_from: {path} is not that of a pretrain or finetune run; {mend}")
+    return record
+
+
+def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
+    """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
+
+    Trees of shapes alone will do.
+
+    Raises:
+      UserError: shapes differ, or something is missing that no other table or task explains.
+    """
+    have = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(saved)}
+    new, wrong = [], []
+
+    def take(path, x):
+        name = path_name(path)
+        if name in have and have[name].shape == x.shape:
+            return have.pop(name)
+        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
+        (new if fits else wrong).append(
+            name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
+        )
+        have.pop(name, None)
+        return x
+
+    params = jax.tree_util.tree_map_with_path(take, fresh)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as that run did"
+        )
+    return params, new, list(have)

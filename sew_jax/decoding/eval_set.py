@@ -1,0 +1,134 @@
+"""Splits to evaluate on: utterances with references, in batches that wait on the devices."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Compression
+from sew_jax.console import say
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.pipeline import Batches, read_ahead
+from sew_jax.data.sources import Problem, Source, open_source
+from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.errors import UserError
+from sew_jax.runtime.distributed import of_all_processes
+from sew_jax.runtime.programs import compile_table
+from sew_jax.runtime.sharding import batch_sharding, place_batch
+
+
+class EvalSet:
+    """The usable utterances of a split, ordered by id.
+
+    Attributes:
+      split: its name.
+      ids, references: (U,) of the utterances.
+      samples: (U,) their lengths at 16 kHz.
+      batches: bucket, placed arrays and the (row, utterance) pairs that are no filler, of each batch.
+    """
+
+    def __init__(self, split: str, source: Source, rows: dict[int, int], mesh: Mesh, config: ConfigDict):
+        """Reads all audio; `rows` is bucket length -> utterances of a batch.
+
+        Raises:
+          UserError: more than `config.input.max_bad` utterances cannot be decoded.
+        """
+        plan = BatchPlan(source.samples, rows, seed=0, shuffle=False)
+        hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+        batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, **hosts)
+        with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
+            loaded = list(data)
+        _tell_damaged([p for batch in loaded for p in batch.problems], config)
+        members = [
+            [
+                (row, int(u))
+                for row, (u, length) in enumerate(
+                    zip(plan[batch.index].utterances, of_all_processes(batch.arrays["length"]), strict=True)
+                )
+                if u >= 0 and length > 0
+            ]
+            for batch in loaded
+        ]
+        order = sorted((u for pairs in members for _, u in pairs), key=source.id)
+        place = {u: i for i, u in enumerate(order)}
+        self.split = split
+        self.ids, self.references = [source.id(u) for u in order], [source.text(u) for u in order]
+        self.samples = source.samples[order]
+        self.batches = [
+            (batch.bucket, place_batch(batch.arrays, batch_sharding(mesh)), [(row, place[u]) for row, u in pairs])
+            for batch, pairs in zip(loaded, members, strict=True)
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return float(self.samples.sum()) / SAMPLE_RATE
+
+    def run(self, programs, setting: Compression, params) -> tuple[list[np.ndarray], float]:
+        """What programs give at a setting: (U,) arrays (frames, ...) on the host, and the seconds that took."""
+        outputs, spent = [np.empty(0)] * len(self.ids), 0.0
+        for bucket, arrays, members in self.batches:
+            program = programs[setting, bucket]
+            start = time.perf_counter()
+            frames, length = jax.device_get(program(params, arrays))
+            spent += time.perf_counter() - start
+            for row, utterance in members:
+                outputs[utterance] = frames[row, : length[row]]
+        return outputs, spent
+
+
+def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabulary, mesh: Mesh) -> list[EvalSet]:
+    """A set for each split of `config.data`, all padded to the same few bucket lengths. An empty name is all there is.
+
+    Raises:
+      UserError: a split does not exist, or too much of it cannot be used.
+    """
+    sources = [
+        open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad) for split in splits
+    ]
+    buckets = choose_buckets(np.concatenate([source.samples for source, _ in sources]), config.input.buckets)
+    rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), mesh.size)
+    for source, problems in sources:
+        say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
+        _tell_damaged(problems, config)
+        _tell_unknown(source, vocabulary)
+    say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
+    return [EvalSet(split, source, rows, mesh, config) for split, (source, _) in zip(splits, sources, strict=True)]
+
+
+def compile_for(
+    sets: Sequence[EvalSet], settings: Sequence[Compression], function: Callable, params: Any, what: str
+) -> dict:
+    """The programs of `function(params, batch, compression)` that sets need, by (setting, bucket)."""
+    examples = {bucket: arrays for part in sets for bucket, arrays, _ in part.batches}
+    return compile_table(
+        jax.jit(function, static_argnames="compression"),
+        [(setting, bucket) for setting in settings for bucket in examples],
+        lambda key: (params, examples[key[1]]),
+        what,
+    )
+
+
+def _tell_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
+    for problem in problems[:5]:
+        say(f"  ! {problem.id} {problem.reason}; it is left out")
+    if len(problems) > config.input.max_bad:
+        raise UserError(
+            f"data: {len(problems)} damaged utterances in {config.data}, the first: {problems[0].id} {problems[0].reason}; "
+            "mend them or raise --config.input.max_bad"
+        )
+
+
+def _tell_unknown(source: Source, vocabulary: Vocabulary) -> None:
+    unknown = [(source.id(i), bad) for i in range(len(source)) if (bad := vocabulary.unknown(source.text(i)))]
+    if unknown:
+        name, bad = unknown[0]
+        say(
+            f"  ! {len(unknown)} of {len(source)} references hold characters that the vocabulary lacks (first {name}: "
+            f"{' '.join(sorted(bad))}); they count as errors"
+        )

@@ -1,0 +1,62 @@
+"""Decoding of log-probabilities that come bit by bit, in segments that end between words, so that memory stays flat."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.decoding.greedy import Hypothesis
+
+Decoder = Callable[[np.ndarray], Hypothesis]  # log-probabilities (T, V) -> what was said
+
+
+class SegmentDecoder:
+    """Decodes one clip.
+
+    A segment ends in the middle of its longest pause, where the best path has closed a word and begun none: greedy decoding
+    then gives what it gives of the whole, and a language model begins anew at a pause.
+
+    Args:
+      decode: of one segment.
+      frames: no segment is longer where there is such a pause in its second half; otherwise it waits for one.
+    """
+
+    def __init__(self, decode: Decoder, vocabulary: Vocabulary, frames: int):
+        self._decode, self._vocabulary, self._frames = decode, vocabulary, frames
+        self._held = np.zeros((0, len(vocabulary)), np.float32)
+        self._at, self._parts = 0, []  # frame of held[0]; hypotheses of what came before
+
+    def add(self, log_prob_TxV: np.ndarray) -> None:
+        """Takes the next frames."""
+        self._held = np.concatenate([self._held, log_prob_TxV])
+        while len(self._held) > self._frames and (end := self._pause()):
+            self._close(end)
+
+    def finish(self) -> Hypothesis:
+        """All that was said."""
+        self._close(len(self._held))
+        words = tuple(word for part in self._parts for word in part.words)
+        text = " ".join(part.text for part in self._parts if part.text)
+        return Hypothesis(text, sum(part.score for part in self._parts), words)
+
+    def _close(self, end: int) -> None:
+        part = self._decode(np.ascontiguousarray(self._held[:end]))
+        words = tuple(word._replace(begin=word.begin + self._at, end=word.end + self._at) for word in part.words)
+        self._parts.append(part._replace(words=words))
+        self._held, self._at = self._held[end:], self._at + end
+
+    def _pause(self) -> int | None:
+        """Where the segment can end; None where no word ends after half its length."""
+        path_T = self._held.argmax(-1)
+        silent = [i for i in range(len(self._vocabulary)) if self._vocabulary.is_silent(i)]
+        spoken_T = np.where(np.isin(path_T, silent), -1, np.arange(len(path_T)))
+        latest_T = np.maximum.accumulate(spoken_T)  # the last symbol that is not silent
+        between_T = (latest_T < 0) | (path_T[latest_T] == self._vocabulary.word_end)
+        between_T[: self._frames // 2] = False
+        for frames in (self._frames, len(path_T)):  # a longer segment only where there must be
+            edges = np.flatnonzero(np.diff(between_T[:frames], prepend=False, append=False))
+            if len(edges):
+                begins, ends = edges[::2], edges[1::2]
+                longest = int((ends - begins).argmax())
+                return int(begins[longest] + ends[longest] + 1) // 2
+        return None

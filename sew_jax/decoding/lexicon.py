@@ -1,0 +1,183 @@
+"""Words that may be said and the symbols that spell them: a language model's own vocabulary, or a file's."""
+
+import gzip
+import mmap
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.errors import UserError
+
+_NO_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
+_BINARY = b"mmap lm http://kheafield.com/code format version"  # how a KenLM binary begins
+# of its format 5, after 88 bytes of known values: whether the words stand at its end, and how many there are
+_BINARY_HEADER, _BINARY_OFFSET = struct.Struct("=12x?7xQ"), 88
+_TOO_FEW = 0.1  # of the words: a vocabulary that spells no more of them is another model's
+
+
+class Lexicon(NamedTuple):
+    """What a beam search may write.
+
+    Attributes:
+      entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several spellings.
+        None at all: any string of symbols.
+      left_out: words with characters that the vocabulary lacks.
+    """
+
+    entries: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.entries:
+            return "none, any string of symbols"
+        text = f"{len(dict(self.entries)):,} words"
+        if self.left_out:
+            text += f"; {len(self.left_out):,} with characters that the vocabulary lacks are left out (first: {self.left_out[0]})"
+        return text
+
+
+def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
+    """The lexicon of a language model and a file, of which either may be empty.
+
+    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where there is no
+    model either, any string is allowed.
+
+    Args:
+      lm: path of an ARPA (also gzipped) or a KenLM binary.
+      lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD  W O R D |`,
+        as fairseq and wav2letter write it); any other is words.
+
+    Raises:
+      UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary.
+    """
+    known = lm_words(lm) if lm else ()
+    if lexicon:
+        found = _read_file(vocabulary, lexicon)
+        _check(vocabulary, found, f"lexicon: {lexicon}")
+        if known and not dict(found.entries).keys() & set(known):
+            raise UserError(
+                f"lexicon: {lexicon} has no word of {lm} (such as {known[0]!r}); both must be written alike, in the same case"
+            )
+        return found
+    if known is None:
+        raise UserError(f"lm: {lm} holds no words, only their hashes; name a list of them as well, by lexicon")
+    if not known or vocabulary.delimiter in known:
+        return Lexicon()
+    found = _spell(vocabulary, known)
+    _check(vocabulary, found, f"lm: {lm}")
+    return found
+
+
+def lm_words(path: str) -> tuple[str, ...] | None:
+    """The vocabulary of an ARPA or a KenLM binary, without its special words; None for a binary that was built without it.
+
+    Raises:
+      UserError: the file cannot be read, or is neither.
+    """
+    try:
+        with open(path, "rb") as file:
+            words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(path)
+            return None if words is None else tuple(word for word in words if word not in _NO_WORDS)
+    except OSError as error:  # also of gzip
+        raise UserError(f"lm: {path} cannot be read ({error.strerror or error})") from error
+    except (EOFError, ValueError, zlib.error) as error:  # a damaged gzip, bytes that are no text
+        raise not_a_model(path, "") from error
+
+
+def not_a_model(path: str, why: str) -> UserError:
+    """What is said of a file that is no language model."""
+    return UserError(
+        f"lm: {path} is no n-gram{why and f' ({why})'}; it must be an ARPA, also gzipped, or a KenLM binary"
+    )
+
+
+def _arpa_words(path: str) -> list[str]:
+    words, inside = [], False
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            line = line.strip()
+            if not inside and number > 100:  # its header is a few lines
+                break
+            if inside and (not line or line.startswith("\\")):
+                break
+            if inside:
+                words.append(line.split()[1] if len(line.split()) > 1 else "")
+            inside = inside or line == "\\1-grams:"
+    if not all(words) or not words:
+        raise not_a_model(path, "it has no \\1-grams:" if not words else "a 1-gram without a word")
+    return words
+
+
+def _binary_words(file) -> list[str] | None:
+    """They end the file, each ended by a zero byte, and <unk> is always the first."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if len(data) < _BINARY_OFFSET + _BINARY_HEADER.size:
+            raise ValueError
+        has_words, count = _BINARY_HEADER.unpack_from(data, _BINARY_OFFSET)
+        if not has_words:
+            return None
+        begin = data.rfind(b"<unk>\0")
+        words = data[begin:-1].decode().split("\0") if begin >= 0 else []
+        if data[-1] or len(words) not in (count, count + 1):  # <unk> does not count where the ARPA had none
+            raise ValueError
+        return words
+
+
+def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
+    ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
+    entries, left_out, plain = {}, {}, []  # dicts, to keep the order without doubles
+
+    def spelled() -> Iterator[str]:
+        """Words without a spelling; the others go into the lexicon as they are."""
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            fields = line.split()
+            if len(fields) < 2 or not ("\t" in line or fields[-1] == vocabulary.delimiter):
+                yield from fields
+                continue
+            word, *symbols = fields
+            if symbols[-1] != vocabulary.delimiter:
+                symbols.append(vocabulary.delimiter)
+            if all(symbol in ids for symbol in symbols):
+                entries[word, tuple(ids[symbol] for symbol in symbols)] = None
+            else:
+                left_out[word] = None
+
+    try:
+        plain = _spell(vocabulary, spelled())
+    except OSError as error:
+        raise UserError(f"lexicon: {path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"lexicon: {path} is no text in UTF-8") from error
+    return Lexicon((*entries, *plain.entries), (*left_out, *plain.left_out))
+
+
+def _spell(vocabulary: Vocabulary, words: Iterable[str]) -> Lexicon:
+    entries, left_out = [], []
+    for word in dict.fromkeys(words):
+        if word in _NO_WORDS:
+            continue
+        if vocabulary.unknown(word):
+            left_out.append(word)
+        else:
+            entries.append((word, tuple(vocabulary.encode(word))))
+    return Lexicon(tuple(entries), tuple(left_out))
+
+
+def _check(vocabulary: Vocabulary, lexicon: Lexicon, name: str) -> None:
+    total = len(lexicon.entries) + len(lexicon.left_out)
+    if not total:
+        raise UserError(f"{name} holds no word")
+    if len(lexicon.entries) > _TOO_FEW * total:
+        return
+    word = lexicon.left_out[0]
+    case = next((c for c in (word.upper(), word.lower()) if c != word and not vocabulary.unknown(c)), "")
+    mend = f"the vocabulary would spell it {case!r}: write the file so" if case else "use one of the same alphabet"
+    raise UserError(
+        f"{name} does not match the model's vocabulary, which spells {len(lexicon.entries)} of its {total:,} words "
+        f"(not {word!r}, for one); {mend}"
+    )

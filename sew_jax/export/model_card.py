@@ -1,0 +1,206 @@
+"""The README.md of an exported model: what it is, how it was made, what it reaches, how it is run."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+import sew_jax
+from sew_jax.checkpoints.hf_weights import Architecture
+from sew_jax.checkpoints.pretrained import Origin
+from sew_jax.compression import Compression
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
+from sew_jax.evaluation.tradeoff import Row
+from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
+from sew_jax.files import write_whole
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.cost import count_macs
+from sew_jax.tables import table
+
+_COSTED_SECONDS = 10
+# Keys of a run's config that say how its model was made
+_TOLD = (
+    "init_from", "from_scratch", "data", "split", "num_steps", "seed", "dtype", "accumulate", "compression.names",
+    "compression.squeeze", "compression.query_pool", "compression.kv_pool", "optim.lr", "optim.freeze", "mask.time_prob",
+    "mask.channel_prob", "model.layerdrop", "input.batch_seconds",
+)  # fmt: skip
+
+
+def write_card(
+    folder: Path,
+    origin: Origin,
+    state: str,
+    settings: Sequence[Compression],
+    rows: Sequence[Row],
+    use: str,
+    library: str,
+) -> None:
+    """Writes README.md, with the front matter that model hubs read.
+
+    Args:
+      state: which state of the origin was exported.
+      rows: of a trade-off table; empty leaves word error rate and time out.
+      use: how it is run, a section of Markdown.
+      library: what runs it.
+    """
+    named = ", ".join(f"`{setting}`" for setting in settings)
+    ctc = isinstance(origin.head, CTCHeadConfig)
+    does = "Speech to text (CTC)" if ctc else "Speech to hidden states"
+    tags = ["sew_jax", "speech", "audio", *(["automatic-speech-recognition"] if ctc else [])]
+    front = [f"library_name: {library}", *([f"pipeline_tag: {tags[-1]}"] if ctc else []), "tags:"]
+    backbone = origin.backbone
+    parts = [
+        "---\n" + "\n".join([*front, *(f"- {tag}" for tag in tags)]) + "\n---\n",
+        f"# {Path(origin.name).name}, {named}\n",
+        f"{does}, exported by sew_jax from `{origin.name}` ({state}): front end {backbone.frontend}, {backbone.layers} layers "
+        f"of width {backbone.width}, {backbone.dtype} computation. A setting such as `s2q1k2` says what is saved: the transformer "
+        "runs on every 2nd frame (squeeze), its queries are means over 1 frame, its keys and values over 2.\n",
+        "## Use\n",
+        use,
+        "## Cost\n",
+        _cost(backbone, settings),
+    ]
+    if rows:
+        parts += ["## Word error rate and time\n", _reached(rows)]
+    parts += ["## How it was made\n", _made(origin, state)]
+    write_whole(folder / "README.md", "\n".join(parts).encode())
+
+
+def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
+    """How the programs of `stablehlo.write_programs` are run."""
+    first = programs[0]
+    silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
+    files = [(p.file, str(p.setting), f"{p.samples / SAMPLE_RATE:g} s", str(p.samples)) for p in programs]
+    return f"""\
+Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from `{WEIGHTS_FILE}`. Needed:
+`pip install jax numpy flatbuffers`, nothing of sew_jax.
+
+{table(("program", "setting", "at most", "samples N"), files)}
+Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the samples of each
+utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities (B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the
+order of `{VOCABULARY_FILE}`; and the frames (B,) int32 of each utterance, beyond which they mean nothing.
+
+```python
+import json
+import wave
+
+import jax
+import jax.export
+import numpy as np
+
+weights = dict(np.load("{WEIGHTS_FILE}"))
+with open("{first.file}", "rb") as file:
+    program = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
+with open("{VOCABULARY_FILE}", encoding="utf-8") as file:
+    symbols = list(json.load(file))
+with wave.open("speech.wav") as file:  # {SAMPLE_RATE} Hz, mono, 16 bit, at most {first.samples / SAMPLE_RATE:g} s
+    audio = np.frombuffer(file.readframes({first.samples}), np.int16)
+
+batch, length = np.zeros((1, {first.samples}), np.int16), np.array([len(audio)], np.int32)
+batch[0, : len(audio)] = audio
+log_probs, frames = jax.device_get(program(weights, batch, length))
+path = log_probs[0, : frames[0]].argmax(-1)
+path = path[np.diff(path, prepend=-1) != 0]  # a symbol that goes on is one symbol
+print("".join(symbols[i] for i in path if i not in {silent!r}).replace({vocabulary.delimiter!r}, " "))
+```
+"""
+
+
+def transformers_use(architecture: Architecture, kind: str) -> str:
+    """How a folder of Hugging Face's is run; `kind` is the class that it names."""
+    ctc = isinstance(architecture.head, CTCHeadConfig)
+    auto = "AutoModelForCTC" if ctc else "AutoModelForPreTraining" if architecture.head else "AutoModel"
+    loader = "AutoProcessor" if ctc else "AutoFeatureExtractor"
+    told = (
+        f"logits, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`"
+        if ctc
+        else "hidden states, a frame each 20 ms"
+    )
+    last = (
+        "logits = model(**inputs).logits\nprint(processor.batch_decode(logits.argmax(-1))[0])"
+        if ctc
+        else "outputs = model(**inputs)"
+    )
+    return f"""\
+`{kind}` of transformers computes it. Needed: `pip install torch transformers soundfile`.
+
+Input: mono audio at {SAMPLE_RATE} Hz as floats, 1 is full scale. Output: {told}.
+
+```python
+import soundfile
+from transformers import {auto}, {loader}
+
+model, processor = {auto}.from_pretrained("."), {loader}.from_pretrained(".")
+audio, rate = soundfile.read("speech.wav")  # {SAMPLE_RATE} Hz, mono
+inputs = processor(audio, sampling_rate=rate, return_tensors="pt")
+{last}
+```
+"""
+
+
+def _cost(backbone: BackboneConfig, settings: Sequence[Compression]) -> str:
+    macs = {s: count_macs(backbone, s, _COSTED_SECONDS * SAMPLE_RATE).total for s in (Compression(), *settings)}
+    lines = [
+        (str(s), f"{macs[s] / _COSTED_SECONDS / 1e9:.3g}", f"{macs[s] / macs[Compression()]:.2f}") for s in settings
+    ]
+    head = ("setting", "10^9 MACs for a second of audio", "to s1q1k1")
+    return f"For an utterance of {_COSTED_SECONDS} s, without norms and the last layer:\n\n" + table(head, lines)
+
+
+def _reached(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    lines = [
+        (
+            r.setting,
+            r.split or "all",
+            r.decoder,
+            f"{r.wer:.2%}",
+            f"{r.wer_low:.2%} to {r.wer_high:.2%}",
+            f"{r.cer:.2%}",
+            f"{r.relative_time:.2f}",
+            f"{1 / r.rtf:.0f}",
+        )
+        for r in rows
+    ]
+    splits = {r.split or "all": r for r in rows}.items()
+    sizes = [
+        f"{name}: {r.utterances} utterances ({r.audio_seconds / 60:.1f} minutes, {r.words} words)" for name, r in splits
+    ]
+    head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
+    return f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n" + table(
+        head, lines
+    )
+
+
+def _made(origin: Origin, state: str) -> str:
+    lines = [("exported by", f"sew_jax {sew_jax.__version__}{_commit()}, jax {jax.__version__}"), ("from", origin.name)]
+    lines += [("state", state), ("trained at", ", ".join(map(str, origin.trained)))]
+    if origin.record:
+        config = origin.record["config"]
+        lines += [("mode", str(config["mode"]))]
+        for key in _TOLD:
+            value = config
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            if value not in (None, "") and value is not False:
+                lines.append((key, value if isinstance(value, str) else json.dumps(value)))
+        data = origin.record.get("data") or {}
+        if "utterances" in data:
+            lines.append(("utterances", f"{data['utterances']} (SHA-256 of their list {data['sha256'][:12]})"))
+    return table(("", "value"), lines)
+
+
+def _commit() -> str:
+    """Of the clone that this package lies in, where it lies in one."""
+    root = Path(sew_jax.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f" (commit {done.stdout.strip()})" if done.returncode == 0 else ""

@@ -1,0 +1,116 @@
+"""A fine-tuned model as StableHLO programs: one for each setting and length, of any batch size, for CPU, GPU and TPU.
+
+B utterances, N samples (fixed in each program; shorter utterances are padded), T frames. The programs share their
+weights, which they take as an argument and which lie in one file of numpy's.
+"""
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from sew_jax.compression import Compression
+from sew_jax.console import format_duration, say
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.decoding.recognizer import FineTuned, log_probs
+from sew_jax.errors import UserError
+from sew_jax.files import write_whole
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.frontend import frame_count
+from sew_jax.training.optimizer import path_name
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+WEIGHTS_FILE = "weights.npz"
+# Largest difference to the model, relative to its largest log-probability: the compiler may order sums in another way
+_TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+
+
+class Program(NamedTuple):
+    """A written program."""
+
+    file: str
+    setting: Compression
+    samples: int  # N
+
+
+def parse_buckets(seconds: str, backbone: BackboneConfig) -> list[int]:
+    """Lengths in samples from lengths in seconds, joined by commas; shortest first.
+
+    Raises:
+      UserError: one is no number, or too short for a frame.
+    """
+    buckets = set()
+    for text in seconds.split(","):
+        try:
+            samples = round(float(text) * SAMPLE_RATE)
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"buckets: {text!r} is no length; write seconds such as 5,10,20") from error
+        if samples < 1 or frame_count(backbone, samples) < 1:
+            raise UserError(f"buckets: {text} s is shorter than a frame; give longer ones")
+        buckets.add(samples)
+    return sorted(buckets)
+
+
+def write_programs(
+    folder: Path, tuned: FineTuned, settings: Sequence[Compression], buckets: Sequence[int]
+) -> list[Program]:
+    """Writes SETTING_SECONDSs.stablehlo for each setting and bucket, and the weights.
+
+    Each is read back, run and compared with the model before it is written.
+
+    Raises:
+      UserError: a setting does not fit the model's layers.
+      RuntimeError: a program computes something else.
+    """
+    for setting in settings:
+        setting.layer_pools(tuned.model.backbone.layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tuned.params)}
+    names, structure = list(weights), jax.tree.structure(tuned.params)
+    programs = []
+    for setting in settings:
+
+        def compute(weights: dict[str, jax.Array], wave_BxN, length_B, setting=setting):
+            params = jax.tree.unflatten(structure, [weights[name] for name in names])
+            return log_probs(tuned.model, params, {"wave": wave_BxN, "length": length_B}, setting)
+
+        for samples in buckets:
+            begin = time.monotonic()
+            data = _serialized(compute, weights, samples)
+            difference = _compare(data, compute, weights, samples, tuned.model.backbone)
+            program = Program(f"{setting}_{samples / SAMPLE_RATE:g}s.stablehlo", setting, samples)
+            write_whole(folder / program.file, data)
+            programs.append(program)
+            took = format_duration(time.monotonic() - begin)
+            say(
+                f"  {len(programs)}/{len(settings) * len(buckets)} {program.file}: {len(data) / 2**20:.1f} MiB, within {difference:.1e} of the model, {took}"
+            )
+    archive = io.BytesIO()
+    np.savez(archive, **jax.device_get(weights))
+    write_whole(folder / WEIGHTS_FILE, archive.getvalue())
+    return programs
+
+
+def _serialized(compute, weights: dict[str, Any], samples: int) -> bytes:
+    (batch,) = export.symbolic_shape("b", constraints=["b >= 1"])
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
+    wave, length = jax.ShapeDtypeStruct((batch, samples), jnp.int16), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return bytes(export.export(jax.jit(compute), platforms=PLATFORMS)(shapes, wave, length).serialize())
+
+
+def _compare(data: bytes, compute, weights: dict[str, Any], samples: int, backbone: BackboneConfig) -> float:
+    """Largest difference between a program and the model on noise, one utterance whole and one half as long."""
+    wave_BxN = np.random.default_rng(0).integers(-3000, 3000, (2, samples), np.int16)
+    length_B = np.array([samples, samples // 2], np.int32)
+    found, frames_B = jax.device_get(jax.jit(export.deserialize(bytearray(data)).call)(weights, wave_BxN, length_B))
+    expected, expected_B = jax.device_get(jax.jit(compute)(weights, wave_BxN, length_B))
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not difference <= _TOLERANCE[backbone.dtype] or not np.array_equal(frames_B, expected_B):
+        raise RuntimeError(f"an exported program differs from the model by {difference:.1e}, so it is not written")
+    return difference

@@ -1,0 +1,130 @@
+"""TensorBoard's event files: rows of `metrics.jsonl` as scalars, the plot and transcripts of an evaluation.
+
+The one file that knows tensorboardX. Files lie in the workdir itself, so that `tensorboard --logdir runs` calls a run by
+its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
+"""
+
+import math
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import text
+
+from sew_jax.tables import table
+
+if TYPE_CHECKING:  # it draws with matplotlib, for which training need not wait
+    from sew_jax.evaluation.tradeoff import Row
+
+_PREFIX = "events"  # files are events.out.tfevents.SECONDS.HOST.SUFFIX
+_EVALUATION = ".evaluation"
+
+
+class Sample(NamedTuple):
+    """An utterance, and what each setting heard."""
+
+    id: str
+    reference: str
+    hypotheses: Mapping[str, str]
+
+
+class EventFile:
+    """An update's numbers as `training/NAME` and its loss as `loss/SETTING`, an evaluation's as `held-out NAME/SETTING`.
+
+    One file for each start of a run that has rows: TensorBoard reads a folder's files one after the other, so that rows
+    of one start must not lie in two of them.
+
+    Args:
+      folder: where the file goes.
+      step: the update that the run starts after. TensorBoard then leaves out what earlier files hold of later ones.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._folder, self._step, self._events, self._writer = folder, step, [], None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Keeps the row of an update until `flush`."""
+        numbers = {f"training/{name}": value for name, value in row.items() if name != "step"}
+        if "loss" in row:
+            numbers[f"loss/{row['setting']}"] = row["loss"]
+        self._keep(row["step"], numbers)
+
+    def write_held_out(self, row: Mapping[str, Any]) -> None:
+        """Keeps the row of an evaluation at a setting until `flush`; of a list, each number by its place from 1."""
+        numbers = {}
+        for name, value in row.items():
+            for place, item in enumerate(value, 1) if isinstance(value, list) else [("", value)]:
+                numbers[f"held-out {name}/{row['setting']}{place and f' {place}'}"] = item
+        del numbers[f"held-out step/{row['setting']}"]
+        self._keep(row["step"], numbers)
+
+    def _keep(self, step: int, numbers: Mapping[str, Any]) -> None:
+        numbers = {tag: value for tag, value in numbers.items() if _is_number(value)}
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+        self._events.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """Rows so far reach the disk."""
+        if not self._events:
+            return
+        if not self._writer:  # two starts within a second get names of their own
+            self._writer = EventsWriter(str(self._folder / _PREFIX), f".{self._step:09d}")
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
+        events, self._events = self._events, []
+        for event in events:
+            self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes too."""
+        self.flush()
+        if self._writer:
+            self._writer.close()
+
+
+def write_tradeoff_events(folder: Path, plot_png: bytes, rows: Sequence["Row"], samples: Sequence[Sample]) -> None:
+    """Writes an evaluation's plot, table and transcripts, in place of those of an earlier evaluation.
+
+    Args:
+      plot_png: the trade-off plot, a PNG file's bytes.
+      rows: of the trade-off table, shown as text.
+      samples: utterances whose transcripts are shown, one text each.
+    """
+    earlier = list(folder.glob(f"{_PREFIX}.out.tfevents.*{_EVALUATION}"))
+    width, height = struct.unpack(">II", plot_png[16:24])  # of the header that each PNG file begins with
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=plot_png)
+    lines = [
+        (
+            r.setting,
+            r.split or "all",
+            r.decoder,
+            f"{r.wer:.2%}",
+            f"{r.cer:.2%}",
+            f"{r.relative_time:.2f}",
+            f"{r.relative_macs:.2f}",
+        )
+        for r in rows
+    ]
+    summaries = [
+        Summary(value=[Summary.Value(tag="tradeoff", image=image)]),
+        text("tradeoff/table", table(("setting", "split", "decoder", "WER", "CER", "time", "MACs"), lines)),
+    ]
+    for sample in samples:
+        heard = [("reference", sample.reference), *sample.hypotheses.items()]
+        summaries.append(text(f"transcripts/{sample.id}", table(("", sample.id), heard)))
+    for path in earlier:
+        path.unlink()
+    writer = EventsWriter(str(folder / _PREFIX), _EVALUATION)
+    for summary in summaries:
+        writer.write_event(Event(wall_time=time.time(), step=0, summary=summary))
+    writer.close()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

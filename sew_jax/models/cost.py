@@ -1,0 +1,111 @@
+"""Multiply-accumulate operations of one utterance at a setting, counted from the architecture.
+
+The table of published factors that this reproduces is in the README; XLA's own count agrees (tests/models/test_cost.py).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from sew_jax.compression import Compression
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, SAMPLE_RATE, WINDOW, conv_stack, feature_width, frame_count
+from sew_jax.models.lengths import conv_length, pooled_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """MACs of the backbone's parts (norms, activations and the head's last layer are not counted)."""
+
+    extractor: int
+    feature_projection: int
+    pos_conv: int
+    projections: int  # queries, keys, values and outputs
+    attention: int  # scores and weighted sums
+    feed_forward: int
+    upsampler: int
+
+    @property
+    def encoder(self) -> int:
+        """All but the front end."""
+        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler
+
+    @property
+    def total(self) -> int:
+        return self.extractor + self.feature_projection + self.encoder
+
+
+def count_macs(config: BackboneConfig, compression: Compression, samples: int) -> Cost:
+    """MACs for one utterance of `samples` samples.
+
+    Raises:
+      UserError: the setting's schedule has another number of layers than the model.
+    """
+    width, frames = config.width, frame_count(config, samples)
+    squeeze = compression.squeeze
+    windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
+    projections = attention = feed_forward = 0
+    for query_pool, kv_pool in compression.layer_pools(config.layers):
+        queries, keys = pooled_length(windows, query_pool), pooled_length(windows, kv_pool)
+        projections += 2 * (queries + keys) * width**2
+        attention += 2 * queries * keys * width
+        feed_forward += 2 * (queries if config.pool_ffn else windows) * width * config.ffn_width
+    return Cost(
+        extractor=_extractor(config, samples),
+        feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,
+        pos_conv=pooled_length(frames, squeeze) * config.pos_kernel * width**2 // config.pos_groups,
+        projections=projections,
+        attention=attention,
+        feed_forward=feed_forward,
+        upsampler=windows * width**2 * _lender(config, squeeze),
+    )
+
+
+def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], samples: int) -> int:
+    """MACs for one utterance of `samples` samples at several settings, which share one pass of the front end.
+
+    Raises:
+      UserError: a setting's schedule has another number of layers than the model.
+    """
+    first, *others = (count_macs(config, setting, samples) for setting in settings)
+    return first.total + sum(cost.encoder for cost in others)
+
+
+def typical_macs(config: BackboneConfig, compression: Compression) -> int:
+    """MACs of ten seconds of speech: by what the settings of a table are ordered from largest to smallest."""
+    return count_macs(config, compression, 10 * SAMPLE_RATE).total
+
+
+def count_update_flop(
+    config: BackboneConfig, compression: Compression, samples: int, others: Sequence[Compression] = ()
+) -> float:
+    """Floating-point operations of one utterance's part of an update, on average over the layers that layer-drop leaves out.
+
+    A backward pass costs twice its forward pass; features without parameters have none. `others` are settings that the
+    update computes beside `compression`, on the same pass of the front end.
+    """
+    cost = count_macs(config, compression, samples)
+    fixed = cost.extractor if config.frontend == "logmel" else 0
+    dropped = 0.0
+    for setting in (compression, *others):
+        one = count_macs(config, setting, samples)
+        dropped += config.layerdrop * (one.projections + one.attention + one.feed_forward)
+    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 4 * fixed
+
+
+def _lender(config: BackboneConfig, squeeze: int) -> int:
+    """Factor of the up-sampler that serves `squeeze` (see `Encoder`); 0 where frames are only repeated."""
+    if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
+        return 0
+    return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
+
+
+def _extractor(config: BackboneConfig, samples: int) -> int:
+    if config.frontend == "logmel":
+        return conv_length(samples, WINDOW, HOP) * (WINDOW * 2 * FFT_BINS + FFT_BINS * MEL_BINS)
+    macs, channels_in = 0, 1
+    for channels, kernel, stride in conv_stack(config):
+        samples = conv_length(samples, kernel, stride)
+        macs += samples * channels * kernel * channels_in
+        channels_in = channels
+    return macs

@@ -1,0 +1,65 @@
+"""The program table: one XLA executable for each setting and bucket, compiled before the first step.
+
+Executables are called directly, so a shape or setting outside the table is an error and never a silent compilation.
+"""
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from sew_jax.compression import Compression, Draw
+from sew_jax.console import format_duration, say
+
+Key = tuple[Compression | Draw, int]  # setting or settings, bucket in samples
+_cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
+
+
+def _note(event: str, **_) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _cache_hits.append(event)
+
+
+jax.monitoring.register_event_listener(_note)
+
+
+def compile_table(
+    jitted, keys: Iterable[Key], arguments: Callable[[Key], tuple[Any, ...]], what: str
+) -> dict[Key, Any]:
+    """Compiles `jitted(*arguments(key), compression=setting)` for each key, longest bucket first, a line for each.
+
+    Args:
+      jitted: a jitted function with the static argument `compression`.
+      arguments: from a key to the shapes of its other arguments.
+      what: name of the program in the progress lines.
+
+    Returns:
+      key -> executable.
+    """
+    keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
+    begin, done, hits = time.monotonic(), {}, len(_cache_hits)
+    say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
+
+    def compile_one(key: Key):
+        start = time.monotonic()
+        return key, jitted.lower(*arguments(key), compression=key[0]).compile(), time.monotonic() - start
+
+    # XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap
+    with concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(compile_one, key) for key in keys]):
+            key, program, seconds = future.result()
+            done[key] = program
+            say(f"  {len(done)}/{len(keys)} {key[0]} {key[1] / 16_000:.1f} s: {seconds:.1f} s, {_describe(program)}")
+    cached = len(_cache_hits) - hits
+    told = f", {cached} from the cache of earlier runs" if cached else ""
+    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{told}")
+    return done
+
+
+def _describe(program: jax.stages.Compiled) -> str:
+    cost, memory = program.cost_analysis() or {}, program.memory_analysis()
+    flops = f"{cost.get('flops', 0.0) / 1e9:.2f} GFLOP"
+    return flops if memory is None else f"{flops}, {memory.temp_size_in_bytes / 2**20:.0f} MiB of work space"

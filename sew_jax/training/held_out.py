@@ -1,0 +1,301 @@
+"""Held-out evaluation inside training: what a run is worth at each setting, while it goes on.
+
+Pre-training: contrastive loss and accuracy under fixed masks and negatives, how much each layer changes the stream, and
+whether the settings' contexts speak one language. Fine-tuning: word error rate. Rows go to `held_out.jsonl`.
+B utterances, T frames, M masked frames, D width.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Compression, parse_table
+from sew_jax.console import say
+from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.batch_plan import choose_buckets, rows_per_bucket
+from sew_jax.data.listing import split_names
+from sew_jax.data.sources import Source, open_source
+from sew_jax.decoding.eval_set import EvalSet
+from sew_jax.decoding.greedy import greedy
+from sew_jax.errors import UserError
+from sew_jax.metrics.wer import ErrorCounts, count_errors
+from sew_jax.models.backbone import Backbone
+from sew_jax.models.cost import typical_macs
+from sew_jax.models.encoder import Layer
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.runtime.sharding import batch_sharding, place_batch
+from sew_jax.training import losses
+from sew_jax.training.step import LOG2E, SpanMask
+from sew_jax.training.task import Task
+
+AUTO = "auto"  # the split `dev`, where the data have one
+_LEAST_BATCH_S = 60.0  # audio of a batch: an evaluation keeps nothing for a backward pass
+
+
+class HeldOut(NamedTuple):
+    """An evaluation that a run repeats.
+
+    Attributes:
+      split: name of what is held out.
+      settings: at which it is measured, the largest first.
+      buckets: lengths in samples, each a program at each setting.
+      function: (variables, batch, compression) -> what `measure` reads.
+      arguments: (variables' shapes, (setting, bucket)) -> the arguments of `function`.
+      measure: (programs, variables) -> a row of numbers for each setting.
+    """
+
+    split: str
+    settings: list[Compression]
+    buckets: list[int]
+    function: Callable[..., Any]
+    arguments: Callable[[Any, tuple[Compression, int]], tuple[Any, Any]]
+    measure: Callable[[dict, Any], list[dict[str, Any]]]
+
+
+def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
+    """What `config.eval` asks for; None where nothing is held out.
+
+    Raises:
+      UserError: the split that it names does not exist, or a setting does not fit the model.
+    """
+    options = config.eval
+    if options.every < 1:
+        raise UserError(f"eval.every: {options.every} must be at least 1; eval.split= (empty) holds nothing out")
+    if not options.split:
+        return None
+    named = parse_table(options.settings) if options.settings else _default_settings(task)
+    for setting in named:
+        setting.layer_pools(task.model.backbone.layers)
+    settings = sorted(named, key=functools.partial(typical_macs, task.model.backbone), reverse=True)
+    split = "dev" if options.split == AUTO else options.split
+    trained = split_names(config.split)
+    if not trained or set(trained) & set(split_names(split)):
+        why = f"config.split={config.split} takes in {split}, which is trained on"
+        if options.split != AUTO:
+            raise UserError(f"eval.split: {why}; name the splits to train on without it")
+        say(f"  held out  nothing: {why}")
+        return None
+    try:
+        source, _ = open_source(
+            config.data,
+            split,
+            min_samples=round(config.input.min_seconds * SAMPLE_RATE),
+            max_samples=round(config.input.max_seconds * SAMPLE_RATE),
+            need_text=bool(task.vocabulary),
+            max_bad=config.input.max_bad,
+        )
+    except UserError as error:
+        if options.split != AUTO:
+            raise UserError(f"eval.split: {error}") from error
+        say("  held out  nothing: the data have no usable split `dev`; --config.eval.split names another")
+        return None
+    make = _word_errors if task.vocabulary else _contrastive
+    held_out = make(config, task, mesh, split, settings, source)
+    say(f"  held out  {split}: every {options.every} updates at {' '.join(map(str, settings))}; rows in held_out.jsonl")
+    return held_out
+
+
+def _default_settings(task: Task) -> list[Compression]:
+    """All of the table in pre-training; in fine-tuning its ends, since decoding takes longer."""
+    if not task.vocabulary:
+        return task.table
+    ordered = sorted(task.table, key=functools.partial(typical_macs, task.model.backbone))
+    return list(dict.fromkeys((ordered[-1], ordered[0])))
+
+
+def _contrastive(
+    config: ConfigDict, task: Task, mesh: Mesh, split: str, settings: list[Compression], source: Source
+) -> HeldOut:
+    samples = min(round(config.input.crop_seconds * SAMPLE_RATE), int(source.samples.max()))
+    rows = max(round(config.eval.max_seconds * SAMPLE_RATE / samples), 1)
+    rows = -(-min(rows, len(source)) // mesh.size) * mesh.size
+    batch = place_batch(_first_seconds(source, rows, samples), batch_sharding(mesh))
+    model = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
+    function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
+
+    def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
+        return [jax.device_get(programs[setting, samples](variables, batch)) for setting in settings]
+
+    return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure)
+
+
+def _first_seconds(source: Source, rows: int, samples: int) -> dict[str, np.ndarray]:
+    """This process's share of `rows` utterances, spread evenly over the split, and cut to `samples`."""
+    share = rows // jax.process_count()
+    first = jax.process_index() * share
+    wave, length = np.zeros((share, samples), np.int16), np.zeros(share, np.int32)
+    count = min(rows, len(source))
+    for row in range(share):
+        if first + row >= count:  # filler, for so many devices
+            continue
+        try:
+            speech = source.audio((first + row) * len(source) // count, 0, samples)
+        except AudioError:  # what is damaged was told when the split was opened
+            continue
+        wave[row, : len(speech)], length[row] = speech, len(speech)
+    return {"wave": wave, "length": length}
+
+
+def _score(
+    model: PretrainModel, mask: SpanMask, largest: Compression, seed: int, variables, batch, compression: Compression
+) -> dict[str, jax.Array]:
+    """Contrastive bits and accuracy without noise; mean cosine to the largest setting's context; each layer's change.
+
+    Masks and negatives are the same at each evaluation and each setting.
+    """
+    mask_key, negative_key = jax.random.split(jax.random.key(seed))
+    frames = frame_count(model.backbone, batch["wave"].shape[1])
+    length_B = frame_count(model.backbone, batch["length"])
+    masked = masked_frames(
+        mask_key,
+        length_B,
+        frames,
+        slots=mask_slots(frames, prob=mask.prob, span=mask.span),
+        prob=mask.prob,
+        span=mask.span,
+        min_spans=mask.min_spans,
+    )
+    others = () if compression == largest else (largest,)
+    changes = []  # of all settings' layers, in the order in which they are computed
+
+    def note_change(call, arguments, options, context):
+        output = call(*arguments, **options)
+        if isinstance(context.module, Layer) and context.method_name == "__call__":
+            stream, length_B = arguments[:2]
+            changes.append(_change(stream, output, length_B, unit=not model.backbone.pre_norm))
+        return output
+
+    with nn.intercept_methods(note_change):
+        out, kept = model.apply(
+            variables,
+            batch["wave"],
+            batch["length"],
+            masked,
+            compression,
+            1.0,  # without noise the temperature decides nothing
+            deterministic=True,
+            others=others,
+            capture_intermediates=lambda module, _: isinstance(module, Backbone),
+        )
+    logits_BxMxC = losses.contrastive_logits(
+        out.prediction_BxMxF,
+        out.target_BxMxF,
+        out.quantized.codes_BxMxG,
+        negative_indices(negative_key, masked.valid_BxM, model.head.negatives),
+        model.head.logit_temperature,
+    )
+    contrastive, accuracy = losses.contrastive(logits_BxMxC, masked.valid_BxM)
+    (hidden,) = kept["intermediates"]["backbone"]["__call__"]
+    valid_BxT = mask_from_lengths(hidden.length_B, frames)
+    other = hidden.others_BxTxD[0] if others else hidden.context_BxTxD
+    return {
+        "loss_contrastive": contrastive.mean * LOG2E,
+        "accuracy": accuracy.mean,
+        "cosine": _mean(losses.cosine(hidden.context_BxTxD, other), valid_BxT),
+        "layer_changes": jnp.array(changes[: model.backbone.layers]),
+    }
+
+
+def _mean(x_BxT, valid_BxT):
+    return jnp.where(valid_BxT, x_BxT, 0.0).sum() / jnp.maximum(valid_BxT.sum(), 1)
+
+
+def _change(before_BxWxD, after_BxWxD, length_B, *, unit: bool):
+    """Mean over valid frames of the norm of what a layer adds, over that of what it is given.
+
+    With `unit`, of the two as unit vectors: behind a norm, their lengths say nothing.
+    """
+    before, after = before_BxWxD.astype(jnp.float32), after_BxWxD.astype(jnp.float32)
+    length = functools.partial(jnp.linalg.norm, axis=-1, keepdims=True)
+    if unit:
+        before, after = (x / jnp.maximum(length(x), 1e-9) for x in (before, after))
+    added = length(after - before) / jnp.maximum(length(before), 1e-9)
+    return _mean(added[:, :, 0], mask_from_lengths(length_B, before.shape[1]))
+
+
+def _word_errors(
+    config: ConfigDict, task: Task, mesh: Mesh, split: str, settings: list[Compression], source: Source
+) -> HeldOut:
+    buckets = choose_buckets(source.samples, config.input.buckets)
+    seconds = max(config.input.batch_seconds, _LEAST_BATCH_S)
+    part = EvalSet(split, source, rows_per_bucket(buckets, round(seconds * SAMPLE_RATE), mesh.size), mesh, config)
+    symbols = [[] if task.vocabulary.unknown(text) else task.vocabulary.encode(text) for text in part.references]
+    batches = [
+        (
+            bucket,
+            arrays | place_batch(_labels(symbols, arrays["length"].shape[0], members), batch_sharding(mesh)),
+            members,
+        )
+        for bucket, arrays, members in part.batches
+    ]
+    examples = {bucket: arrays for bucket, arrays, _ in batches}
+
+    def function(variables, batch, compression: Compression):
+        logits_BxTxV, length_B = task.model.apply(
+            {"params": variables["params"]}, batch["wave"], batch["length"], compression, deterministic=True
+        )
+        known_B = batch["label_length"] > 0
+        loss, impossible = losses.ctc(
+            logits_BxTxV, length_B, batch["labels"], batch["label_length"], known_B, task.model.head.blank
+        )
+        return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
+
+    def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
+        return [word_error_row(programs, variables, setting) for setting in settings]
+
+    def word_error_row(programs: dict, variables: Any, setting: Compression) -> dict[str, Any]:
+        errors, sums = ErrorCounts(), np.zeros(3)
+        for bucket, arrays, members in batches:
+            path_BxT, length_B, *terms = jax.device_get(programs[setting, bucket](variables, arrays))
+            sums += terms
+            for row, utterance in members:
+                text = greedy(path_BxT[row, : length_B[row]], task.vocabulary)
+                errors += count_errors(part.references[utterance], text)
+        loss, impossible, weight = sums
+        row = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
+        return row | {"loss": loss / max(weight, 1), "ctc_invalid_frac": impossible / max(weight, 1)}
+
+    def arguments(variables, key):
+        return variables, examples[key[1]]
+
+    return HeldOut(split, settings, list(examples), function, arguments, measure)
+
+
+def _labels(symbols: list[list[int]], rows: int, members: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """This process's share of a batch's labels; of length 0 where an utterance has characters without a symbol."""
+    slots = -(-max(map(len, symbols)) // 16) * 16
+    labels, length = np.zeros((rows, max(slots, 1)), np.int32), np.zeros(rows, np.int32)
+    for row, utterance in members:
+        length[row] = len(symbols[utterance])
+        labels[row, : length[row]] = symbols[utterance]
+    share = rows // jax.process_count()
+    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return {"labels": labels[mine], "label_length": length[mine]}
+
+
+def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
+    """The line on screen."""
+    told = [
+        f"{row['setting']} WER {row['wer']:.1%} {row['loss']:.1f} bits"
+        if "wer" in row
+        else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
+        for row in rows
+    ]
+    return f"held-out {held_out.split} | {' | '.join(told)}"
+
+
+def mean_wer(rows: list[dict[str, Any]]) -> float:
+    """What the best checkpoint is chosen by; infinite for rows of pre-training."""
+    return sum(row.get("wer", math.inf) for row in rows) / len(rows)

@@ -1,0 +1,129 @@
+"""Training losses; each term is a (sum, weight) pair, divided once over the global batch and all micro-batches.
+
+Sums are in nats. B utterances, M masked slots, N negatives, F final width, G codebooks, V codes, T frames, U labels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sew_jax.models.lengths import mask_from_lengths
+
+_EXCLUDED = -1e9  # the logit of a negative that is no negative
+
+
+class Term(NamedTuple):
+    """A quantity that is averaged at the very end: sum / weight."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+    @property
+    def mean(self):
+        return self.sum / jnp.maximum(self.weight, 1e-9)
+
+
+def cosine_matrix(a_BxMxF, b_BxMxF):
+    """Cosines of all pairs of one utterance, (B, M, M), in float32 (norms at least 1e-8, as torch)."""
+
+    def unit(x):
+        x = x.astype(jnp.float32)
+        # max under the root keeps the gradient of a zero vector finite
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
+
+    return jnp.einsum("bif,bjf->bij", unit(a_BxMxF), unit(b_BxMxF), precision=jax.lax.Precision.HIGHEST)
+
+
+def cosine(a_BxTxD, b_BxTxD):
+    """Of frames at the same place, (B, T), in float32; 0 where one is zero."""
+    a, b = a_BxTxD.astype(jnp.float32), b_BxTxD.astype(jnp.float32)
+    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / jnp.maximum(norms, 1e-8)
+
+
+def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxMxN, temperature: float):
+    """Cosines over `temperature` of the positive, first, and the negatives of the same utterance: (B, M, 1 + N).
+
+    A negative with the positive's codewords in every group is no negative; its logit is far below all others.
+    """
+    logits_BxMxM = cosine_matrix(prediction_BxMxF, target_BxMxF) / temperature
+    positive_BxM = jnp.diagonal(logits_BxMxM, axis1=1, axis2=2)
+    same_BxMxM = (codes_BxMxG[:, :, None] == codes_BxMxG[:, None, :]).all(-1)
+    negative = jnp.take_along_axis(jnp.where(same_BxMxM, _EXCLUDED, logits_BxMxM), negative_BxMxN, axis=2)
+    return jnp.concatenate([positive_BxM[:, :, None], negative], axis=2)
+
+
+def contrastive(logits_BxMxC, valid_BxM) -> tuple[Term, Term]:
+    """InfoNCE of `contrastive_logits` (wav2vec 2.0, equation 3): (loss, accuracy).
+
+    Weights count masked frames that have another one to be told from.
+    """
+    positive_BxM = logits_BxMxC[:, :, 0]
+    loss_BxM = jax.nn.logsumexp(logits_BxMxC, axis=2) - positive_BxM
+    weight_BxM = _frame_weights(valid_BxM)
+    # a draw counts as wrong (fairseq's rule), so that a constant output has accuracy 0, not 1
+    correct_BxM = positive_BxM > logits_BxMxC[:, :, 1:].max(2)
+    total = weight_BxM.sum()
+    return Term((loss_BxM * weight_BxM).sum(), total), Term((correct_BxM * weight_BxM).sum(), total)
+
+
+def contrastive_distillation(teacher_BxMxC, student_BxMxC, valid_BxM) -> Term:
+    """KL divergence from the teacher's choice among the candidates, which gets no gradient, to the student's."""
+    weight_BxM = _frame_weights(valid_BxM)
+    return Term((_divergence(teacher_BxMxC, student_BxMxC) * weight_BxM).sum(), weight_BxM.sum())
+
+
+def ctc_distillation(teacher_BxTxV, student_BxTxV, length_B, weight_B) -> Term:
+    """KL divergence from the teacher's symbols, without gradient, to the student's, summed over each utterance's frames."""
+    valid_BxT = mask_from_lengths(length_B, teacher_BxTxV.shape[1])
+    weight_B = weight_B.astype(jnp.float32)
+    divergence_B = jnp.where(valid_BxT, _divergence(teacher_BxTxV, student_BxTxV), 0.0).sum(1)
+    return Term((divergence_B * weight_B).sum(), weight_B.sum())
+
+
+def _frame_weights(valid_BxM):
+    return (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
+
+
+def _divergence(teacher, student):
+    """KL(teacher || student) over the last axis, of logits; the teacher is detached."""
+    teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
+    return (jnp.exp(teacher) * (teacher - jax.nn.log_softmax(student))).sum(-1)
+
+
+def mean_probabilities(probs_BxMxGxV, valid_BxM):
+    """Softmax averaged over valid masked frames: (G, V)."""
+    weight = valid_BxM[:, :, None, None].astype(jnp.float32)
+    return (probs_BxMxGxV * weight).sum((0, 1)) / jnp.maximum(weight.sum(), 1.0)
+
+
+def perplexity(probs_GxV):
+    """Sum over groups of exp(entropy): between G (collapsed) and G * V (uniform)."""
+    entropy_G = -(probs_GxV * jnp.log(probs_GxV + 1e-7)).sum(-1)
+    return jnp.exp(entropy_G).sum()
+
+
+def diversity(probs_BxMxGxV, valid_BxM, weight) -> Term:
+    """(G V - perplexity) / (G V) of the micro-batch, weighted by its masked frames (fairseq `wav2vec_criterion.py`)."""
+    total = probs_BxMxGxV.shape[2] * probs_BxMxGxV.shape[3]
+    ratio = (total - perplexity(mean_probabilities(probs_BxMxGxV, valid_BxM))) / total
+    return Term(ratio * weight, weight)
+
+
+def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B, blank: int = 0):
+    """CTC (Graves 2006): (loss, impossible) terms; weights count utterances.
+
+    A pair is impossible when its labels, plus one frame between equal neighbours, do not fit its frames: it gives no
+    loss and is counted (`zero_infinity` in fairseq).
+    """
+    valid_BxU = mask_from_lengths(label_length_B, labels_BxU.shape[1])
+    repeats_B = ((labels_BxU[:, 1:] == labels_BxU[:, :-1]) & valid_BxU[:, 1:]).sum(1)
+    possible_B = label_length_B + repeats_B <= length_B
+    padding_BxT = 1.0 - mask_from_lengths(length_B, logits_BxTxV.shape[1])
+    loss_B = optax.ctc_loss(logits_BxTxV.astype(jnp.float32), padding_BxT, labels_BxU, 1.0 - valid_BxU, blank_id=blank)
+    weight_B = weight_B.astype(jnp.float32)
+    total = weight_B.sum()
+    loss = jnp.where(possible_B, loss_B, 0.0) * weight_B
+    return Term(loss.sum(), total), Term((weight_B * ~possible_B).sum(), total)

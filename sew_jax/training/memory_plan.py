@@ -1,0 +1,123 @@
+"""What a model needs of each device's memory, from shapes alone: no weights are made and no device is asked."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Compression, Draw, settings_table
+from sew_jax.console import say
+from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.errors import UserError
+from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
+from sew_jax.training import optimizer as optim
+from sew_jax.training.state import new_state
+from sew_jax.training.step import SpanMask, Temperature, pretrain_micro_loss
+
+_GIB = 2**30
+
+
+def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
+    """Says what each way to divide a model needs, and the flags of the first that fits.
+
+    Args:
+      config: `pretrain` is the config of that mode; `devices` and `memory_gib` describe the machine.
+      workdir: of all modes; nothing is written.
+
+    Raises:
+      UserError: the sizes make no sense.
+    """
+    jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
+    pretrain, devices = config.pretrain, config.devices
+    if devices < 1 or config.memory_gib <= 0:
+        raise UserError(f"devices: {devices} and memory_gib: {config.memory_gib} must be above 0")
+    if None in pretrain.model.values():
+        raise UserError("plan: name a size, such as configs/plan.py:large; `inherit` has none of its own")
+    crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
+    rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
+    factors = tuple(setting.squeeze for setting in settings_table(**pretrain.compression))
+    backbone = BackboneConfig(**pretrain.model, upsample_factors=factors, dtype=pretrain.dtype)
+    head = PretrainHeadConfig(**pretrain.head)
+    optimizer = optim.adam(lambda _: 1.0, eps=1.0, weight_decay=1.0, clip_norm=1.0)
+
+    def make_state(key):
+        return new_state(PretrainModel(backbone, head).initialize(key), optimizer)
+
+    state = jax.eval_shape(make_state, jax.random.key(0))
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    say(f"{parameters / 1e6:.1f} M parameters; {devices} devices of {config.memory_gib:g} GiB")
+    say(f"an update is {rows} utterances of {pretrain.input.crop_seconds:g} s a device, {pretrain.dtype}, at s1q1k1\n")
+
+    needs = _needs(pretrain, backbone, head, crop)
+    for remat, (kept, again) in needs.items():
+        recomputed = f" and {again / _GIB:5.2f} GiB while it computes again" if again else ""
+        say(f"  remat={remat:6} keeps {kept / _GIB:6.2f} GiB an utterance for the backward pass{recomputed}")
+    say("  (an estimate: XLA merges some of it and needs room of its own; what it needs is printed before training)\n")
+
+    say("  fsdp  state GiB  gradients GiB  utterances at once:" + "".join(f"{f'remat={r}':>14}" for r in REMAT))
+    fits = []
+    for fsdp in (n for n in range(1, devices + 1) if devices % n == 0):
+        mesh = abstract_mesh(devices // fsdp, fsdp)
+        held = bytes_per_device(state, tree_shardings(mesh, state))
+        gradients = bytes_per_device(state.params, tree_shardings(mesh, state.params))
+        free = config.memory_gib * _GIB - held - gradients
+        most = {remat: max(int(free // sum(needs[remat])), 0) for remat in REMAT}
+        fits += [(fsdp, remat, -(-rows // at_once)) for remat, at_once in most.items() if at_once]
+        counts = "".join(f"{n:14}" for n in most.values())
+        say(f"  {fsdp:4}  {held / _GIB:9.2f}  {gradients / _GIB:13.2f}  {'':19}{counts}")
+    if not fits:
+        say("\nnothing fits: take more devices, or of more memory")
+        return
+    # what computes least again, then what communicates least, then fewest micro-batches
+    fsdp, remat, accumulate = min(fits, key=lambda fit: (REMAT.index(fit[1]), fit[0], fit[2]))
+    say(f"\n--config.mesh.fsdp={fsdp} --config.remat={remat} --config.accumulate={accumulate}")
+
+
+def _needs(
+    pretrain: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig, samples: int
+) -> dict[str, tuple[int, int]]:
+    """For each remat the bytes an utterance keeps until its backward pass, and those of the largest part computed again.
+
+    Each layer keeps the same, so that one and two layers tell of any number.
+    """
+    layer, rest = {}, {}
+    for remat in REMAT:
+        one, two = (
+            _bytes_kept(dataclasses.replace(backbone, remat=remat, layers=layers), head, pretrain, samples)
+            for layers in (1, 2)
+        )
+        layer[remat], rest[remat] = two - one, 2 * one - two
+    again = {
+        "none": 0,
+        "dots": layer["none"] - layer["dots"],
+        "layers": max(layer["none"] - layer["layers"], rest["none"] - rest["layers"]),
+    }
+    return {remat: (rest[remat] + backbone.layers * layer[remat], again[remat]) for remat in REMAT}
+
+
+def _bytes_kept(backbone: BackboneConfig, head: PretrainHeadConfig, pretrain: ConfigDict, samples: int) -> int:
+    """Bytes that the forward pass of one more utterance leaves for the backward pass."""
+    model = PretrainModel(backbone, head)
+    loss = pretrain_micro_loss(model, SpanMask(**pretrain.mask), Temperature(**pretrain.temperature), 1)
+    variables = jax.eval_shape(model.initialize, jax.random.key(0))
+
+    def total(rows: int) -> int:
+        def forward(variables, batch, key):
+            def scalar(params):
+                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0, Draw(Compression()))
+                return term.sum
+
+            return jax.vjp(scalar, variables["params"])[1]
+
+        batch = {
+            "wave": jax.ShapeDtypeStruct((rows, samples), jnp.int16),
+            "length": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        }
+        residuals = jax.eval_shape(forward, variables, batch, jax.random.key(0))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
+
+    return total(2) - total(1)  # so that weights and what is made of them drop out

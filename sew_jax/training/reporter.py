@@ -1,0 +1,188 @@
+"""What a user reads of a run: the first screen, a line now and then, warnings; and the rows of `metrics.jsonl`."""
+
+import contextlib
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Draw
+from sew_jax.console import Progress, say
+from sew_jax.data.batch_plan import BatchPlan
+from sew_jax.data.pipeline import Batch
+from sew_jax.data.sources import Problem
+from sew_jax.errors import Diverged, UserError
+from sew_jax.files import MEND_WORKDIR, writing_to
+from sew_jax.metrics.metrics_file import MetricsFile
+from sew_jax.training.task import Task
+from sew_jax.training.watchdog import LOCAL
+
+
+def first_screen(
+    config: ConfigDict, task: Task, plan: BatchPlan, mesh: Mesh, parameters: int, state_bytes: int
+) -> None:
+    """What is about to run: `parameters` of the model, and bytes of the state that each device holds."""
+    device = jax.devices()[0]
+    update = plan.seconds_per_batch
+    say(f"sew_jax {config.mode}")
+    say(
+        f"  devices   {mesh.size} x {device.device_kind} ({device.platform}), mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}"
+    )
+    say(
+        f"  model     {parameters / 1e6:.2f} M parameters, {config.dtype} compute; state {state_bytes / 2**20:.1f} MiB a device"
+    )
+    say(f"  settings  {len(task.table)}: {' '.join(map(str, task.table))}")
+    say(
+        f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / 16_000 / 3600:.2f} h"
+    )
+    if len(task.source.sizes) > 1:
+        shares = zip(task.source.names, plan.corpus_shares, strict=True)
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        say(f"            an epoch's audio: {listed} (input.corpus_exponent={config.input.corpus_exponent:g})")
+    if task.problems:
+        first = task.problems[0]
+        say(f"            {len(task.problems)} left out (left_out.jsonl), the first: {first.id} {first.reason}")
+    buckets = ", ".join(f"{b / 16_000:.1f} s x {_rows(plan, b)}" for b in plan.buckets)
+    say(f"  buckets   {buckets}; {plan.padding_efficiency:.0%} of what is computed is speech")
+    say(
+        f"  update    {update:.0f} s of audio in {config.accumulate} micro-batch(es); {plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = {config.num_steps / plan.batches_per_epoch:.1f} epochs"
+    )
+
+
+def say_start(workdir: Path, start: int, damaged: list[tuple[int, str]], changes: list[str]) -> None:
+    """Where a run begins and why."""
+    say(f"  outputs   {workdir}")
+    newest = "the newest that is whole" if damaged else "the newest checkpoint there"
+    say(
+        f"  start     resumes at update {start}: {newest}"
+        if start
+        else "  start     from update 0: no checkpoint there yet"
+    )
+    for step, reason in damaged:
+        say(f"            that of update {step} is damaged ({reason}) and lies in {workdir}/damaged now")
+    for change in changes:
+        say(f"            other than before, as config.resume allows: {change}")
+
+
+def _rows(plan: BatchPlan, bucket: int) -> str:
+    filler = plan.rows[bucket] - plan.drawn[bucket]
+    return f"{plan.drawn[bucket]}" + (f" (and {filler} empty rows, for so many devices)" if filler else "")
+
+
+class Reporter:
+    """Turns finished metrics into rows of the file, lines on the screen and warnings."""
+
+    def __init__(self, config: ConfigDict, task: Task, metrics: MetricsFile, progress: Progress):
+        self._config, self._task, self._metrics, self._progress = config, task, metrics, progress
+        self._window: list[dict[str, Any]] = []
+        self._clock = time.monotonic()
+        self.last: dict[str, Any] = {}
+        self.skipped_in_a_row, self._skipped = 0, 0
+
+    def read(self, step: int, setting: Draw, batch: Batch, scalars: dict[str, jax.Array], waited: float) -> None:
+        """Waits for an update's metrics and notes them."""
+        values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        now = time.monotonic()
+        seconds, self._clock = max(now - self._clock, 1e-9), now
+        audio = float(batch.arrays["length"].sum()) / 16_000 * jax.process_count()
+        row = {"step": step, "epoch": batch.epoch, "batch": batch.index, "setting": setting.name}
+        row |= {"bucket_s": batch.bucket / 16_000}
+        row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
+        row |= {
+            "steps_per_s": 1 / seconds,
+            "audio_h_per_h": audio / seconds,
+            "input_wait_frac": min(waited / seconds, 1.0),
+        }
+        # null where not finite: JSON has no such numbers
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._metrics.write(row)
+        self._progress.update(step)
+        self.last = row
+        if values["skipped"]:
+            self._note_skipped(step, setting, batch, values)
+        else:
+            self.skipped_in_a_row = 0
+            self._window.append(row)
+            for kind, finding in self._task.watchdog.check(row).items():
+                say(f"  ! {finding}", everywhere=kind in LOCAL)
+        if step % self._config.log_every == 0 or step == self._config.num_steps:
+            say(self._line(step, setting) if self._window else f"step {step}/{self._config.num_steps} | all skipped")
+            self._metrics.flush()
+            self._window.clear()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside counts for no update."""
+        begin = time.monotonic()
+        with self._progress.paused():
+            yield
+        self._clock += time.monotonic() - begin
+
+    def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
+        self.skipped_in_a_row += 1
+        self._skipped += 1
+        what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.index})"
+        say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
+        if self.skipped_in_a_row > self._config.optim.max_skipped:
+            raise Diverged(
+                f"training diverged: {self.skipped_in_a_row} updates in a row had no finite loss and gradient, the last with {what}; "
+                "nothing was saved since the first of them: lower optim.lr or set optim.clip_norm, and start again"
+            )
+
+    def _line(self, step: int, setting: Draw) -> str:
+        mean = {
+            k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)
+        }
+        parts = [f"step {step}/{self._config.num_steps}"]
+        if "accuracy" in mean:
+            head = self._task.architecture["head"]
+            terms = " ".join(
+                f"{name} {mean[f'loss_{key}']:.2f}"
+                for name, key in (("ctr", "contrastive"), ("div", "diversity"), ("pen", "penalty"))
+            )
+            parts += [f"loss {mean['loss']:.2f} bits ({terms})", f"acc {mean['accuracy']:.3f}"]
+            parts += [
+                f"codes {mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']} ppl {mean['prob_perplexity']:.0f}"
+            ]
+        else:
+            parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
+        parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]
+        parts += [f"wait {mean['input_wait_frac']:.0%}", f"eta {self._progress.left}"]
+        return " | ".join(parts)
+
+
+class BadAudio:
+    """Names audio that fails to decode while training, once each, up to a bound; adds it to the workdir's list."""
+
+    def __init__(self, bound: int, workdir: Path | None):
+        self._bound, self._workdir, self._seen = bound, workdir, {}
+
+    def note(self, problems: tuple[Problem, ...]) -> None:
+        """Raises UserError past the bound."""
+        for problem in problems:
+            if problem.id not in self._seen:
+                self._seen[problem.id] = problem
+                if self._workdir:
+                    write_problems(self._workdir, [problem], "a")
+                say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)", everywhere=True)
+        if len(self._seen) > self._bound:
+            first = next(iter(self._seen.values()))
+            raise UserError(
+                f"data: {len(self._seen)} utterances cannot be read (first: {first.id} {first.reason}); mend or remove them, "
+                f"or raise --config.input.max_bad={self._bound}"
+            )
+
+
+def write_problems(workdir: Path, problems: Iterable[Problem], mode: str = "w") -> None:
+    """Writes what was left out, or adds to it. Raises UserError where the disk is full."""
+    lines = [json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems]
+    with writing_to(workdir, MEND_WORKDIR), (workdir / "left_out.jsonl").open(mode, encoding="utf-8") as file:
+        file.writelines(lines)

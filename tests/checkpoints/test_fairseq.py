@@ -1,0 +1,139 @@
+"""fairseq's names and options, against the same weights under transformers' names."""
+
+import argparse
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sew_jax.checkpoints import fairseq
+from sew_jax.checkpoints.hf_folder import open_released
+from sew_jax.checkpoints.hf_weights import from_hugging_face, read_architecture
+from sew_jax.data.vocabulary import LETTERS
+from sew_jax.errors import UserError
+from sew_jax.models.config import ARCHITECTURE
+
+RELEASED = Path(__file__).parents[1] / "released"
+MODEL = {"encoder_attention_heads": 3, "layer_norm_first": False, "activation_fn": "gelu", "latent_groups": 2}
+
+
+def as_fairseq(name):
+    """The released tensors as fairseq's modules call them, prefixed as its fine-tuned models are."""
+    tensors = load_file(RELEASED / name / "model.safetensors")
+    layer_norm, sew, ctc = "xlsr" in name, "sew" in name, "ctc" in name
+    renamed = {}
+    for key, x in tensors.items():
+        key = re.sub(r"^(wav2vec2|hubert|sew)\.", "", key)
+        if key.startswith("lm_head."):
+            renamed[key.replace("lm_head", "w2v_encoder.proj")] = x
+            continue
+        for theirs, fairseqs in [
+            ("feature_projection.projection", "post_extract_proj"),
+            ("feature_projection.layer_norm", "layer_norm"),
+            *([("feature_projection", "post_extract_proj")] if sew else []),
+            ("masked_spec_embed", "mask_emb"),
+            ("pos_conv_embed.conv.parametrizations.weight.original0", "pos_conv.0.weight_g"),
+            ("pos_conv_embed.conv.parametrizations.weight.original1", "pos_conv.0.weight_v"),
+            ("pos_conv_embed.conv", "pos_conv.0"),
+            ("upsample.projection", "upsample.0"),
+            ("feed_forward.intermediate_dense", "fc1"),
+            ("feed_forward.output_dense", "fc2"),
+            ("attention.", "self_attn."),
+            ("codevectors", "vars"),
+            ("project_hid", "final_proj"),
+        ]:
+            key = key.replace(theirs, fairseqs)
+        key = re.sub(r"(encoder\.layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm", key)
+        key = re.sub(r"(conv_layers\.\d+)\.conv", r"\1.0", key)
+        key = re.sub(r"(conv_layers\.\d+)\.layer_norm", r"\1.2.1" if layer_norm else r"\1.2", key)
+        renamed[f"w2v_encoder.w2v_model.{key}" if ctc else key] = x
+    return renamed
+
+
+def checkpoint(name):
+    tuned = "ctc" in name
+    model = MODEL | {"layer_norm_first": "xlsr" in name}
+    options = {"model": {"w2v_args": {"model": model}} if tuned else model, "task": {"normalize": True}}
+    extra = (
+        {"label_embs_concat": np.ones((5, 4)), "final_proj.weight": np.ones((4, 24))} if name == "hubert_ctc" else {}
+    )
+    return {"model": as_fairseq(name) | extra, "cfg": options}
+
+
+@pytest.mark.parametrize(
+    "name", ["wav2vec2", "wav2vec2_pretraining", "wav2vec2_ctc", "xlsr_ctc", "hubert_ctc", "sew_ctc"]
+)
+def test_the_same_weights_under_fairseqs_names(name):
+    config, normalize, tensors = fairseq.to_hugging_face(checkpoint(name), name)
+    architecture = read_architecture(config, normalize, name)
+    released = open_released(str(RELEASED / name))
+    ours, theirs = architecture.backbone, released.architecture.backbone
+    fields = {*ARCHITECTURE, "upsample_factors"} - {"normalize_wave"}
+    assert {f: getattr(ours, f) for f in fields} == {f: getattr(theirs, f) for f in fields}
+    assert normalize and type(architecture.head) is type(released.architecture.head)
+    params = from_hugging_face(config["model_type"], architecture, tensors, name)
+    jax.tree.map(np.testing.assert_array_equal, params, released.parameters())
+
+
+def test_older_options_are_a_namespace():
+    given = checkpoint("wav2vec2_ctc")
+    inner = argparse.Namespace(**MODEL)
+    given["args"] = argparse.Namespace(w2v_args=inner, normalize=False)
+    del given["cfg"]
+    config, normalize, _ = fairseq.to_hugging_face(given, "old")
+    assert config["num_attention_heads"] == 3 and not normalize
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("model"), "no fairseq checkpoint"),
+        (lambda c: c.pop("cfg"), "neither `cfg` nor `args`"),
+        (lambda c: c.update(model={"x": np.ones(2)}), "no wav2vec 2.0, HuBERT or SEW model"),
+    ],
+)
+def test_what_is_none_of_fairseqs(change, message):
+    given = checkpoint("wav2vec2")
+    change(given)
+    with pytest.raises(UserError, match=message):
+        fairseq.to_hugging_face(given, "it")
+
+
+def test_its_dictionary(tmp_path):
+    path = tmp_path / "dict.ltr.txt"
+    assert fairseq.read_dictionary(path, 32).symbols == LETTERS
+    path.write_text("| 90\nA 5\nÄ 1\n", encoding="utf-8")
+    assert fairseq.read_dictionary(path, 7).symbols == (*LETTERS[:4], "|", "A", "Ä")
+    with pytest.raises(UserError, match=r"the head has 9 symbols, 7 are known; put its dictionary at"):
+        fairseq.read_dictionary(path, 9)
+
+
+@pytest.mark.transformers
+def test_a_file_is_read_without_running_it(tmp_path):
+    """Tensors and plain options are read; anything that would call code is refused."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    given = checkpoint("wav2vec2_ctc")
+    given["model"] = {name: torch.tensor(x) for name, x in given["model"].items()}
+    torch.save(given | {"args": argparse.Namespace(seed=1)}, path)
+    released = open_released(str(path))
+    expected = open_released(str(RELEASED / "wav2vec2_ctc")).parameters()
+    jax.tree.map(np.testing.assert_array_equal, released.parameters(), expected)
+
+    torch.save(given | {"extra": Touch(tmp_path / "ran")}, path)
+    with pytest.raises(UserError, match=r"model.pt cannot be read"):
+        open_released(str(path))
+    assert not (tmp_path / "ran").exists()
+
+
+class Touch:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -1,0 +1,275 @@
+"""Released checkpoints against what transformers computed with them (`released/make.py`), and folders that are broken."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from sew_jax.checkpoints.hf_folder import open_released, write_folder
+from sew_jax.checkpoints.hf_weights import to_hugging_face, write_architecture
+from sew_jax.compression import Compression
+from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.errors import UserError
+from sew_jax.models.backbone import Backbone
+from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.ctc import CTCModel
+from sew_jax.models.masking import MaskedFrames
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.training import losses
+from tests.released.inputs import LENGTHS, waves
+
+RELEASED = Path(__file__).parents[1] / "released"
+OUTPUTS = np.load(RELEASED / "outputs.npz")
+NAMES = sorted({key.split("/")[0] for key in OUTPUTS.files})
+
+
+def padded():
+    """All utterances in one batch whose padding holds rubbish."""
+    batch = np.full((len(LENGTHS), 7000), 9.0, np.float32)
+    for row, wave in zip(batch, waves(), strict=True):
+        row[: len(wave)] = wave
+    return batch, np.array(LENGTHS)
+
+
+def run(folder, wave, length):
+    """The head's output and each layer's, on the host."""
+    backbone, head, squeeze = folder.architecture
+    ctc = isinstance(head, CTCHeadConfig)
+    model = CTCModel(backbone, head) if ctc else Backbone(backbone)
+    params = folder.parameters()
+
+    def forward(params, wave, length):
+        return model.apply(
+            {"params": params if ctc else params["backbone"]}, wave, length, Compression(squeeze), deterministic=True,
+            capture_intermediates=lambda module, name: type(module).__name__ in ("Layer", "LayerNorm"),
+        )  # fmt: skip
+
+    output, captured = jax.jit(forward)(params, wave, length)
+    captured = captured["intermediates"]["backbone"] if ctc else captured["intermediates"]
+    encoder = captured["encoder"]
+    layers = [encoder[f"layer_{i}"]["__call__"][0] for i in range(backbone.layers)]
+    if backbone.pre_norm:  # transformers names the normalised output last
+        layers[-1] = encoder["norm"]["__call__"][0]
+    if ctc:
+        head_out, frames = output
+    else:
+        head_out, frames = output.context_BxTxD, output.length_B
+        if head:
+            head_out = head_out @ params["project_prediction"]["kernel"] + params["project_prediction"]["bias"]
+    return jax.device_get((head_out, layers, frames))
+
+
+def assert_close(ours, theirs):
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_transformers(name):
+    """Every layer's hidden states and the head's output, alone and in a padded batch."""
+    folder = open_released(str(RELEASED / name))
+    squeeze = folder.architecture.squeeze
+    last = waves()[-1]
+    runs = [(run(folder, last[None], np.array([len(last)])), [len(last)]), (run(folder, *padded()), LENGTHS)]
+    for (head, layers, frames), lengths in runs:
+        for row, length in enumerate(lengths):
+            key, n = f"{name}/{length}", frames[row]
+            assert_close(head[row, :n], OUTPUTS[f"{key}/head"])
+            for number, layer in enumerate(layers, start=1):
+                assert_close(layer[row, : n // squeeze], OUTPUTS[f"{key}/layer_{number}"])
+
+
+def test_a_padded_batch_of_a_padding_safe_reference():
+    """Layer-norm extractors are run by transformers in padded batches too; valid frames agree there."""
+    name = "xlsr_ctc"
+    head, _, frames = run(open_released(str(RELEASED / name)), *padded())
+    for row, n in enumerate(frames):
+        assert_close(head[row, :n], OUTPUTS[f"{name}/padded/head"][row, :n])
+
+
+def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
+    """The same masks, negatives and Gumbel noise: contrastive and diversity terms.
+
+    transformers adds no feature penalty, which is why the totals are not compared.
+    """
+    name = "wav2vec2_pretraining"
+    given = {k.split("/")[-1]: OUTPUTS[k] for k in OUTPUTS.files if k.startswith(f"{name}/pretraining")}
+    folder = open_released(str(RELEASED / name))
+    backbone, head, _ = folder.architecture
+    wave = waves()[-1][None]
+    index = given["masked"][None]
+    mask = np.zeros((1, 19), bool)
+    mask[0, given["masked"]] = True
+    masked = MaskedFrames(index, np.ones_like(index, bool), mask)
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: given["noise"].reshape(shape))
+    out = PretrainModel(backbone, head).apply(
+        {"params": folder.parameters()}, wave, np.array([wave.shape[1]]), masked, Compression(),
+        float(given["temperature"]), deterministic=False,
+        rngs={name: jax.random.key(0) for name in ("gumbel", "dropout", "layerdrop")},
+    )  # fmt: skip
+    slot = np.searchsorted(given["masked"], given["negatives"])[None]
+    quantized = out.quantized
+    logits = losses.contrastive_logits(
+        out.prediction_BxMxF, out.target_BxMxF, quantized.codes_BxMxG, slot, head.logit_temperature
+    )
+    contrastive, _ = losses.contrastive(logits, masked.valid_BxM)
+    diversity = losses.diversity(quantized.probs_BxMxGxV, masked.valid_BxM, contrastive.weight)
+    np.testing.assert_allclose(contrastive.sum, given["contrastive"], rtol=1e-5)
+    np.testing.assert_allclose(diversity.sum, given["diversity"], rtol=1e-5)
+    total = contrastive.sum + head.diversity_weight * diversity.sum
+    np.testing.assert_allclose(total, given["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_again_bit_for_bit(name, tmp_path):
+    folder = open_released(str(RELEASED / name))
+    write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary)
+    before, after = (one_spelling(load_file(path / "model.safetensors")) for path in (RELEASED / name, tmp_path))
+    assert before.keys() == after.keys()
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key])
+    again = open_released(str(tmp_path))
+    assert again[1:4] == folder[1:4]  # family, architecture, vocabulary
+    told, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
+    same = told.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
+    assert {k: told[k] for k in same} == {k: written[k] for k in same}
+
+
+def one_spelling(tensors):
+    ends = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    return {k.replace(end := next((e for e in ends if e in k), ""), ends.get(end, "")): v for k, v in tensors.items()}
+
+
+def test_both_spellings_of_weight_norm_and_shards(tmp_path):
+    source, name = RELEASED / "wav2vec2_ctc", "model.safetensors"
+    folder = shutil.copytree(source, tmp_path / "shards")
+    tensors = one_spelling(load_file(folder / name))
+    assert any(k.endswith("weight_g") for k in tensors)
+    (folder / name).unlink()
+    keys = sorted(tensors)
+    parts = {"model-1.safetensors": keys[::2], "model-2.safetensors": keys[1::2]}
+    for part, members in parts.items():
+        save_file({k: tensors[k] for k in members}, folder / part)
+    index = {"weight_map": {k: part for part, members in parts.items() for k in members}}
+    (folder / f"{name}.index.json").write_text(json.dumps(index))
+    jax.tree.map(
+        np.testing.assert_array_equal, open_released(str(folder)).parameters(), open_released(str(source)).parameters()
+    )
+
+
+def edit(folder, file="config.json", **changes):
+    value = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps(value))
+
+
+def retensor(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def cut(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+BROKEN = {
+    "another model": (lambda f: edit(f, model_type="wavlm"), "'wavlm' cannot be loaded; it must be one of"),
+    "adapters": (lambda f: edit(f, add_adapter=True), "add_adapter is True; only False"),
+    "another activation": (lambda f: edit(f, hidden_act="relu"), "hidden_act is 'relu'"),
+    "a list for a number": (lambda f: edit(f, hidden_size=[24]), r"hidden_size=\[24\], which should be like 768"),
+    "other convolutions": (lambda f: edit(f, conv_kernel=[9, 3, 3, 3, 3, 2, 2]), "no known extractor"),
+    "another rate": (lambda f: edit(f, "preprocessor_config.json", sampling_rate=8000), "8000 Hz"),
+    "cut off": (cut, "model.safetensors cannot be read"),
+    "no tensors": (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
+    "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "config of text": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+    "no vocabulary": (lambda f: (f / "vocab.json").unlink(), "vocab.json: no such file"),
+    "a key missing": (lambda f: retensor(f, lambda t: t.pop("lm_head.bias")), "1 missing: lm_head.bias"),
+    "a key too many": (lambda f: retensor(f, lambda t: t.update(x=np.ones(2))), "1 without a place: x"),
+    "another shape": (
+        lambda f: retensor(f, lambda t: t.update({"lm_head.bias": np.ones(2)})), r"of another shape: lm_head.bias \(2,\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_broken_folder_is_named_in_one_line(damage, tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "broken")
+    change, message = BROKEN[damage]
+    change(folder)
+    with pytest.raises(UserError, match=message) as error:
+        open_released(str(folder)).parameters()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(squeeze=2), "its squeeze factor is above 1"),
+        (dict(backbone=dict(frontend="logmel")), "model.frontend is logmel"),
+        (dict(head=PretrainHeadConfig(projection="mlp")), "head.projection is mlp"),
+    ],
+)
+def test_what_wav2vec2_cannot_express(changes, message):
+    architecture = open_released(str(RELEASED / "wav2vec2_ctc")).architecture
+    backbone = dataclasses.replace(architecture.backbone, **changes.pop("backbone", {}))
+    with pytest.raises(UserError, match=message):
+        write_architecture("wav2vec2", architecture._replace(backbone=backbone, **changes))
+
+
+def test_other_upsamplers_stay_behind():
+    folder = open_released(str(RELEASED / "sew_ctc"))
+    params = folder.parameters()
+    before = to_hugging_face("sew", folder.architecture, params)
+    params["backbone"]["encoder"]["upsample_2"] = {"linear": {"kernel": np.ones((24, 48)), "bias": np.ones(48)}}
+    assert to_hugging_face("sew", folder.architecture, params).keys() == before.keys()
+
+
+def test_a_name_on_the_hub(tmp_path, monkeypatch):
+    """Where huggingface_hub is installed, it is asked for the folder of a name."""
+    with pytest.raises(UserError, match=r"no folder some/model; to load a name from the hub, install huggingface_hub"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        open_released("some/model")
+    monkeypatch.undo()
+    package = tmp_path / "huggingface_hub"
+    package.mkdir()
+    source = f"def snapshot_download(name, allow_patterns):\n    assert name == 'some/model'\n    return {str(RELEASED / 'sew')!r}\n"
+    (package / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert open_released("some/model").family == "sew"
+
+
+def test_a_checkpoint_that_never_masks_lacks_the_mask_embedding(tmp_path):
+    folder = shutil.copytree(RELEASED / "sew_ctc", tmp_path / "unmasked")
+    retensor(folder, lambda tensors: tensors.pop("sew.masked_spec_embed"))
+    assert "mask_embedding" not in open_released(str(folder)).parameters()["backbone"]
+
+
+def test_null_is_the_default(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "null")
+    edit(folder, vocab_size=None, num_negatives=None)
+    assert open_released(str(folder)).architecture == open_released(str(RELEASED / "wav2vec2_ctc")).architecture
+
+
+def test_the_processors_file_of_transformers_5(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2", tmp_path / "five")
+    told = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": told}))
+    assert open_released(str(folder))[1:4] == open_released(str(RELEASED / "wav2vec2"))[1:4]
+
+
+def test_added_tokens_beyond_the_head_and_symbols_without_a_name(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "tokens")
+    (folder / "added_tokens.json").write_text(json.dumps({"<extra>": 32}))
+    assert len(open_released(str(folder)).vocabulary) == 32
+    vocabulary = open_released(str(folder)).vocabulary.padded(34)
+    vocabulary.save(tmp_path)
+    again = Vocabulary.load(tmp_path / "vocab.json")
+    assert again == vocabulary and again.decode([33, vocabulary.symbols.index("A"), 32]) == "A"

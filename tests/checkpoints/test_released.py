@@ -1,0 +1,111 @@
+"""From a released checkpoint to a table, and out again, from the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.runs import make_corpus
+
+RELEASED = Path(__file__).parents[1] / "released"
+SMALL = ["--config.input.batch_seconds=4", "--config.input.buckets=1", "--config.log_every=1", "--config.dtype=float32"]
+TABLE = ["--config.compression.squeeze=1,2", "--config.compression.query_pool=1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def run(config, *flags):
+    command = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def succeed(*arguments):
+    done = run(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "sew_ctc"])
+def test_a_released_checkpoint_becomes_stochastic(name, corpus, tmp_path):
+    start = f"--config.init_from=hf:{RELEASED / name}"
+    data = f"--config.data={corpus}"
+    tuned = tmp_path / "tuned"
+    shown = succeed("finetune.py", start, data, *SMALL, *TABLE, "--config.num_steps=2", f"--workdir={tuned}")
+    fresh = {"wav2vec2": "new: upsample_2/difference, symbols", "sew_ctc": "new: upsample_2/linear"}[name]
+    assert fresh in shown and "step 2/2" in shown
+    table = tmp_path / "table"
+    succeed("evaluate.py", f"--config.init_from={tuned}", data, "--config.repeats=1", f"--workdir={table}")
+    rows = json.loads((table / "tradeoff.json").read_text())
+    assert [row["setting"] for row in rows] == ["s1q1k1", "s2q1k1"]
+
+
+def test_pretraining_goes_on_from_a_released_checkpoint(corpus, tmp_path):
+    shown = succeed(
+        "pretrain.py:inherit", f"--config.init_from=hf:{RELEASED / 'hubert'}", f"--config.data={corpus}", *SMALL, *TABLE,
+        "--config.num_steps=1", f"--workdir={tmp_path}", "--config.input.min_seconds=0.5",
+    )  # fmt: skip
+    assert "step 1/1" in shown
+
+
+def test_evaluated_and_written_again_without_training(corpus, tmp_path):
+    """A released CTC model is evaluated as it is; written again, it is what it was."""
+    released = RELEASED / "sew_ctc"
+    start, table, again = f"--config.init_from=hf:{released}", tmp_path / "table", tmp_path / "again"
+    succeed("evaluate.py", start, f"--config.data={corpus}", "--config.repeats=1", f"--workdir={table}")
+    assert [row["setting"] for row in json.loads((table / "tradeoff.json").read_text())] == ["s1q1k1", "s3q1k1"]
+    shown = succeed("export.py", start, "--config.setting=s3q1k1", f"--workdir={again}")
+    assert "SEWForCTC" in shown
+    before, after = (sorted(load_file(path / "model.safetensors").items()) for path in (released, again))
+    assert len(before) == len(after)
+    assert sorted(map(digest, before)) == sorted(map(digest, after))
+
+
+def digest(item):
+    return item[1].shape, item[1].tobytes()
+
+
+BAD = {
+    "no such folder": (["finetune.py", "--config.init_from=hf:/nowhere"], "/nowhere is no folder"),
+    "hf: forgotten": (["evaluate.py", "--config.init_from=WAV2VEC2"], "write hf:"),
+    "no CTC head": (["evaluate.py", "--config.init_from=hf:WAV2VEC2"], "has no CTC head yet"),
+    "pooling": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s3q2k1"], "s3q1k1 can be exported"),
+    "no up-sampler": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1"], "has those of: 3"),
+    "no origin": (["pretrain.py:inherit", "--config.data=CORPUS"], "init_from is empty; pretrain:inherit"),
+    "no form": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.format=onnx"], "format: 'onnx' is unknown"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, corpus, tmp_path):
+    arguments, message = BAD[case]
+    names = {"WAV2VEC2": str(RELEASED / "wav2vec2"), "SEW_CTC": str(RELEASED / "sew_ctc"), "CORPUS": str(corpus)}
+    for name, path in names.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    done = run(*arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path):
+    shown = succeed(
+        "finetune.py", f"--config.init_from=hf:{RELEASED / 'sew_ctc'}", f"--config.data={corpus}", *SMALL,
+        "--config.compression.names=s1q1k1", "--config.vocabulary=auto", "--config.num_steps=1", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert "new: symbols" in shown and "symbols" in shown.split("left behind: ")[1].splitlines()[0]
+
+
+def test_a_damaged_checkpoint_is_one_line(corpus, tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "damaged")
+    tensors = folder / "model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:5000])
+    done = run(
+        "evaluate.py", f"--config.init_from=hf:{folder}", f"--config.data={corpus}", f"--workdir={tmp_path / 'out'}"
+    )
+    assert done.returncode == 2 and "model.safetensors cannot be read" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,75 @@
+"""The published sizes against transformers itself; runs where torch and transformers are installed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sew_jax.checkpoints.hf_folder import open_released, write_folder
+from sew_jax.compression import Compression
+from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.ctc import CTCModel
+
+torch, hf = pytest.importorskip("torch"), pytest.importorskip("transformers")
+from tests.released import make  # noqa: E402
+from tests.released.inputs import VOCABULARY, waves  # noqa: E402
+
+pytestmark = pytest.mark.transformers
+BASE = dict(layerdrop=0.0)  # the defaults of the configuration classes are the base sizes
+LARGE = BASE | dict(num_hidden_layers=4, hidden_size=1024, num_attention_heads=16, intermediate_size=4096) | make.LARGE
+SIZES = {
+    "wav2vec2 base": ("Wav2Vec2", BASE),
+    "wav2vec2 large": ("Wav2Vec2", LARGE),  # its width, and a few of its layers
+    "hubert base": ("Hubert", BASE),
+    "hubert large": ("Hubert", LARGE),
+    "sew tiny": ("SEW", BASE | dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048, num_conv_pos_embeddings=31)),
+    "sew small": ("SEW", BASE | dict(num_conv_pos_embeddings=31)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_published_sizes_there_and_back(size, tmp_path):
+    """Logits of a random model of that size, then those of the folder that we write of it."""
+    family, options = SIZES[size]
+    torch.manual_seed(0)
+    model = getattr(hf, f"{family}ForCTC")(getattr(hf, f"{family}Config")(**options)).eval()
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    model.save_pretrained(theirs)
+    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=True)
+    extractor.save_pretrained(theirs)
+    (theirs / "vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
+
+    folder = open_released(str(theirs))
+    backbone, head, squeeze = folder.architecture
+    assert isinstance(head, CTCHeadConfig)
+    params = folder.parameters()
+    forward = jax.jit(CTCModel(backbone, head).apply, static_argnums=3, static_argnames="deterministic")
+    for wave in (np.random.default_rng(n).normal(size=n).astype(np.float32) for n in (16_000, 23_456)):
+        inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(inputs.input_values).logits[0].numpy()
+        padded = np.pad(wave, (0, 24_000 - len(wave)))[None]
+        logits, frames = forward(
+            {"params": params}, padded, np.array([len(wave)]), Compression(squeeze), deterministic=True
+        )
+        assert frames[0] == len(expected)
+        assert np.abs(logits[0, : frames[0]] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+    write_folder(ours, folder.family, folder.architecture, params, folder.vocabulary)
+    again, report = type(model).from_pretrained(ours, output_loading_info=True)
+    assert not any(report.values()), report
+    with torch.no_grad():
+        np.testing.assert_array_equal(again.eval()(inputs.input_values).logits[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_ctc", "sew_ctc"])
+def test_an_exported_folder_transcribes_through_the_pipeline(name, tmp_path):
+    released = make.Path(__file__).parents[1] / "released" / name
+    folder = open_released(str(released))
+    write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary)
+    wave = waves()[0]
+    before, after = (
+        hf.pipeline("automatic-speech-recognition", model=str(path))(wave) for path in (released, tmp_path)
+    )
+    assert before == after and before["text"]

@@ -1,0 +1,170 @@
+"""Error rates and times of a whole run, checked against what it leaves."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import evaluate as evaluate_config
+from configs import lm as configs_lm
+from sew_jax.compression import Compression
+from sew_jax.decoding.ngram import build_lm
+from sew_jax.errors import UserError
+from sew_jax.evaluation.evaluate import evaluate
+from sew_jax.metrics.wer import ErrorCounts, count_errors
+from tests.runs import begin_finetuned
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    begin_finetuned(root)
+    return root
+
+
+def evaluation(runs, **changes):
+    config = evaluate_config.get_config()
+    config.data, config.init_from = str(runs / "corpus"), str(runs / "finetune")
+    config.repeats, config.input.buckets = 2, 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs):
+    workdir = runs / "evaluation"
+    return workdir, evaluate(evaluation(runs, settings="s1q1k1,s2q1k1,s4q2k2"), workdir)
+
+
+def transcripts(workdir, setting):
+    lines = (workdir / "transcripts" / f"{setting}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_rows_are_the_sums_of_the_transcripts(evaluated):
+    workdir, rows = evaluated
+    saved = json.loads((workdir / "tradeoff.json").read_text())
+    assert [row["setting"] for row in saved] == ["s1q1k1", "s2q1k1", "s4q2k2"] == [row.setting for row in rows]
+    for row in saved:
+        pairs = transcripts(workdir, row["setting"])
+        assert [p["id"] for p in pairs] == [f"2-1-{i:04d}" for i in range(5)]
+        total = sum((count_errors(p["reference"], p["hypothesis"]) for p in pairs), ErrorCounts())
+        assert row["wer"] == total.wer and row["cer"] == total.cer and row["words"] == 5 == row["utterances"]
+        assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"])
+        assert row["seconds_min"] <= row["seconds"] <= row["seconds_max"] and row["repeats"] == 2
+        assert row["wer_low"] <= row["wer"] <= row["wer_high"] and row["split"] == "test"
+        assert row["rtf"] == pytest.approx(row["seconds"] / row["audio_seconds"])
+    assert saved[0]["relative_time"] == saved[0]["relative_macs"] == 1
+    assert [row["trained"] for row in saved] == [True, True, False]
+    macs = [row["macs_per_s"] for row in saved]
+    assert macs == sorted(macs, reverse=True)
+
+
+def test_files(evaluated):
+    workdir, rows = evaluated
+    assert (workdir / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert len((workdir / "tradeoff.csv").read_text().splitlines()) == 1 + len(rows)
+    assert not list(workdir.rglob("*.partial"))
+
+
+def test_one_device_and_eight_write_the_same(runs, evaluated, tmp_path):
+    """On one device the batch has another number of rows, too."""
+    _, rows = evaluated
+    with jax.default_device(jax.devices()[0]):
+        config = evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1)
+        config.input.batch_seconds = 100.0
+        again = evaluate(config, tmp_path / "other")
+    assert [row.wer for row in again] == [row.wer for row in rows[:2]]
+    assert transcripts(tmp_path / "other", "s2q1k1") == transcripts(evaluated[0], "s2q1k1")
+
+
+def test_without_names_it_is_the_table_of_training(runs, tmp_path, capfd):
+    rows = evaluate(evaluation(runs, repeats=1), tmp_path)
+    assert [row.setting for row in rows] == ["s1q1k1", "s2q1k1"]
+    assert "compiled 4 programs" in capfd.readouterr().out  # settings x buckets
+
+
+def test_several_splits_have_rows_and_transcripts_of_their_own(runs, evaluated, tmp_path):
+    rows = evaluate(evaluation(runs, split="test,train", settings="s2q1k1", repeats=1), tmp_path)
+    assert [(row.split, row.setting) for row in rows] == [
+        (split, setting) for split in ("test", "train") for setting in ("s1q1k1", "s2q1k1")
+    ]
+    assert [row.utterances for row in rows] == [5, 5, 12, 12]
+    assert [row.relative_time for row in rows if row.setting == "s1q1k1"] == [1, 1]
+    lines = transcripts(tmp_path, "s2q1k1")
+    assert [line["split"] for line in lines] == ["test"] * 5 + ["train"] * 12
+    assert lines[:5] == transcripts(evaluated[0], "s2q1k1")
+
+
+def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
+    """The model's output is noise; a lexicon of one word leaves nothing else to say."""
+    lm_config = configs_lm.get_config()
+    (tmp_path / "text").write_text("TWO\nTWO TWO\n")
+    lm_config.data, lm_config.text, lm_config.order = "", str(tmp_path / "text"), 2
+    build_lm(lm_config, tmp_path)
+    changes = {
+        "lm": str(tmp_path / "lm.arpa"),
+        "beam.workers": 1,
+        "tune_split": "train",
+        "tune_trials": 2,
+        "beam.nbest": 3,
+    }
+    rows = evaluate(evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1, **changes), tmp_path)
+    assert [(row.decoder, row.setting) for row in rows] == [
+        (decoder, setting) for decoder in ("greedy", "lm") for setting in ("s1q1k1", "s2q1k1")
+    ]
+    for row in rows:
+        name = row.setting + (".lm" if row.decoder == "lm" else "")
+        pairs = transcripts(tmp_path, name)
+        assert row.wer == sum((count_errors(p["reference"], p["hypothesis"]) for p in pairs), ErrorCounts()).wer
+        assert (row.decode_seconds > 0) == (row.decoder == "lm") and row.seconds > row.decode_seconds
+    for pair in transcripts(tmp_path, "s2q1k1.lm"):
+        scores = [best["score"] for best in pair["nbest"]]
+        assert pair["nbest"][0]["text"] == pair["hypothesis"] and scores == sorted(scores, reverse=True)
+        assert 1 <= len(scores) == len({best["text"] for best in pair["nbest"]}) <= 3
+    assert {word for p in transcripts(tmp_path, "s2q1k1.lm") for word in p["hypothesis"].split()} <= {"TWO"}
+
+
+def test_bfloat16(runs, tmp_path):
+    rows = evaluate(evaluation(runs, dtype="bfloat16", settings="s1q1k1", repeats=1), tmp_path)
+    assert rows[0].dtype == "bfloat16" and np.isfinite(rows[0].wer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": ""}, "init_from is empty"),
+        ({"init_from": "PRETRAIN"}, "has no CTC head yet; fine-tune it first"),
+        ({"settings": "s1q1.2.2k1"}, "3 factors, but the model has 1 layers"),
+        ({"settings": "s0q1k1"}, "0 is not a factor"),
+        ({"settings": "fast"}, "setting 'fast' is unknown"),
+        ({"split": "nothing"}, "nothing"),
+        ({"lm": "nothing.arpa"}, "nothing.arpa"),
+        ({"beam.lexicon": "words"}, "beam.lexicon: it is for beam search"),
+        ({"tune_split": "train"}, "tune_split: weights are those of an n-gram"),
+    ],
+    ids=str,
+)
+def test_bad_input(runs, tmp_path, changes, message):
+    changes = {k: str(runs / "pretrain") if v == "PRETRAIN" else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        evaluate(evaluation(runs, **changes), tmp_path)
+
+
+def test_damaged_audio_is_named_and_left_out(runs, tmp_path, capfd):
+    path = runs / "corpus/test/2/1/2-1-0003.flac"
+    sound = path.read_bytes()
+    try:
+        path.write_bytes(sound[:40])
+        rows = evaluate(evaluation(runs, settings="s1q1k1", repeats=1), tmp_path / "a")
+        assert rows[0].utterances == 4 and "2-1-0003" in capfd.readouterr().out
+        with pytest.raises(UserError, match="2-1-0003"):
+            evaluate(evaluation(runs, **{"input.max_bad": 0}), tmp_path / "b")
+    finally:
+        path.write_bytes(sound)
+
+
+def test_the_reference_setting_is_always_measured(runs, tmp_path):
+    rows = evaluate(evaluation(runs, settings="s2q1k1", repeats=1), tmp_path)
+    assert [row.setting for row in rows] == [Compression().name, "s2q1k1"]

@@ -1,0 +1,143 @@
+"""Exported programs in a fresh process that has jax and numpy alone, against the model on each utterance by itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+from tests.evaluation.test_tradeoff import row
+
+from configs import export as export_config
+from sew_jax.compression import Compression
+from sew_jax.decoding.recognizer import load_finetuned
+from sew_jax.errors import UserError
+from sew_jax.evaluation.tradeoff import write_tradeoff
+from sew_jax.export import stablehlo
+from sew_jax.export.export import export
+from sew_jax.models.frontend import frame_count
+
+RELEASED = Path(__file__).parents[1] / "released"
+LENGTHS = {1: [5000], 3: [8000, 2999, 5000]}  # samples of the batches, of 8,000 at most
+
+# What a reader of the card has: no module of ours, nor what ours are made of
+FRESH = """
+import sys
+for name in ("sew_jax", "flax", "orbax", "ml_collections"):
+    sys.modules[name] = None
+import jax
+import jax.export
+import numpy as np
+
+weights = dict(np.load("weights.npz"))
+given, found = np.load("inputs.npz"), {}
+for file in sys.argv[1:]:
+    program = jax.jit(jax.export.deserialize(bytearray(open(file, "rb").read())).call)
+    samples = round(float(file.split("_")[1].removesuffix("s.stablehlo")) * 16_000)
+    for batch in ("1", "3"):
+        wave, length = given["wave" + batch], given["length" + batch]
+        padding = np.full((len(wave), samples - wave.shape[1]), 12_345, np.int16)
+        log_probs, frames = program(weights, np.concatenate([wave, padding], 1), length)
+        found |= {f"{file}/{batch}/log_probs": log_probs, f"{file}/{batch}/frames": frames}
+np.savez("outputs.npz", **found)
+"""
+
+
+def config(model, **changes):
+    made = export_config.get_config()
+    made.init_from, made.format = f"hf:{RELEASED / model}", "stablehlo"
+    made.buckets = "0.5"
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "buckets"),
+    [("wav2vec2_ctc", ["s2q2k1"], ["0.5"]), ("sew_ctc", ["s3q1k1"], ["0.5", "1"])],
+)
+def test_a_fresh_process_gets_the_numbers_of_the_model(name, settings, buckets, tmp_path):
+    export(config(name, setting=",".join(settings), buckets=",".join(buckets)), tmp_path)
+    files = [f"{setting}_{seconds}s.stablehlo" for setting in settings for seconds in buckets]
+    random, inputs = np.random.default_rng(1), {}
+    for batch, lengths in LENGTHS.items():
+        inputs[f"wave{batch}"] = random.integers(-5000, 5000, (batch, max(lengths)), np.int16)
+        inputs[f"length{batch}"] = np.array(lengths, np.int32)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", FRESH, *files]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    outputs = np.load(tmp_path / "outputs.npz")
+
+    tuned = load_finetuned(f"hf:{RELEASED / name}", "", SingleDeviceSharding(jax.devices()[0]))
+    apply = jax.jit(tuned.model.apply, static_argnums=3, static_argnames="deterministic")
+    for setting in settings:
+        for batch, lengths in LENGTHS.items():
+            for i, length in enumerate(lengths):  # alone and without padding
+                wave = inputs[f"wave{batch}"][i : i + 1, :length]
+                logits, _ = apply(
+                    {"params": tuned.params}, wave, np.array([length]), Compression.parse(setting), deterministic=True
+                )
+                expected = np.asarray(logits[0] - jax.nn.logsumexp(logits[0], -1, keepdims=True))
+                for seconds in buckets:
+                    key = f"{setting}_{seconds}s.stablehlo/{batch}"
+                    frames = outputs[f"{key}/frames"][i]
+                    assert frames == frame_count(tuned.model.backbone, length) == len(expected)
+                    found = outputs[f"{key}/log_probs"][i, :frames]
+                    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_programs_are_for_every_platform(tmp_path):
+    export(config("wav2vec2_ctc"), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "README.md", "s1q1k1_0.5s.stablehlo", "weights.npz", "vocab.json", "tokenizer_config.json"
+    }  # fmt: skip
+    program = jax.export.deserialize(bytearray((tmp_path / "s1q1k1_0.5s.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    weights = np.load(tmp_path / "weights.npz")
+    assert all(weights[name].dtype == np.float32 for name in weights)
+
+
+def test_what_differs_from_the_model_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(stablehlo._TOLERANCE, "float32", -1.0)
+    with pytest.raises(RuntimeError, match="differs from the model by"):
+        export(config("wav2vec2_ctc"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path):
+    write_tradeoff([row(), row("s3q1k1", 0.1234, 1.0)], tmp_path)
+    options = {"budget": "0.6", "tradeoff": str(tmp_path)}
+    export(config("sew_ctc", **options), tmp_path / "export")
+    assert (tmp_path / "export/s3q1k1_0.5s.stablehlo").is_file()
+    card = (tmp_path / "export/README.md").read_text()
+    assert "| s3q1k1 | test | greedy | 12.34% |" in card and "10.00%" not in card
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("wav2vec2_ctc", {"format": "onnx"}, "format: 'onnx' is unknown; choose one of stablehlo, hf"),
+        ("wav2vec2_ctc", {"buckets": "5,long"}, "buckets: 'long' is no length"),
+        ("wav2vec2_ctc", {"buckets": "5,nan"}, "buckets: 'nan' is no length"),
+        ("wav2vec2_ctc", {"buckets": "0.01"}, r"buckets: 0\.01 s is shorter than a frame"),
+        ("wav2vec2_ctc", {"buckets": "-1"}, "buckets: -1 s is shorter"),
+        ("wav2vec2_ctc", {"setting": "s1q1.2.1.1.1.1k1"}, "6 factors, but the model has"),
+        ("wav2vec2_ctc", {"setting": "s1q1k1,fast"}, "setting 'fast' is unknown"),
+        ("wav2vec2_ctc", {"setting": "s1q1k1,s2q1k1", "format": "hf"}, "a Hugging Face folder holds one, not 2"),
+        ("wav2vec2_ctc", {"setting": "s1q1k1", "budget": "0.5"}, "are both given"),
+        ("wav2vec2_ctc", {"tradeoff": "TABLE", "setting": "s2q1k1"}, "has no row for s2q1k1; evaluate it with"),
+        ("wav2vec2_ctc", {"tradeoff": "nowhere"}, r"run configs/evaluate\.py first"),
+        ("wav2vec2_pretraining", {}, "has no CTC head yet"),
+    ],
+    ids=str,
+)
+def test_bad_input(model, changes, message, tmp_path):
+    write_tradeoff([row()], tmp_path)
+    changes = {k: str(tmp_path) if v == "TABLE" else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        export(config(model, **changes), tmp_path / "export")
+    assert not (tmp_path / "export").exists()

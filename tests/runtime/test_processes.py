@@ -1,0 +1,181 @@
+"""A job of two processes with four devices each: what one process with eight computes, and nothing lost where one ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sew_jax.errors import UserError
+from sew_jax.metrics.metrics_file import read_metrics, read_rows
+from sew_jax.runtime.distributed import in_cluster, initialize
+from tests.runs import begin, make_corpus, pretraining
+
+ROOT = Path(__file__).parents[2]
+UPDATES = 16  # of most of a second each: a signal comes before the last
+TINY = [
+    "--config.model.width=64",
+    "--config.model.layers=1",
+    "--config.model.ffn_width=128",
+    "--config.model.layerdrop=0.3",
+    "--config.head.codes=8",
+    "--config.input.batch_seconds=6",
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=8",
+    "--config.compression.squeeze=(1,2)",
+    "--config.compression.query_pool=(1,)",
+    "--config.log_every=1",
+    "--config.checkpoint_every=4",
+    f"--config.num_steps={UPDATES}",
+]
+
+
+class Job:
+    """Processes of the command line that train `corpus` in `workdir`."""
+
+    def __init__(self, corpus, workdir, cache, *, processes, config="pretrain", options=TINY):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(8 // processes)}
+        environment["SEW_JAX_CACHE"] = str(cache)
+        command = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}.py", f"--config.data={corpus}"]
+        command += [*options, f"--workdir={workdir}"]
+        self.processes = []
+        for number in range(processes):
+            several = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={number}"]
+            self.processes.append(
+                subprocess.Popen(
+                    command + several * (processes > 1),
+                    cwd=ROOT,
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+
+    def wait_for(self, start):
+        """Reads what the first process says up to a line."""
+        for line in self.processes[0].stdout:
+            if line.startswith(start):
+                return
+        raise AssertionError(f"ended before it said {start!r}: {self.processes[0].stderr.read()}")
+
+    def end(self):
+        """(exit status, stdout, stderr) of each process."""
+        outputs = [process.communicate(timeout=300) for process in self.processes]
+        return [(process.returncode, *output) for process, output in zip(self.processes, outputs, strict=True)]
+
+
+def losses(workdir):
+    return [
+        (row["step"], row["setting"], row["batch_ids"], row["loss"], row["grad_norm"]) for row in read_metrics(workdir)
+    ]
+
+
+def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
+    corpus, cache = make_corpus(tmp_path / "corpus"), tmp_path / "cache"
+    ended = Job(corpus, tmp_path / "one", cache, processes=1).end()
+    assert ended[0][0] == 0, ended
+
+    # a signal to any one of them: all stop after the same update and save it
+    job = Job(corpus, tmp_path / "two", cache, processes=2)
+    job.wait_for("step 5/")
+    job.processes[1].send_signal(signal.SIGTERM)
+    ended = job.end()
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert "stopped by a signal to one of the processes" in ended[0][1], ended
+    newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
+    assert newest == len(read_metrics(tmp_path / "two")) and 5 <= newest < UPDATES
+
+    # what they have saved is damaged where one of them alone reads, and both go on from the checkpoint before; then one is lost:
+    # the other one ends too, and says what to do
+    shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
+    max(shards, key=lambda path: path.stat().st_size).unlink()
+    job = Job(corpus, tmp_path / "two", cache, processes=2)
+    job.wait_for(f"  start     resumes at update {before}: the newest that is whole")
+    assert (tmp_path / f"two/damaged/{newest}").is_dir()
+    job.wait_for(f"step {before + 1}/")
+    job.processes[1].kill()
+    ended = job.end()
+    assert all(status for status, *_ in ended), ended
+    for number, (_, _, stderr) in enumerate(ended):
+        assert f"error: process {number} of 2 ended before its work was done" in stderr, ended
+        assert "Start all of them again" in stderr
+
+    ended = Job(corpus, tmp_path / "two", cache, processes=2).end()
+    assert [status for status, *_ in ended] == [0, 0] and "resumes at update" in ended[0][1], ended
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [row[:3] for row in one] == [row[:3] for row in two] and len(one) == UPDATES
+    assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-4)
+    assert "step" in ended[0][1] and "step" not in ended[1][1]  # the first process speaks for all
+
+
+def test_two_processes_measure_the_words_that_one_does(tmp_path):
+    """Held-out evaluation: the same rows, the same best checkpoint, and both stop early after the same update."""
+    corpus, cache = make_corpus(tmp_path / "corpus"), tmp_path / "cache"
+    (corpus / "test").rename(corpus / "dev")
+    begin(pretraining(corpus), tmp_path / "pretrain")
+    options = [f"--config.init_from={tmp_path / 'pretrain'}", "--config.compression.squeeze=(1,)"]
+    options += ["--config.compression.query_pool=(1,)", "--config.input.batch_seconds=6", "--config.input.buckets=1"]
+    options += ["--config.eval.every=2", "--config.eval.patience=1", "--config.optim.lr=1e-12", "--config.num_steps=9"]
+    for processes, name in ((1, "one"), (2, "two"), (2, "two")):
+        job = Job(corpus, tmp_path / name, cache, processes=processes, config="finetune", options=options)
+        ended = job.end()
+        assert [status for status, *_ in ended] == [0] * processes, ended
+    assert "stopped after update 4: 1 evaluations were no better" in ended[0][1] and "step" not in ended[1][1], ended
+    one, two = (read_rows(tmp_path / name / "held_out.jsonl") for name in ("one", "two"))
+    assert [(row["step"], row["errors"], row["words"]) for row in two] == [
+        (row["step"], row["errors"], row["words"]) for row in one
+    ]
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    assert len(one) == 2 and one[0]["words"] == 5
+    assert [path.name for path in (tmp_path / "two/best/checkpoints").iterdir()] == ["2"]
+
+
+def test_an_error_of_their_own_is_all_they_say(tmp_path):
+    job = Job("nowhere", tmp_path / "run", tmp_path, processes=2)
+    for status, _, stderr in job.end():
+        assert status == 2 and stderr.count("error: ") == 1 and "nowhere does not exist" in stderr, stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("host:1", 2, None), "--process_id not given"),
+        ((None, 2, 0), "--coordinator_address not given"),
+        (("host", 2, 0), "has no port"),
+        (("host:1", 2, 2), "must lie from 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, message):
+    with pytest.raises(UserError, match=message):
+        initialize(*flags)
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),  # the shell of salloc is no task of the job
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-4]"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, True),
+    ],
+)
+def test_where_processes_find_each_other_without_flags(environment, several):
+    assert in_cluster(environment) == several
+
+
+def test_libtpu_without_a_tpu_is_no_slice(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert not in_cluster({})
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/vfio/0")
+    assert in_cluster({})
