@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, model_options
+from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE
+from sew_jax.models.sizes import model_options
 
 
 class Recipe(NamedTuple):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what keeps them from being written."""
+"""Files that are whole or not there, what keeps them from being written, and the folder of what is kept."""
 
 import contextlib
 import errno
@@ -11,7 +11,14 @@ from typing import Any
 from sew_jax.errors import UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
-MEND_WORKDIR = "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest checkpoint"
+WORKDIR_HINT = "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest checkpoint"
+
+
+def cache_folder() -> Path:
+    """`$SEW_JAX_CACHE`, else `$XDG_CACHE_HOME/sew_jax`, else `~/.cache/sew_jax`."""
+    if own := os.environ.get("SEW_JAX_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sew_jax"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -27,8 +34,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def writing_to(folder: os.PathLike | str, mend: str) -> Iterator[None]:
-    """Turns what the system says of a disk that is full or may not be written into a line with the `mend`.
+def writing_to(folder: os.PathLike | str, hint: str) -> Iterator[None]:
+    """Turns what the system says of a disk that is full or may not be written into a line with the `hint`.
 
     Only for blocks that write: libraries that do so outside Python keep the system's words alone.
 
@@ -43,7 +50,7 @@ def writing_to(folder: os.PathLike | str, mend: str) -> Iterator[None]:
         problem = _disk_problem(error)
         if not problem:
             raise
-        raise UserError(f"{folder} cannot be written ({problem}); {mend}") from error
+        raise UserError(f"{folder} cannot be written ({problem}); {hint}") from error
 
 
 def _disk_problem(error: BaseException | None) -> str:

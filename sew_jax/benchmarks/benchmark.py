@@ -12,8 +12,8 @@ from sew_jax.compression import parse_table
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, write_json, writing_to
-from sew_jax.models.config import published
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
+from sew_jax.models.sizes import published
 
 _PARTS = ("inference", "training", "overhead", "input", "start")  # modules of sew_jax.benchmarks
 
@@ -28,7 +28,7 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     parts = split_names(config.parts)
     _check(config, parts)
     say(f"sew_jax benchmark: {', '.join(parts)}")
-    with writing_to(workdir, MEND_WORKDIR):
+    with writing_to(workdir, WORKDIR_HINT):
         workdir.mkdir(parents=True, exist_ok=True)
     report = {"cores": os.cpu_count()}
     for part in parts:

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from sew_jax.console import say
 from sew_jax.data import records
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import Source, list_root, open_source, root_path
+from sew_jax.rates import SAMPLE_RATE
 
 
 def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sew_jax.data.pipeline import read_ahead
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.decoding.greedy import greedy
 from sew_jax.metrics.metrics_file import MetricsFile
-from sew_jax.models.config import model_options
+from sew_jax.models.sizes import model_options
 from sew_jax.training.reporter import Reporter
 from sew_jax.training.state import new_state
 from sew_jax.training.step import make_step

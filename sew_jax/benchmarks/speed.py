@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sew_jax.benchmarks.contest import Bench, Child, Run, take_turns
-from sew_jax.benchmarks.table import align
 from sew_jax.compression import Compression
 from sew_jax.console import say
-from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, published
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.sizes import published
+from sew_jax.tables import align_columns
 
 
 class Work(NamedTuple):
@@ -126,7 +127,7 @@ def _format_settings(table: list[dict[str, Any]], about: dict[str, Any]) -> str:
         for row in table
     ]  # fmt: skip
     return (
-        f"{align(head, lines)}\n    (speed-up as its MACs promise, and the part of it that is kept; MFU: of the "
+        f"{align_columns(head, lines)}\n    (speed-up as its MACs promise, and the part of it that is kept; MFU: of the "
         f"{about['peak_gflops']:.0f} GFLOP/s that matrix products reach here)"
     )
 
@@ -142,4 +143,4 @@ def _format_peers(work: Work, rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return align(head, lines)
+    return align_columns(head, lines)

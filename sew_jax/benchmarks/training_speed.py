@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from sew_jax.benchmarks import ours, peer
 from sew_jax.benchmarks.speed import Work, model_for, time_work
 from sew_jax.compression import parse_table
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.models.cost import count_update_flop
+from sew_jax.rates import SAMPLE_RATE
 
 
 def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:

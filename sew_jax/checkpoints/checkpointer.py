@@ -1,6 +1,7 @@
 """The one file that knows Orbax: whole checkpoints or none, saved in the background, checked bit for bit when they are read."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -21,10 +22,9 @@ from jax.sharding import Sharding
 
 from sew_jax.console import say
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, writing_to
+from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.models.parameters import path_name
 from sew_jax.runtime.distributed import all_processes, same_everywhere
-from sew_jax.training.optimizer import path_name
-from sew_jax.training.state import TrainState
 
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _ITEMS = ("params", "train", "meta")
@@ -38,12 +38,14 @@ class Restored(NamedTuple):
     """A state from the disk, and the newer checkpoints that could not be used: (update, reason)."""
 
     step: int
-    state: TrainState
+    state: Any  # as `like`
     damaged: list[tuple[int, str]]
 
 
 class Checkpoints:
     """Checkpoints of a workdir, each of three items: parameters, the rest of the state, and JSON about the run.
+
+    A state is a dataclass of arrays with a field `params`.
 
     The JSON holds a checksum of each array, since Orbax does not notice a changed bit in what it reads. All methods but `latest`
     raise UserError where the disk is full or may not be written.
@@ -57,7 +59,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(_folder(workdir), options=options, item_names=_ITEMS)
 
     def _writing(self):
-        return writing_to(self._workdir, MEND_WORKDIR)
+        return writing_to(self._workdir, WORKDIR_HINT)
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
@@ -73,7 +75,7 @@ class Checkpoints:
             for step in steps:
                 self._manager.delete(step)
 
-    def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+    def save(self, state: Any, step: int, meta: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; returns at once unless the last save still runs."""
         items = _items(state)
         with self._writing():
@@ -92,7 +94,7 @@ class Checkpoints:
         with self._writing():
             self._manager.check_for_errors()
 
-    def restore(self, like: TrainState) -> Restored | None:
+    def restore(self, like: Any) -> Restored | None:
         """The newest state that is whole, placed like `like` (shapes with shardings); None where there is no checkpoint.
 
         Damaged ones newer than it are moved to `workdir`/damaged, out of the way of the updates to come.
@@ -110,7 +112,7 @@ class Checkpoints:
         if damaged:
             with self._writing():
                 self._put_aside([step for step, _ in damaged])
-        return Restored(step, TrainState(params=values["params"], **values["train"]), damaged)
+        return Restored(step, like.replace(params=values["params"], **values["train"]), damaged)
 
     def _put_aside(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
@@ -173,8 +175,8 @@ def _folder(workdir: Path) -> Path:
     return Path(workdir).absolute() / "checkpoints"
 
 
-def _items(state: TrainState) -> dict[str, Any]:
-    rest = {"step": state.step, "opt_state": state.opt_state, "batch_stats": state.batch_stats}
+def _items(state: Any) -> dict[str, Any]:
+    rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "params"}
     return {"params": state.params, "train": rest}
 
 

@@ -27,11 +27,11 @@ from sew_jax.checkpoints.hf_weights import (
     to_hugging_face,
     write_architecture,
 )
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.models.config import CTCHeadConfig
+from sew_jax.rates import SAMPLE_RATE
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 _PROCESSOR = "processor_config.json"

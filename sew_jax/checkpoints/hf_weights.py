@@ -16,8 +16,8 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadCon
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.layers import EPSILON
+from sew_jax.models.parameters import path_name
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.training.optimizer import path_name
 
 MASK_EMBEDDING = "backbone/mask_embedding"
 

@@ -15,11 +15,8 @@ from sew_jax.compression import Compression, settings_table
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
-from sew_jax.training.optimizer import path_name
 
 HUGGING_FACE = "hf:"
-# Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
-_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
 
 
 class Origin(NamedTuple):
@@ -103,34 +100,3 @@ def _read_record(workdir: Path) -> dict[str, Any]:
         mend = f"write hf:{workdir} if it is a Hugging Face folder"
         raise UserError(f"init_from: {path} is not that of a pretrain or finetune run; {mend}")
     return record
-
-
-def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
-    """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
-
-    Trees of shapes alone will do.
-
-    Raises:
-      UserError: shapes differ, or something is missing that no other table or task explains.
-    """
-    have = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(saved)}
-    new, wrong = [], []
-
-    def take(path, x):
-        name = path_name(path)
-        if name in have and have[name].shape == x.shape:
-            return have.pop(name)
-        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
-        (new if fits else wrong).append(
-            name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
-        )
-        have.pop(name, None)
-        return x
-
-    params = jax.tree_util.tree_map_with_path(take, fresh)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as that run did"
-        )
-    return params, new, list(have)

@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 import soxr
 
-SAMPLE_RATE = 16_000
+from sew_jax.rates import SAMPLE_RATE
+
 EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
 
 _EXACT_SEEK = {"FLAC", "WAV", "W64", "AIFF"}  # formats whose seek lands on the very sample

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.hashing import permute
+from sew_jax.rates import SAMPLE_RATE
 
 _GRID = 1600  # samples (0.1 s): bucket lengths are multiples of it
 
@@ -113,7 +114,7 @@ class BatchPlan:
     @property
     def seconds_per_batch(self) -> float:
         """Mean seconds of speech in a batch."""
-        return self._speech / 16_000 / self.batches_per_epoch
+        return self._speech / SAMPLE_RATE / self.batches_per_epoch
 
     @property
     def _speech(self) -> float:

@@ -13,13 +13,13 @@ import numpy as np
 import soundfile
 import soxr
 
-from sew_jax.cache import cache_folder
 from sew_jax.data.espeak import synthesise
 from sew_jax.errors import UserError
+from sew_jax.files import cache_folder
 from sew_jax.hashing import hash_u64, uniform_int
+from sew_jax.rates import SAMPLE_RATE
 
 VERSION = 2  # part of the folder's name: raise it with any change that alters the audio or the transcripts
-SAMPLE_RATE = 16_000
 SIZES = {"train": 2400, "dev": 100, "test": 200}
 
 # A sentence is a template, drawn by weight, whose {slots} are filled at random.

@@ -14,8 +14,9 @@ from etils import epath
 
 from sew_jax.console import say
 from sew_jax.data import audio
-from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.audio import AudioError
 from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
 
 _T = TypeVar("_T")
 _MANY = 20_000  # files whose headers take long enough to say so

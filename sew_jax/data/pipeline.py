@@ -14,7 +14,8 @@ from absl import flags
 
 from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.batch_plan import BatchPlan
-from sew_jax.data.sources import Problem, Source
+from sew_jax.data.problems import Problem
+from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.hashing import uniform_int
 from sew_jax.processes import end_with_parent_alone

@@ -24,13 +24,14 @@ from ml_collections import ConfigDict
 
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import audio, records
-from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import Entry, folders_of, is_remote, split_names
 from sew_jax.data.sources import list_root, root_path
 from sew_jax.data.summary import plot_lengths, split_facts
 from sew_jax.data.tfds_listing import SCHEME, list_tfds, read_tfds
 from sew_jax.errors import UserError
 from sew_jax.processes import die_with_parent
+from sew_jax.rates import SAMPLE_RATE
 
 _SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many utterances each (but for the last)
 _SPLIT_FOLDERS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin

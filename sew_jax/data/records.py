@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from sew_jax.cache import cache_folder
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import is_remote
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole, writing_to
+from sew_jax.files import cache_folder, write_whole, writing_to
 
 VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(

@@ -6,7 +6,7 @@ A source knows all lengths ahead, so that batches can be planned without opening
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +14,13 @@ import pyarrow.compute as pc
 from etils import epath
 
 from sew_jax.data import audio
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure, split_names
+from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
 
 _AT_ONCE = 100_000  # rows that are Python objects at a time
-
-
-class Problem(NamedTuple):
-    """An utterance that was left out, and why."""
-
-    id: str
-    reason: str
 
 
 class Store(Protocol):
@@ -168,11 +162,7 @@ def open_source(
             f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
         )
     damaged += untold
-    if len(damaged) > max_bad:
-        listed = "; ".join(f"{p.id} {p.reason}" for p in damaged[:3])
-        raise UserError(
-            f"data: {len(damaged)} utterances of {data} are damaged (first: {listed}); mend or remove them, or raise --config.input.max_bad={max_bad}"
-        )
+    check_damaged(damaged, data, max_bad)
     problems = damaged + by_length
     if not usable:
         why = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.rates import SAMPLE_RATE
 
 _QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 

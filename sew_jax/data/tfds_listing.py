@@ -10,6 +10,7 @@ from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import Entry
 from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
 
 SCHEME = "tfds:"
 _TEXT = ("text", "transcription", "transcript", "sentence", "normalized_text")  # first that is there
@@ -40,7 +41,7 @@ def read_tfds(path: str) -> np.ndarray:
         return audio.read(value)
     if not len(value):
         raise AudioError("holds no audio")
-    return audio.to_canonical(value, _builder(name).info.features[feature].sample_rate or audio.SAMPLE_RATE)
+    return audio.to_canonical(value, _builder(name).info.features[feature].sample_rate or SAMPLE_RATE)
 
 
 def _list_split(name: str, split: str) -> list[Entry]:

@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression
 from sew_jax.console import say
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches, read_ahead
-from sew_jax.data.sources import Problem, Source, open_source
+from sew_jax.data.problems import Problem, check_damaged
+from sew_jax.data.sources import Source, open_source
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.distributed import of_all_processes
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding, place_batch
@@ -117,11 +117,7 @@ def compile_for(
 def _tell_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
     for problem in problems[:5]:
         say(f"  ! {problem.id} {problem.reason}; it is left out")
-    if len(problems) > config.input.max_bad:
-        raise UserError(
-            f"data: {len(problems)} damaged utterances in {config.data}, the first: {problems[0].id} {problems[0].reason}; "
-            "mend them or raise --config.input.max_bad"
-        )
+    check_damaged(problems, config.data, config.input.max_bad)
 
 
 def _tell_unknown(source: Source, vocabulary: Vocabulary) -> None:

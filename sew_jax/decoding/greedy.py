@@ -6,8 +6,6 @@ import numpy as np
 
 from sew_jax.data.vocabulary import Vocabulary
 
-FRAME_SECONDS = 0.02  # of the model's output
-
 
 class Word(NamedTuple):
     """A word on frames begin to end (exclusive) of 20 ms; confidence is the geometric mean of its symbols' best frames."""

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from sew_jax.checkpoints.pretrained import merge_params, open_origin
+from sew_jax.checkpoints.pretrained import open_origin
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.parameters import merge_params
 
 
 class FineTuned(NamedTuple):

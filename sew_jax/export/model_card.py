@@ -11,14 +11,14 @@ import sew_jax
 from sew_jax.checkpoints.hf_weights import Architecture
 from sew_jax.checkpoints.pretrained import Origin
 from sew_jax.compression import Compression
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.evaluation.tradeoff import Row
 from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.cost import count_macs
-from sew_jax.tables import table
+from sew_jax.rates import SAMPLE_RATE
+from sew_jax.tables import markdown_table
 
 _COSTED_SECONDS = 10
 # Keys of a run's config that say how its model was made
@@ -78,7 +78,7 @@ def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
 Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from `{WEIGHTS_FILE}`. Needed:
 `pip install jax numpy flatbuffers`, nothing of sew_jax.
 
-{table(("program", "setting", "at most", "samples N"), files)}
+{markdown_table(("program", "setting", "at most", "samples N"), files)}
 Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the samples of each
 utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities (B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the
 order of `{VOCABULARY_FILE}`; and the frames (B,) int32 of each utterance, beyond which they mean nothing.
@@ -147,7 +147,9 @@ def _cost(backbone: BackboneConfig, settings: Sequence[Compression]) -> str:
         (str(s), f"{macs[s] / _COSTED_SECONDS / 1e9:.3g}", f"{macs[s] / macs[Compression()]:.2f}") for s in settings
     ]
     head = ("setting", "10^9 MACs for a second of audio", "to s1q1k1")
-    return f"For an utterance of {_COSTED_SECONDS} s, without norms and the last layer:\n\n" + table(head, lines)
+    return f"For an utterance of {_COSTED_SECONDS} s, without norms and the last layer:\n\n" + markdown_table(
+        head, lines
+    )
 
 
 def _reached(rows: Sequence[Row]) -> str:
@@ -170,7 +172,7 @@ def _reached(rows: Sequence[Row]) -> str:
         f"{name}: {r.utterances} utterances ({r.audio_seconds / 60:.1f} minutes, {r.words} words)" for name, r in splits
     ]
     head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
-    return f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n" + table(
+    return f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n" + markdown_table(
         head, lines
     )
 
@@ -190,7 +192,7 @@ def _made(origin: Origin, state: str) -> str:
         data = origin.record.get("data") or {}
         if "utterances" in data:
             lines.append(("utterances", f"{data['utterances']} (SHA-256 of their list {data['sha256'][:12]})"))
-    return table(("", "value"), lines)
+    return markdown_table(("", "value"), lines)
 
 
 def _commit() -> str:

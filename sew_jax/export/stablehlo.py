@@ -17,13 +17,13 @@ from jax import export
 
 from sew_jax.compression import Compression
 from sew_jax.console import format_duration, say
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.decoding.recognizer import FineTuned, log_probs
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.frontend import frame_count
-from sew_jax.training.optimizer import path_name
+from sew_jax.models.parameters import path_name
+from sew_jax.rates import SAMPLE_RATE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS_FILE = "weights.npz"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, write_whole, writing_to
+from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
 from sew_jax.metrics.tensorboard import EventFile
 
 
@@ -67,7 +67,7 @@ class MetricsFile:
                         self._events.close()
 
     def _writing(self):
-        return writing_to(self._file.name, MEND_WORKDIR)
+        return writing_to(self._file.name, WORKDIR_HINT)
 
 
 def _step(line: bytes) -> float:

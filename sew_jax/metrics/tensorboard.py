@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import text
 
-from sew_jax.tables import table
+from sew_jax.tables import markdown_table
 
 if TYPE_CHECKING:  # it draws with matplotlib, for which training need not wait
     from sew_jax.evaluation.tradeoff import Row
@@ -113,11 +113,11 @@ def write_tradeoff_events(folder: Path, plot_png: bytes, rows: Sequence["Row"], 
     ]
     summaries = [
         Summary(value=[Summary.Value(tag="tradeoff", image=image)]),
-        text("tradeoff/table", table(("setting", "split", "decoder", "WER", "CER", "time", "MACs"), lines)),
+        text("tradeoff/table", markdown_table(("setting", "split", "decoder", "WER", "CER", "time", "MACs"), lines)),
     ]
     for sample in samples:
         heard = [("reference", sample.reference), *sample.hypotheses.items()]
-        summaries.append(text(f"transcripts/{sample.id}", table(("", sample.id), heard)))
+        summaries.append(text(f"transcripts/{sample.id}", markdown_table(("", sample.id), heard)))
     for path in earlier:
         path.unlink()
     writer = EventsWriter(str(folder / _PREFIX), _EVALUATION)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from sew_jax.compression import Compression
 from sew_jax.models.config import BackboneConfig
-from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, SAMPLE_RATE, WINDOW, conv_stack, feature_width, frame_count
+from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, WINDOW, conv_stack, feature_width, frame_count
 from sew_jax.models.lengths import conv_length, pooled_length
+from sew_jax.rates import SAMPLE_RATE
 
 
 @dataclasses.dataclass(frozen=True)

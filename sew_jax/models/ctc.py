@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
-from sew_jax.models.frontend import SAMPLE_RATE
 from sew_jax.models.layers import Dropout, exact_dense
+from sew_jax.rates import SAMPLE_RATE
 
 
 class CTCModel(nn.Module):

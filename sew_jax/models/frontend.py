@@ -15,8 +15,8 @@ from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import EPSILON, gelu, layer_norm
 from sew_jax.models.lengths import conv_length, mask_from_lengths, zero_padding
 from sew_jax.models.strided_conv import StridedConv
+from sew_jax.rates import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 MEL_BINS, MEL_STACK = 80, 2
 WINDOW, HOP, _FFT = 400, 160, 512  # 25 ms, 10 ms
 FFT_BINS = _FFT // 2 + 1

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
-from sew_jax.models.frontend import SAMPLE_RATE
 from sew_jax.models.layers import EPSILON, EXACT, Dropout, exact_dense, torch_dense, xavier_normal
 from sew_jax.models.masking import MaskedFrames, gather_frames
 from sew_jax.models.quantizer import Quantized, Quantizer
+from sew_jax.rates import SAMPLE_RATE
 
 
 class PretrainOutput(NamedTuple):

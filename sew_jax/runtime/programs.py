@@ -13,6 +13,7 @@ import jax
 
 from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
+from sew_jax.rates import SAMPLE_RATE
 
 Key = tuple[Compression | Draw, int]  # setting or settings, bucket in samples
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
@@ -52,7 +53,9 @@ def compile_table(
         for future in concurrent.futures.as_completed([pool.submit(compile_one, key) for key in keys]):
             key, program, seconds = future.result()
             done[key] = program
-            say(f"  {len(done)}/{len(keys)} {key[0]} {key[1] / 16_000:.1f} s: {seconds:.1f} s, {_describe(program)}")
+            say(
+                f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, {_describe(program)}"
+            )
     cached = len(_cache_hits) - hits
     told = f", {cached} from the cache of earlier runs" if cached else ""
     say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{told}")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sew_jax.errors import UserError
-from sew_jax.training.optimizer import path_name
+from sew_jax.models.parameters import path_name
 
 BATCH = PartitionSpec(("data", "fsdp"))
 # Parameters and their moments by path; all the rest (norms, gains, counts, statistics) is small

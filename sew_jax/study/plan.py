@@ -11,14 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression, Draw, parse_table, sandwich_draws, settings_table, uniform_draws
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.listing import split_names
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, write_json, writing_to
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import count_update_flop, typical_macs
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import AUTO
 from sew_jax.training.resume import RECORD
@@ -180,7 +180,7 @@ def _measure(config: ConfigDict, table: Sequence[Compression], workdir: Path) ->
     part = training_config(config, whole, "pretrain", 0)
     task = open_task(part)
     folder = workdir / ARCHITECTURE
-    with writing_to(workdir, MEND_WORKDIR):
+    with writing_to(workdir, WORKDIR_HINT):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, {"config": part.to_dict(), "architecture": task.architecture})
     works = {"pretrain": _work(part, task)}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import sew_jax
 from sew_jax.console import say
 from sew_jax.data.listing import split_names
-from sew_jax.files import MEND_WORKDIR, write_json, write_whole, writing_to
+from sew_jax.files import WORKDIR_HINT, write_json, write_whole, writing_to
 from sew_jax.metrics.bootstrap import wer_interval
 from sew_jax.study.page import write_page
 from sew_jax.study.plan import Plan, finetune_key
@@ -58,7 +58,7 @@ def write_report(config: ConfigDict, plan: Plan, results: Results, workdir: Path
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with writing_to(workdir, MEND_WORKDIR):
+    with writing_to(workdir, WORKDIR_HINT):
         write_json(workdir / "study.json", value)
         write_whole(workdir / "study.csv", text.getvalue().encode())
         write_whole(workdir / "study.png", plot)

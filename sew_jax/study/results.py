@@ -16,7 +16,7 @@ from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
 from sew_jax.decoding.recognizer import best_symbols, load_finetuned
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, write_json, writing_to
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.wer import count_errors
 from sew_jax.study.plan import Model, finetune_key
 
@@ -32,7 +32,7 @@ class Results:
         return key in self._read or self._path(key).exists()
 
     def write(self, key: str, result: Mapping[str, Any]) -> None:
-        with writing_to(self._folder, MEND_WORKDIR):
+        with writing_to(self._folder, WORKDIR_HINT):
             write_json(self._path(key), dict(result))
 
     def __getitem__(self, key: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sew_jax.data.listing import split_names
 from sew_jax.errors import Diverged, UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.evaluation.tradeoff import to_objects
-from sew_jax.files import MEND_WORKDIR, write_json, writing_to
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.study.claims import Claims
 from sew_jax.study.plan import (
@@ -56,7 +56,7 @@ def study(config: ConfigDict, workdir: Path) -> None:
 def _study(config: ConfigDict, workdir: Path) -> None:
     plan = make_plan(config, workdir)
     _check_earlier(config, workdir)
-    with writing_to(workdir, MEND_WORKDIR):
+    with writing_to(workdir, WORKDIR_HINT):
         claims, results = Claims(workdir / "claims"), Results(workdir / "results")
     _first_screen(config, plan, workdir, results)
     runner = _Runner(config, plan, workdir, results)
@@ -255,7 +255,7 @@ def _check_earlier(config: ConfigDict, workdir: Path) -> None:
     """Writes the config into the workdir, or checks it against the one there."""
     path, new = workdir / "study_config.json", _flat(json.loads(json.dumps(config.to_dict())))
     if not path.exists():
-        with writing_to(workdir, MEND_WORKDIR):
+        with writing_to(workdir, WORKDIR_HINT):
             write_json(path, new)
     old = json.loads(path.read_text(encoding="utf-8"))
     for key in sorted(old.keys() | new.keys()):

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.console import say
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.errors import UserError
 from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
 from sew_jax.models.pretrain import PretrainModel
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
 from sew_jax.training import optimizer as optim
 from sew_jax.training.state import new_state

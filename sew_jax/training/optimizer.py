@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sew_jax.models.parameters import path_name
+
 
 def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
     """wav2vec 2.0's pre-training schedule: update n has peak * n / warmup, then a straight line to 0 at `total_steps`."""
@@ -99,8 +101,3 @@ def _scale_groups(lr_scale) -> optax.GradientTransformation:
 def applied_updates(opt_state: optax.OptState) -> jax.Array:
     """How many updates have moved the parameters: what the schedule counts, as in fairseq; skipped ones are not in it."""
     return optax.tree.get(opt_state, "ScaleByAdamState").count
-
-
-def path_name(path) -> str:
-    """A tree path as "a/b/c"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,11 +1,10 @@
 """What a user reads of a run: the first screen, a line now and then, warnings; and the rows of `metrics.jsonl`."""
 
 import contextlib
-import json
 import math
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from sew_jax.compression import Draw
 from sew_jax.console import Progress, say
 from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import Batch
-from sew_jax.data.sources import Problem
-from sew_jax.errors import Diverged, UserError
-from sew_jax.files import MEND_WORKDIR, writing_to
+from sew_jax.errors import Diverged
 from sew_jax.metrics.metrics_file import MetricsFile
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training.task import Task
 from sew_jax.training.watchdog import LOCAL
 
@@ -41,7 +39,7 @@ def first_screen(
     )
     say(f"  settings  {len(task.table)}: {' '.join(map(str, task.table))}")
     say(
-        f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / 16_000 / 3600:.2f} h"
+        f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / SAMPLE_RATE / 3600:.2f} h"
     )
     if len(task.source.sizes) > 1:
         shares = zip(task.source.names, plan.corpus_shares, strict=True)
@@ -50,7 +48,7 @@ def first_screen(
     if task.problems:
         first = task.problems[0]
         say(f"            {len(task.problems)} left out (left_out.jsonl), the first: {first.id} {first.reason}")
-    buckets = ", ".join(f"{b / 16_000:.1f} s x {_rows(plan, b)}" for b in plan.buckets)
+    buckets = ", ".join(f"{b / SAMPLE_RATE:.1f} s x {_rows(plan, b)}" for b in plan.buckets)
     say(f"  buckets   {buckets}; {plan.padding_efficiency:.0%} of what is computed is speech")
     say(
         f"  update    {update:.0f} s of audio in {config.accumulate} micro-batch(es); {plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = {config.num_steps / plan.batches_per_epoch:.1f} epochs"
@@ -92,9 +90,9 @@ class Reporter:
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
-        audio = float(batch.arrays["length"].sum()) / 16_000 * jax.process_count()
+        audio = float(batch.arrays["length"].sum()) / SAMPLE_RATE * jax.process_count()
         row = {"step": step, "epoch": batch.epoch, "batch": batch.index, "setting": setting.name}
-        row |= {"bucket_s": batch.bucket / 16_000}
+        row |= {"bucket_s": batch.bucket / SAMPLE_RATE}
         row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
         row |= {
             "steps_per_s": 1 / seconds,
@@ -157,32 +155,3 @@ class Reporter:
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]
         parts += [f"wait {mean['input_wait_frac']:.0%}", f"eta {self._progress.left}"]
         return " | ".join(parts)
-
-
-class BadAudio:
-    """Names audio that fails to decode while training, once each, up to a bound; adds it to the workdir's list."""
-
-    def __init__(self, bound: int, workdir: Path | None):
-        self._bound, self._workdir, self._seen = bound, workdir, {}
-
-    def note(self, problems: tuple[Problem, ...]) -> None:
-        """Raises UserError past the bound."""
-        for problem in problems:
-            if problem.id not in self._seen:
-                self._seen[problem.id] = problem
-                if self._workdir:
-                    write_problems(self._workdir, [problem], "a")
-                say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)", everywhere=True)
-        if len(self._seen) > self._bound:
-            first = next(iter(self._seen.values()))
-            raise UserError(
-                f"data: {len(self._seen)} utterances cannot be read (first: {first.id} {first.reason}); mend or remove them, "
-                f"or raise --config.input.max_bad={self._bound}"
-            )
-
-
-def write_problems(workdir: Path, problems: Iterable[Problem], mode: str = "w") -> None:
-    """Writes what was left out, or adds to it. Raises UserError where the disk is full."""
-    lines = [json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in problems]
-    with writing_to(workdir, MEND_WORKDIR), (workdir / "left_out.jsonl").open(mode, encoding="utf-8") as file:
-        file.writelines(lines)

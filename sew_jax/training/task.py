@@ -11,23 +11,23 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import Origin, merge_params, open_origin
+from sew_jax.checkpoints.pretrained import Origin, open_origin
 from sew_jax.compression import Compression, Draw, sandwich_draws, settings_table, uniform_draws
 from sew_jax.console import say
-from sew_jax.data.audio import SAMPLE_RATE
-from sew_jax.data.sources import Problem, Source, open_source
+from sew_jax.data.problems import Problem
+from sew_jax.data.sources import Source, open_source
 from sew_jax.data.vocabulary import Vocabulary, check_texts, open_vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.masking import mask_slots
+from sew_jax.models.parameters import merge_params
 from sew_jax.models.pretrain import PretrainModel
+from sew_jax.rates import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE
 from sew_jax.training import optimizer as optim
 from sew_jax.training.step import MicroLoss, Sandwich, SpanMask, Temperature, ctc_micro_loss, pretrain_micro_loss
 from sew_jax.training.watchdog import Watchdog
-
-_FRAME = 320  # samples between frames at 50 Hz
 
 
 class Task(NamedTuple):
@@ -88,13 +88,13 @@ def _pretrain(config: ConfigDict) -> Task:
     _check_schedules(table, backbone)
     mask = SpanMask(**config.mask)
     # a span needs its frames and a last one, which is never masked
-    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * _FRAME + 400)
+    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * FRAME_SAMPLES + 400)
     source, problems = open_source(
         config.data, config.split, min_samples=min_samples, max_samples=round(config.input.max_seconds * SAMPLE_RATE),
         need_text=False, max_bad=config.input.max_bad,
     )  # fmt: skip
     learning = pretraining(config, backbone, head)
-    frames = int(config.input.crop_seconds * 50)
+    frames = int(config.input.crop_seconds * FRAMES_PER_SECOND)
 
     return Task(
         table=table,

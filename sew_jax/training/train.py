@@ -21,19 +21,21 @@ from sew_jax.compression import Draw, draw
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches, label_slots, read_ahead
+from sew_jax.data.problems import DamagedAudio, write_problems
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, write_json, writing_to
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.preemption import stop_requests
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, place_ahead, tree_shardings
-from sew_jax.training.reporter import BadAudio, Reporter, first_screen, say_start, write_problems
+from sew_jax.runtime.stall_watch import StallWatch
+from sew_jax.training.reporter import Reporter, first_screen, say_start
 from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows
 from sew_jax.training.state import TrainState, new_state
 from sew_jax.training.step import make_step
 from sew_jax.training.task import Task, open_task
 from sew_jax.training.validation import Validation
-from sew_jax.training.watchdog import StallWatch
 
 
 class Summary(NamedTuple):
@@ -81,13 +83,13 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     first_screen(config, task, plan, mesh, parameters, bytes_per_device(shapes, shardings))
 
     with contextlib.ExitStack() as stack:
-        with writing_to(workdir, MEND_WORKDIR):
+        with writing_to(workdir, WORKDIR_HINT):
             workdir.mkdir(parents=True, exist_ok=True)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
         restored = checkpoints.restore(like)
         start = restored.step if restored else 0
         say_start(workdir, start, restored.damaged if restored else [], changes)
-        with writing_to(workdir, MEND_WORKDIR):
+        with writing_to(workdir, WORKDIR_HINT):
             if first_host:
                 write_json(workdir / RECORD, record)
                 write_problems(workdir, task.problems)
@@ -121,7 +123,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             speed=config.input.speed, host=jax.process_index(), hosts=jax.process_count(),
         )  # fmt: skip
         reporter = Reporter(config, task, metrics, Progress(config.num_steps, start))
-        bad = BadAudio(config.input.max_bad, workdir if first_host else None)
+        damaged = DamagedAudio(config.data, config.input.max_bad, workdir if first_host else None)
         stall = StallWatch(lambda sentence: say(f"  ! {sentence}", everywhere=True))
         step, saved, pending, reason = start, start, None, ""
 
@@ -152,7 +154,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                 # no waiting where the device was busy all the while
                 starved = not pending or pending[3]["loss"].is_ready()
                 waited = (time.monotonic() - waiting) * starved
-                bad.note(batch.problems)
+                damaged.add(batch.problems)
                 drawn = draw(task.draws, config.seed, step)
                 state, scalars = programs[drawn, batch.bucket](state, arrays, key)
                 step += 1
@@ -195,7 +197,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
 
 def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] | None) -> BatchPlan:
     buckets, multiple = choose_buckets(task.samples, config.input.buckets), devices * config.accumulate
-    rows = rows_per_bucket(buckets, round(config.input.batch_seconds * 16_000), multiple)
+    rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), multiple)
     before = earlier_rows(earlier, config.to_dict())  # a run keeps its batches whatever devices it goes on with
     if before and before.keys() == rows.keys():
         rows = before

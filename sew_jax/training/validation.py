@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
 from sew_jax.console import say
 from sew_jax.errors import UserError
-from sew_jax.files import MEND_WORKDIR, writing_to
+from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile, read_rows
 from sew_jax.runtime.distributed import of_first_process
 from sew_jax.runtime.programs import compile_table
@@ -59,7 +59,7 @@ class Validation:
         if not self._held_out:
             return
         first_host = jax.process_index() == 0
-        with writing_to(workdir, MEND_WORKDIR):
+        with writing_to(workdir, WORKDIR_HINT):
             self._file = self._open.enter_context(
                 contextlib.closing(MetricsFile(workdir / FILE if first_host else None, start, beside=metrics))
             )

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.compression import Compression
-from sew_jax.data.audio import SAMPLE_RATE
 from sew_jax.errors import UserError
+from sew_jax.rates import FRAME_SAMPLES, SAMPLE_RATE
 
-FRAME_SAMPLES = 320  # 20 ms, from one frame of the model's output to the next
 _LEAST_OVERLAP = 0.1  # seconds; a front end's window must not lack what two chunks share
 _BUCKETS_PER_OCTAVE, _SHORTEST_BUCKET = 2, 2.0  # seconds
 

@@ -5,10 +5,11 @@ import sys
 from typing import NamedTuple
 
 from sew_jax.data import audio
-from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.audio import AudioError
 from sew_jax.data.listing import in_threads, split_names
-from sew_jax.data.sources import Problem
+from sew_jax.data.problems import Problem
 from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
 
 STDIN = "-"
 

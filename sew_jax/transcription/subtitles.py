@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sew_jax.decoding.greedy import FRAME_SECONDS, Word
+from sew_jax.decoding.greedy import Word
+from sew_jax.rates import FRAME_SECONDS
 
 # What players show well and viewers can read (the usual guidelines of broadcasters)
 LINE, LINES, LONGEST, PAUSE, SHORTEST = 42, 2, 7.0, 1.0, 1.0  # characters, lines, then seconds

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sew_jax.console import Progress, format_duration, say
-from sew_jax.data.audio import SAMPLE_RATE, AudioError
+from sew_jax.data.audio import AudioError
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.beam import Beam, chosen_options
 from sew_jax.decoding.greedy import best_path
@@ -21,6 +21,7 @@ from sew_jax.decoding.incremental import Decoder
 from sew_jax.decoding.recognizer import load_finetuned
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.transcription.chunking import make_chunking
 from sew_jax.transcription.recordings import Clip, find_clips

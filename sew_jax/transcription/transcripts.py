@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from sew_jax.compression import Compression
-from sew_jax.decoding.greedy import FRAME_SECONDS, Hypothesis
+from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole, writing_to
+from sew_jax.rates import FRAME_SECONDS
 from sew_jax.transcription.recordings import Clip
 from sew_jax.transcription.subtitles import srt, vtt
 

@@ -10,8 +10,8 @@ from sew_jax.benchmarks import peer
 from sew_jax.benchmarks.benchmark import benchmark
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.models.config import published
 from sew_jax.models.cost import count_macs
+from sew_jax.models.sizes import published
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import soundfile
 
-from sew_jax.data.audio import SAMPLE_RATE
+from sew_jax.rates import SAMPLE_RATE
 
 GOOD = ("plain", "8 bit", "24 bit", "96 kHz stereo", "spaces and ünïcode", "ogg", "link within")
 # kind -> what its reason must say

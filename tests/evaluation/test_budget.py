@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tests.evaluation.test_tradeoff import row
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import choose, chosen_setting
 from sew_jax.evaluation.tradeoff import write_tradeoff
+from tests.evaluation.test_tradeoff import row
 
 ROWS = [row(), row("s2q1k1", 0.12, 1.0), row("s3q1k1", 0.12, 0.9), row("s4q1k1", 0.2, 0.8)]
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.evaluation.test_tradeoff import row
 
 from configs import search as search_config
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.evaluation.pooling_search import Point
 from sew_jax.evaluation.search import format_comparison, search
+from tests.evaluation.test_tradeoff import row
 from tests.runs import make_corpus
 
 MODEL = Path(__file__).parents[1] / "released/wav2vec2_ctc"

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.decoding.test_beam import AB, spoken
 
 from sew_jax.decoding.beam import BeamOptions, BeamPool
 from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tune_decoder import tune
 from sew_jax.metrics.wer import ErrorCounts, count_errors
+from tests.decoding.test_beam import AB, spoken
 
 SENTENCES = ["AB A", "A AB", "BA AB A", "AB AB", "A BA"]
 

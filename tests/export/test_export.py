@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
-from tests.evaluation.test_tradeoff import row
 
 from configs import export as export_config
 from sew_jax.compression import Compression
@@ -19,6 +18,7 @@ from sew_jax.evaluation.tradeoff import write_tradeoff
 from sew_jax.export import stablehlo
 from sew_jax.export.export import export
 from sew_jax.models.frontend import frame_count
+from tests.evaluation.test_tradeoff import row
 
 RELEASED = Path(__file__).parents[1] / "released"
 LENGTHS = {1: [5000], 3: [8000, 2999, 5000]}  # samples of the batches, of 8,000 at most

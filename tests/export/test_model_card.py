@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.evaluation.test_tradeoff import row
 
 from sew_jax import __version__
 from sew_jax.checkpoints.hf_weights import Architecture
@@ -25,7 +24,8 @@ from sew_jax.export.stablehlo import write_programs
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.cost import count_macs
 from sew_jax.models.ctc import CTCModel
-from sew_jax.tables import table
+from sew_jax.tables import markdown_table
+from tests.evaluation.test_tradeoff import row
 
 # Not letters in their usual order, with an unusual delimiter and a blank in the midst
 VOCABULARY = Vocabulary(("A", "B", "<pad>", "Ö", "_", "<s>"), delimiter="_", eos=None, unknown_symbol=None)
@@ -135,7 +135,7 @@ def test_each_head_has_its_loader(head, loaders):
 
 
 def test_cells_of_a_table_stay_cells():
-    text = table(("a", "b"), [("x|y", "two\nlines"), ("<b>", "*a_b*")])
+    text = markdown_table(("a", "b"), [("x|y", "two\nlines"), ("<b>", "*a_b*")])
     assert text.splitlines()[2:] == ["| x\\|y | two lines |", "| &lt;b> | \\*a_b\\* |"]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in text.splitlines())
 

@@ -4,11 +4,11 @@ import math
 import struct
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tests.evaluation.test_tradeoff import ROWS
 
 from sew_jax.evaluation.tradeoff import write_tradeoff
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.metrics.tensorboard import EventFile, Sample, write_tradeoff_events
+from tests.evaluation.test_tradeoff import ROWS
 
 KEPT = {"training/loss", "training/skipped", "training/epoch", "loss/s1q1k1"}
 

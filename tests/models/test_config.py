@@ -6,10 +6,11 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig, published
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
+from sew_jax.models.sizes import published
 
 WAVE, LENGTH = jnp.zeros((1, 16_000)), jnp.array([16_000])
 

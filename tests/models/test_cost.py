@@ -9,8 +9,9 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
-from sew_jax.models.config import BackboneConfig, published
+from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import count_macs, count_shared_macs, count_update_flop
+from sew_jax.models.sizes import published
 
 BASE = dataclasses.replace(published("base")[0], upsample_factors=(2, 3, 4))
 SAMPLES = 614 * 320 + 80  # 614 frames, 12.3 s

@@ -7,8 +7,9 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, published
+from sew_jax.models.config import BackboneConfig
 from sew_jax.models.frontend import Frontend, frame_count
+from sew_jax.models.sizes import published
 from tests.models.build import FRONTENDS, apply, init, noise, small
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.parameters import path_name
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.training.optimizer import path_name
 
 C, D, FFN, TAPS, FINAL, MLP = 64, 128, 256, 9, 48, 512
 GROUPED = dict(conv_width=C, width=D, layers=2, heads=4, ffn_width=FFN, pos_kernel=TAPS, pos_groups=4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sew_jax.errors import UserError
-from sew_jax.models.config import published
 from sew_jax.models.pretrain import PretrainModel
+from sew_jax.models.sizes import published
 from sew_jax.runtime.sharding import (
     abstract_mesh,
     batch_sharding,

@@ -19,8 +19,8 @@ from configs import study as study_config
 from sew_jax.compression import Compression, sandwich_draws, uniform_draws
 from sew_jax.errors import UserError
 from sew_jax.metrics.bootstrap import relative_difference
-from sew_jax.models.config import published
 from sew_jax.models.cost import count_update_flop
+from sew_jax.models.sizes import published
 from sew_jax.study.claims import Claims
 from sew_jax.study.plan import Work, equal_updates, flop_of_update, make_plan
 from sew_jax.study.report import write_report

@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tests.metrics.test_tensorboard import shown
 
 from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
 from sew_jax.checkpoints.pretrained import open_origin
@@ -21,6 +20,7 @@ from sew_jax.training.train import train
 from sew_jax.training.validation import FILE, Validation
 from sew_jax.training.watchdog import check_held_out
 from tests import runs
+from tests.metrics.test_tensorboard import shown
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from configs import pretrain
 from sew_jax.errors import UserError
-from sew_jax.models.config import SIZES
+from sew_jax.models.sizes import SIZES
 from sew_jax.training import optimizer as optim
 
 PUBLISHED = [size for size in SIZES if size != "demo"]

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from sew_jax.training.watchdog import StallWatch, Watchdog
+from sew_jax.runtime.stall_watch import StallWatch
+from sew_jax.training.watchdog import Watchdog
 
 HEALTHY = dict(
     step=0, setting="s1q1k1", bucket_s=8.0, steps_per_s=2.0, loss=3.0, loss_contrastive=3.0, accuracy=0.4, code_perplexity=200.0, prob_perplexity=220.0, masked_frac=0.49,

@@ -13,7 +13,8 @@ from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
-from sew_jax.transcription.chunking import FRAME_SAMPLES, Chunk, Chunking, Joiner, bucket_grid, cut, make_chunking
+from sew_jax.rates import FRAME_SAMPLES
+from sew_jax.transcription.chunking import Chunk, Chunking, Joiner, bucket_grid, cut, make_chunking
 
 FRONTENDS = [BackboneConfig(frontend="logmel"), BackboneConfig(), BackboneConfig(frontend="compact")]
 SETTINGS = ["s1q1k1", "s3q2k1", "s4q2.3k4.1"]

@@ -1,0 +1,68 @@
+"""The published sizes, and this project's own small one."""
+
+import dataclasses
+from typing import Any
+
+from sew_jax.errors import UserError
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+
+_SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, upsampler="linear")
+
+_LARGE = dict(width=1024, layers=24, heads=16, ffn_width=4096)
+_LAYER_NORMS = dict(pre_norm=True, conv_norm="layer", conv_bias=True, normalize_wave=True)
+
+# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's wav2vec2_base_librispeech.yaml (base)
+# and wav2vec2_large_librivox.yaml (large_lv60k) in examples/wav2vec/config/pretraining; for LibriSpeech's large, of which
+# fairseq has no file, wav2vec 2.0's section 4.2 and what torchaudio's WAV2VEC2_LARGE says of the released checkpoint;
+# SEW's scripts/pt-sew.sh; torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json; `demo` is this project's.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "base": ({}, {}),
+    "large": (_LARGE | dict(dropout=0.0, layerdrop=0.2), dict(final_width=768, code_width=768)),
+    "large_lv60k": (
+        _LARGE
+        | _LAYER_NORMS
+        | dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0, feature_grad_scale=1.0),
+        dict(final_width=768, code_width=768, feature_dropout=0.0, penalty_weight=0.0),
+    ),
+    "xlsr_1b": (
+        _LAYER_NORMS | dict(width=1280, layers=48, heads=16, ffn_width=5120),
+        dict(final_width=1024, code_width=1024),
+    ),
+    "sew_tiny": (_SEW | dict(width=512, heads=8, ffn_width=2048), dict(projection="mlp")),
+    "sew_small": (_SEW, dict(projection="mlp")),
+    "sew_mid": (_SEW | dict(layers=24, layerdrop=0.2), dict(projection="mlp")),
+    "demo": (
+        dict(frontend="logmel", width=128, layers=4, heads=4, ffn_width=512, pos_kernel=31)
+        | dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0),
+        dict(codes=16, code_width=128, final_width=128, feature_dropout=0.0, diversity_weight=0.2),
+    ),
+}
+
+
+def size_names() -> str:
+    """The published sizes, for messages."""
+    return ", ".join(SIZES)
+
+
+def published(size: str) -> tuple[BackboneConfig, PretrainHeadConfig]:
+    """The two configurations of a published size.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if size not in SIZES:
+        raise UserError(f"size {size!r} is unknown; choose one of {size_names()}")
+    backbone, head = SIZES[size]
+    return BackboneConfig(**backbone), PretrainHeadConfig(**head)
+
+
+def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a config file says of a published size: every field that is not the run's own (table, dtype, remat).
+
+    Raises:
+      UserError: there is no such size.
+    """
+    backbone, head = published(size)
+    options = dataclasses.asdict(backbone)
+    del options["upsample_factors"], options["dtype"], options["remat"]
+    return options, dataclasses.asdict(head)
