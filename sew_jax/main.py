@@ -174,7 +174,7 @@ def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
     raise UserError(f"mode {name!r} is unknown; each config file sets its own, which stays as it is")
 
 
-def _on_devices(run: Callable[[], None]) -> None:
+def _on_devices(run: Callable[[], object]) -> None:
     """With the processes of a job joined, and programs of earlier runs at hand."""
     import jax
 
@@ -184,7 +184,7 @@ def _on_devices(run: Callable[[], None]) -> None:
     from sew_jax.runtime import distributed
 
     # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     speak_as(jax.process_index())
