@@ -1,4 +1,4 @@
-"""A job of two processes with four devices each: what one process with eight computes, and nothing lost where one ends."""
+"""A job of two processes with four devices each: what one with eight computes, and nothing lost where one ends."""
 
 import os
 import signal
@@ -92,8 +92,8 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
     assert newest == len(read_metrics(tmp_path / "two")) and 5 <= newest < UPDATES
 
-    # what they have saved is damaged where one of them alone reads, and both go on from the checkpoint before; then one is lost:
-    # the other one ends too, and says what to do
+    # what they have saved is damaged where one of them alone reads, and both go on from the checkpoint before; then one
+    # is lost: the other one ends too, and says what to do
     shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
     max(shards, key=lambda path: path.stat().st_size).unlink()
     job = Job(corpus, tmp_path / "two", cache, processes=2)
