@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
 from sew_jax.errors import Diverged, UserError
@@ -45,6 +46,7 @@ def study(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: config, data or an earlier study in the workdir do not fit, or a run of it failed.
     """
+    check_config(config)
     if jax.process_count() > 1:
         raise UserError(
             "study runs in single processes; start the same command on each machine, without the job's flags"

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import open_origin
 from sew_jax.compression import Draw, settings_table
-from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
@@ -84,8 +83,6 @@ def open_pretraining(config: ConfigDict) -> Task:
     """
     table = settings_table(**config.compression)
     origin = open_origin(config.init_from) if config.init_from else None
-    if not origin and None in config.model.values():
-        raise UserError("init_from is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir")
     backbone = BackboneConfig(
         **_inherit(config.model, origin and origin.backbone),
         upsample_factors=upsample_factors(table),
