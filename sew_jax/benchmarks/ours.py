@@ -16,9 +16,8 @@ from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
-from sew_jax.training.state import new_state
-from sew_jax.training.step import make_step
-from sew_jax.training.task import pretraining
+from sew_jax.training.pretraining import pretraining
+from sew_jax.training.step import make_step, new_state
 
 _SECONDS_A_SIZE = 1.0  # of measuring the peak
 

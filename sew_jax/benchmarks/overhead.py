@@ -23,9 +23,9 @@ from sew_jax.decoding.greedy import greedy
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.models.sizes import model_options
 from sew_jax.training.reporter import Reporter
-from sew_jax.training.state import new_state
-from sew_jax.training.step import make_step
-from sew_jax.training.task import Task, open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.step import make_step, new_state
+from sew_jax.training.task import Task
 
 _ROWS, _BATCHES = 200, 20  # that are timed
 

@@ -1,7 +1,7 @@
-"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC with a table beside.
+"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC and a table.
 
-Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped, and
-ends with the same bytes.
+Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped,
+and ends with the same bytes.
 """
 
 import concurrent.futures
@@ -93,7 +93,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         ) from error
     for split, known in facts.items():
         say(
-            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, {known['speakers']} "
+            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, "
+            f"{known['speakers']} "
             f"speakers, {known['rejected']} rejected"
         )
     for line in rejected[:5]:
@@ -181,7 +182,8 @@ def _start(unfinished: epath.Path, folder: epath.Path, key: str) -> set[str]:
     marker = unfinished / "input"
     if marker.exists() and marker.read_text() != key:
         raise UserError(
-            f"workdir: {unfinished} was begun from other data or with other options; use another --workdir, or remove it"
+            f"workdir: {unfinished} was begun from other data or with other options; "
+            "use another --workdir, or remove it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -207,7 +209,8 @@ def _write_shards(
             if time.monotonic() - shown > _SCREEN or count == total:
                 shown = time.monotonic()
                 say(
-                    f"  {count}/{total} utterances | {seconds / 3600:.2f} h of audio | {progress.rate:.0f} utterances/s | "
+                    f"  {count}/{total} utterances | {seconds / 3600:.2f} h of audio | "
+                    f"{progress.rate:.0f} utterances/s | "
                     f"eta {progress.left}"
                 )
 
@@ -304,7 +307,8 @@ def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) 
         written[split] = [len(note["rows"]) for note in notes], sum(note["bytes"] for note in notes)
         if not rows:
             raise UserError(
-                f"data: nothing of split {split} can be used: all {len(entries)} were rejected, the first: {bad[0]['id']} "
+                f"data: nothing of split {split} can be used: all {len(entries)} were rejected, "
+                f"the first: {bad[0]['id']} "
                 f"{bad[0]['reason']}"
             )
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)

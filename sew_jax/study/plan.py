@@ -22,7 +22,8 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import AUTO
 from sew_jax.training.resume import RECORD
-from sew_jax.training.task import Task, open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.task import Task
 
 ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")
 _ONE_SETTING = ("dedicated", "specialised")

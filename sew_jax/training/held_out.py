@@ -38,8 +38,8 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, place_batch
 from sew_jax.training import losses
-from sew_jax.training.step import LOG2E, SpanMask
-from sew_jax.training.task import Task
+from sew_jax.training.losses import LOG2E
+from sew_jax.training.task import SpanMask, Task
 
 AUTO = "auto"  # the split `dev`, where the data have one
 _LEAST_BATCH_S = 60.0  # audio of a batch: an evaluation keeps nothing for a backward pass

@@ -15,8 +15,9 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
 from sew_jax.training import optimizer as optim
-from sew_jax.training.state import new_state
-from sew_jax.training.step import SpanMask, Temperature, pretrain_micro_loss
+from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.step import new_state
+from sew_jax.training.task import SpanMask
 
 _GIB = 2**30
 
@@ -80,7 +81,7 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
 def _needs(
     pretrain: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig, samples: int
 ) -> dict[str, tuple[int, int]]:
-    """For each remat the bytes an utterance keeps until its backward pass, and those of the largest part computed again.
+    """For each remat the bytes an utterance keeps for its backward pass, and those of the largest part computed again.
 
     Each layer keeps the same, so that one and two layers tell of any number.
     """

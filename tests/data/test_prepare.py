@@ -251,8 +251,10 @@ def test_workers_end_when_the_run_is_killed(tmp_path):
     command = [sys.executable, "-m", "sew_jax.main", "--config=configs/prepare.py", f"--config.data={corpus}"]
     process = subprocess.Popen(
         [*command, f"--workdir={tmp_path / 'out'}", "--config.workers=2"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     while process.poll() is None and not list((tmp_path / "out").glob("unfinished/*.json")):
         time.sleep(0.01)
     process.kill()

@@ -1,4 +1,4 @@
-"""A job of two processes with two devices each: what one process with four computes, and nothing lost where one ends."""
+"""A job of two processes with two devices each: what one with four computes, and nothing lost where one ends."""
 
 import os
 import signal

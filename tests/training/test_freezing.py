@@ -12,7 +12,7 @@ from sew_jax.checkpoints.checkpointer import load_params
 from sew_jax.checkpoints.pretrained import open_origin
 from sew_jax.errors import UserError
 from sew_jax.models.parameters import path_name
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
 from sew_jax.training.train import train
 from tests import runs
 
