@@ -160,7 +160,8 @@ def _work(config: ConfigDict, task: Task) -> Work:
 def flop_of_update(work: Work, draws: Sequence[Draw]) -> float:
     """FLOP of an update on average over what it may draw, padding not counted.
 
-    A frozen extractor counts as if it learnt, so that models from random weights, whose extractor does, get no fewer updates.
+    A frozen extractor counts as if it learnt, so that models from random weights, whose extractor does, get no fewer
+    updates.
     """
     each = [count_update_flop(work.backbone, draw.setting, work.samples, draw.others) for draw in draws]
     return float(np.mean(each)) * work.seconds * SAMPLE_RATE / work.samples

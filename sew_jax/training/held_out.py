@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.data.audio import AudioError
-from sew_jax.data.batch_plan import choose_buckets, rows_per_bucket
+from sew_jax.data.batch_plan import choose_buckets
 from sew_jax.data.listing import split_names
 from sew_jax.data.sources import Source, open_source
-from sew_jax.decoding.eval_set import EvalSet
+from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
 from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
@@ -229,7 +229,7 @@ def _word_errors(
 ) -> HeldOut:
     buckets = choose_buckets(source.samples, config.input.buckets)
     seconds = max(config.input.batch_seconds, _LEAST_BATCH_S)
-    part = EvalSet(split, source, rows_per_bucket(buckets, round(seconds * SAMPLE_RATE), mesh.size), mesh, config)
+    part = EvalSet(split, source, rows_to_measure([source], buckets, seconds, mesh.size), mesh, config)
     symbols = [[] if task.vocabulary.unknown(text) else task.vocabulary.encode(text) for text in part.references]
     batches = [
         (
