@@ -14,7 +14,9 @@ if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ["SEW_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="sew_jax_programs_")
     atexit.register(shutil.rmtree, os.environ["SEW_JAX_TEST_PROGRAMS"], ignore_errors=True)
 
-# Tests run for seconds and compiling is most of it. Child processes inherit both.
+# Tests run for seconds and compiling is most of it. What the environment says holds for child processes.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["SEW_JAX_TEST_PROGRAMS"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 11):  # halves compile time; later versions know one kind of emitters alone

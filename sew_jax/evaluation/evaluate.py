@@ -25,6 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import sew_jax
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
@@ -71,6 +72,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     Raises:
       UserError: config, data or checkpoint do not fit.
     """
+    check_config(config)
     if jax.process_count() > 1:
         raise UserError("evaluate runs in one process; start it on one host")
     begin = time.monotonic()
@@ -87,8 +89,6 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
         setting.layer_pools(tuned.model.backbone.layers)
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
     splits, options = split_names(config.split) or [""], chosen_options(config)
-    if config.tune_split and not (options and (options.lm or options.lexicon)):
-        raise UserError("tune_split: weights are those of an n-gram and a lexicon; name one by lm or beam.lexicon")
     dev_splits = [config.tune_split] if config.tune_split else []
     sets = open_eval_sets(config, [*splits, *dev_splits], tuned.vocabulary, mesh)
     sets, dev = sets[: len(splits)], next(iter(sets[len(splits) :]), None)

@@ -39,7 +39,8 @@ def earlier_record(workdir: Path) -> dict[str, Any] | None:
         raise UserError(f"workdir: {workdir} cannot be read ({error.strerror}); use another --workdir") from error
     if not same_everywhere(json.dumps(record, sort_keys=True)):
         raise UserError(
-            f"workdir: the processes of this job see different checkpoints in {workdir}, which must lie on storage that all share"
+            f"workdir: the processes of this job see different checkpoints in {workdir}, "
+            "which must lie on storage that all share"
         )
     if record is not None and not all(isinstance(record.get(key), dict) for key in ("config", "data", "rows")):
         raise UserError(f"workdir: {workdir} holds checkpoints of another kind of run; use another --workdir")
@@ -47,7 +48,7 @@ def earlier_record(workdir: Path) -> dict[str, Any] | None:
 
 
 def earlier_rows(earlier: dict[str, Any] | None, config: dict[str, Any]) -> dict[int, int] | None:
-    """Utterances of each bucket's batches in the earlier run, where these should be the same whatever the devices now."""
+    """Utterances of each bucket's batches in the earlier run, where these stay the same whatever the devices now."""
     if not earlier:
         return None
     old, new = (_flat(c) for c in (earlier["config"], config))
@@ -85,18 +86,19 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
         )
         if "data" not in allow:
             raise UserError(
-                f"workdir: the data of {workdir} have changed ({change}); use another --workdir, or go on with these by "
-                "--config.resume=data"
+                f"workdir: the data of {workdir} have changed ({change}); "
+                "use another --workdir, or go on with these by --config.resume=data"
             )
         changes.append(f"data: {change}")
     if earlier["parameters"] != record["parameters"]:
         raise UserError(
-            f"workdir: {workdir} holds a model of {earlier['parameters']} parameters, this one has {record['parameters']}; "
-            "use another --workdir"
+            f"workdir: {workdir} holds a model of {earlier['parameters']} parameters, "
+            f"this one has {record['parameters']}; use another --workdir"
         )
     if not changes and (other := _model_change(earlier, record)):
         raise UserError(
-            f"workdir: the model that init_from gives is another than that of {workdir} ({other}); use another --workdir"
+            f"workdir: the model that init_from gives is another than that of {workdir} ({other}); "
+            "use another --workdir"
         )
     return changes
 

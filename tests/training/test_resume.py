@@ -10,14 +10,18 @@ from sew_jax.training.resume import changes_since, earlier_record, earlier_rows
 
 RECORD = {
     "config": {
-        "seed": 0, "num_steps": 10, "data": "a", "optim": {"lr": 0.1}, "mesh": {"data": -1},
+        "seed": 0,
+        "num_steps": 10,
+        "data": "a",
+        "optim": {"lr": 0.1},
+        "mesh": {"data": -1},
         "input": {"batch_seconds": 6.0, "buckets": 2, "workers": 0},
     },
     "architecture": {},
     "parameters": 100,
     "data": {"utterances": 3, "sha256": "x"},
     "rows": {"16000": 4, "32000": 2},
-}  # fmt: skip
+}
 
 
 def changed(path, value):
