@@ -132,9 +132,9 @@ def _on_devices(run: Callable[[], None]) -> None:
     """With the processes of a job joined, and programs of earlier runs at hand."""
     import jax
 
-    from sew_jax.cache import cache_folder
     from sew_jax.checkpoints.checkpointer import quiet_orbax
     from sew_jax.console import speak_as
+    from sew_jax.files import cache_folder
     from sew_jax.runtime import distributed
 
     # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
