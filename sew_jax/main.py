@@ -24,18 +24,18 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 _PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
 _MODES = {  # config.mode -> module:function
-    "pretrain": "train:train",
-    "finetune": "train:train",
-    "evaluate": "evaluate:evaluate",
-    "search": "search:search",
-    "lm": "ngram:build_lm",
-    "transcribe": "transcribe:transcribe",
-    "export": "export:export",
+    "pretrain": "training.train:train",
+    "finetune": "training.train:train",
+    "evaluate": "evaluation.evaluate:evaluate",
+    "search": "evaluation.search:search",
+    "lm": "decoding.ngram:build_lm",
+    "transcribe": "transcription.transcribe:transcribe",
+    "export": "export.export:export",
     "prepare": "data.prepare:prepare",
-    "plan": "plan_memory:plan_memory",
-    "benchmark": "benchmark:benchmark",
+    "plan": "training.memory_plan:plan_memory",
+    "benchmark": "benchmarks.benchmark:benchmark",
     "demo": "demo:demo",
-    "study": "study:study",
+    "study": "study.study:study",
 }
 _WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
 _HELP = """\
