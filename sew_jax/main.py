@@ -28,7 +28,7 @@ _MODES = {  # config.mode -> module:function
     "finetune": "training.train:train",
     "evaluate": "evaluation.evaluate:evaluate",
     "search": "evaluation.search:search",
-    "lm": "decoding.ngram:build_lm",
+    "lm": "decoding.build_lm:build_lm",
     "transcribe": "transcription.transcribe:transcribe",
     "export": "export.export:export",
     "prepare": "data.prepare:prepare",

@@ -17,15 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
+from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
 from sew_jax.checkpoints.hf_weights import (
     MASK_EMBEDDING,
-    Architecture,
     from_hugging_face,
     parameter_names,
     parameter_shapes,
-    read_architecture,
     to_hugging_face,
-    write_architecture,
 )
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError

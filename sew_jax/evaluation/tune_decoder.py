@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.console import say
-from sew_jax.decoding.beam import BeamOptions, BeamPool
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 

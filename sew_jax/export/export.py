@@ -8,8 +8,8 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from sew_jax.checkpoints.hf_config import Architecture, write_architecture
 from sew_jax.checkpoints.hf_folder import write_folder
-from sew_jax.checkpoints.hf_weights import Architecture, write_architecture
 from sew_jax.checkpoints.pretrained import Origin, open_origin
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 import sew_jax
-from sew_jax.checkpoints.hf_weights import Architecture
+from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.pretrained import Origin
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary

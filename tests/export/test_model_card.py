@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sew_jax import __version__
-from sew_jax.checkpoints.hf_weights import Architecture
+from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.pretrained import Origin
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import Vocabulary
