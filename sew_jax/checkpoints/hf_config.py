@@ -58,28 +58,28 @@ class Architecture(NamedTuple):
     squeeze: int
 
 
-def read_architecture(config: Mapping[str, Any], normalize_wave: bool, origin: str) -> Architecture:
+def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: str) -> Architecture:
     """Our configuration for a Hugging Face `config.json`.
 
     Args:
       normalize_wave: `do_normalize` of the preprocessor.
-      origin: what messages call the checkpoint.
+      source: what messages call the checkpoint.
 
     Raises:
       UserError: another architecture, or a variant whose mathematics we do not have.
     """
     family = config.get("model_type")
     if family not in _CLASSES:
-        raise UserError(f"{origin}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
-    told = {key: value for key, value in config.items() if value is not None}
-    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | told
+        raise UserError(f"{source}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
+    given = {key: value for key, value in config.items() if value is not None}
+    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
     for key, default in _DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(c[key], kinds):
-            raise UserError(f"{origin}: config.json has {key}={c[key]!r}, which should be like {default!r}")
+            raise UserError(f"{source}: config.json has {key}={c[key]!r}, which should be like {default!r}")
     for key, value in _REQUIRED.items():
         if c[key] != value:
-            raise UserError(f"{origin}: {key} is {c[key]!r}; only {value!r} can be loaded")
+            raise UserError(f"{source}: {key} is {c[key]!r}; only {value!r} can be loaded")
     backbone = BackboneConfig(
         frontend="wav2vec2" if len(c["conv_dim"]) == 7 else "compact",
         conv_width=c["conv_dim"][0],
@@ -91,12 +91,12 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, origin: s
     )
     if conv_stack(backbone) != list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"], strict=False)):
         raise UserError(
-            f"{origin}: its convolutions (conv_dim, conv_kernel, conv_stride) are those of no known extractor"
+            f"{source}: its convolutions (conv_dim, conv_kernel, conv_stride) are those of no known extractor"
         )
     if family == "sew" and c["squeeze_factor"] < 2:
-        raise UserError(f"{origin}: a squeeze_factor of {c['squeeze_factor']} cannot be loaded; SEW's is at least 2")
+        raise UserError(f"{source}: a squeeze_factor of {c['squeeze_factor']} cannot be loaded; SEW's is at least 2")
     if family != "sew" and feature_width(backbone) == backbone.width:
-        raise UserError(f"{origin}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
+        raise UserError(f"{source}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
     return Architecture(backbone, _read_head(c), c["squeeze_factor"])
 
 
@@ -148,6 +148,6 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
         "it has a pre-training head": type(head) not in _CLASSES[family],
     }
-    for obstacle, found in obstacles.items():
-        if found:
+    for obstacle, applies in obstacles.items():
+        if applies:
             raise UserError(f"export: {name} cannot express this model, since {obstacle}")

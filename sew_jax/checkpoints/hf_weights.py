@@ -95,7 +95,7 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
 
 
 def from_hugging_face(
-    family: str, architecture: Architecture, tensors: Mapping[str, np.ndarray], origin: str
+    family: str, architecture: Architecture, tensors: Mapping[str, np.ndarray], source: str
 ) -> dict[str, Any]:
     """Our parameter tree of Hugging Face's tensors. A mask embedding may be missing, as from models that never mask.
 
@@ -121,8 +121,8 @@ def from_hugging_face(
         *modules, leaf = path.split("/")
         functools.reduce(lambda node, module: node.setdefault(module, {}), modules, tree)[leaf] = ours
     problems = {"missing": missing, "of another shape": misshapen, "without a place": sorted(tensors)}
-    if found := "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in problems.items() if names):
-        raise UserError(f"{origin}: tensors and config.json do not match: {found}")
+    if mismatch := "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in problems.items() if names):
+        raise UserError(f"{source}: tensors and config.json do not match: {mismatch}")
     return tree
 
 

@@ -84,8 +84,8 @@ def chosen_options(config: ConfigDict) -> BeamOptions | None:
                 "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
             )
         return None
-    told = {key: value for key, value in config.beam.items() if key != "workers"}
-    return BeamOptions(lm="" if config.lm == "none" else config.lm, **told)
+    options = {key: value for key, value in config.beam.items() if key != "workers"}
+    return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)
 
 
 class Beam:
@@ -131,13 +131,13 @@ class Beam:
         if self._trie:  # one frame more, where a delimiter is free: else a last word without one would be lost
             emissions[-1, self._vocabulary.word_end] = -self._options.sil_score
             frames += 1
-        found = {}
+        best: dict[str, Hypothesis] = {}
         for result in self._decoder.decode(emissions.ctypes.data, frames, symbols):
             hypothesis = self._hypothesis(result, log_prob_TxV)
-            found.setdefault(hypothesis.text, hypothesis)
-            if len(found) == self._options.nbest:
+            best.setdefault(hypothesis.text, hypothesis)
+            if len(best) == self._options.nbest:
                 break
-        return list(found.values())
+        return list(best.values())
 
     def _hypothesis(self, result, log_prob_TxV: np.ndarray) -> Hypothesis:
         path_T = np.array(result.tokens[1 : 1 + len(log_prob_TxV)])  # a start precedes it
@@ -161,11 +161,15 @@ class Beam:
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
-        shared = dict(
-            beam_size=options.beam, beam_size_token=options.beam_tokens or len(vocabulary),
-            beam_threshold=options.threshold, lm_weight=options.lm_weight, sil_score=options.sil_score,
-            log_add=options.log_add, criterion_type=CriterionType.CTC,
-        )  # fmt: skip
+        shared = {
+            "beam_size": options.beam,
+            "beam_size_token": options.beam_tokens or len(vocabulary),
+            "beam_threshold": options.threshold,
+            "lm_weight": options.lm_weight,
+            "sil_score": options.sil_score,
+            "log_add": options.log_add,
+            "criterion_type": CriterionType.CTC,
+        }
         if self._trie is None:
             self._decoder = LexiconFreeDecoder(
                 LexiconFreeDecoderOptions(**shared), self._lm, vocabulary.word_end, vocabulary.blank, []

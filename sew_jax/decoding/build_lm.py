@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sew_jax.console import format_duration, say
 from sew_jax.data.sources import open_source
 from sew_jax.decoding.beam import sentence_log10
-from sew_jax.decoding.ngram import arpa, estimate
+from sew_jax.decoding.ngram import NGram, arpa, estimate
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole, writing_to
 
@@ -32,8 +32,8 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
         sentences += lines
     model = estimate(sentences, config.order)
     for order, grams in enumerate(model.orders, 1):
-        told = "" if order not in model.undiscounted else "; too few to tell discounts, which are 0.5, 1 and 1.5"
-        say(f"  {order}-grams   {len(grams.probability_N):,}{told}")
+        remark = "; too few to tell discounts, which are 0.5, 1 and 1.5" if order in model.undiscounted else ""
+        say(f"  {order}-grams   {len(grams.probability_N):,}{remark}")
     if len(model.orders) < config.order:
         say(f"  ! no sentence is long enough for order {config.order}; it is {len(model.orders)}")
     path = workdir / "lm.arpa"
@@ -41,17 +41,22 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, arpa(model).encode())
     if config.eval_split:
-        held_out = [line.split() for line in _transcripts(config, config.eval_split)]
-        total = sum(sentence_log10(str(path), map(" ".join, held_out)))
-        words, known = [word for line in held_out for word in line], set(model.words)
-        unknown = sum(word not in known for word in words)
-        perplexity = 10 ** (-total / (len(words) + len(held_out)))
-        say(
-            f"  perplexity {perplexity:.1f} of {config.eval_split}: {len(words):,} words and {len(held_out):,} ends; {unknown:,} words "
-            "are not in the model"
-        )
+        _say_perplexity(config, model, path)
     say(f"done in {format_duration(time.monotonic() - begin)}: {path}")
     return path
+
+
+def _say_perplexity(config: ConfigDict, model: NGram, path: Path) -> None:
+    """Of the split that is held out, ends of sentences included."""
+    held_out = [line.split() for line in _transcripts(config, config.eval_split)]
+    total = sum(sentence_log10(str(path), map(" ".join, held_out)))
+    words, known = [word for line in held_out for word in line], set(model.words)
+    unknown = sum(word not in known for word in words)
+    perplexity = 10 ** (-total / (len(words) + len(held_out)))
+    say(
+        f"  perplexity {perplexity:.1f} of {config.eval_split}: {len(words):,} words and {len(held_out):,} ends; "
+        f"{unknown:,} words are not in the model"
+    )
 
 
 def _transcripts(config: ConfigDict, split: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import Origin, open_origin
+from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Compression, Draw, sandwich_draws, settings_table, uniform_draws
 from sew_jax.console import say
 from sew_jax.data.problems import Problem
@@ -77,7 +77,7 @@ def open_task(config: ConfigDict) -> Task:
 
 def _pretrain(config: ConfigDict) -> Task:
     table = settings_table(**config.compression)
-    origin = open_origin(config.init_from) if config.init_from else None
+    origin = open_pretrained(config.init_from) if config.init_from else None
     if not origin and None in config.model.values():
         raise UserError("init_from is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir")
     backbone = BackboneConfig(
@@ -120,7 +120,7 @@ def _pretrain(config: ConfigDict) -> Task:
 
 
 def _finetune(config: ConfigDict) -> Task:
-    origin = open_origin(config.init_from)
+    origin = open_pretrained(config.init_from)
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(
@@ -232,7 +232,7 @@ def _adam(
     )
 
 
-def _warm_start(origin: Origin | None, leave: str = ""):
+def _warm_start(origin: Pretrained | None, leave: str = ""):
     """Fresh parameters replaced by those of an origin, but for the part named `leave`; no change without an origin."""
 
     def warm_start(fresh, sharding):
