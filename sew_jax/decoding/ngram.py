@@ -1,5 +1,6 @@
-"""An n-gram of words by interpolated modified Kneser-Ney smoothing (Chen & Goodman 1998; Heafield et al. 2013), as an ARPA file.
+"""An n-gram of words by interpolated modified Kneser-Ney smoothing, as an ARPA file.
 
+After Chen and Goodman (1998) and Heafield et al. (2013).
 All of the text's n-grams are arrays: one of an order is a number, made of that of its first words and its last word.
 """
 
@@ -18,7 +19,7 @@ _FALLBACK = (0.0, 0.5, 1.0, 1.5)  # discounts where the text is too small to tel
 
 
 class Grams(NamedTuple):
-    """The N n-grams of one order: rows of word numbers, with natural probability and weight of backing off from them."""
+    """The N n-grams of one order: word numbers, natural probability, and weight of backing off from them."""
 
     words_Nxk: np.ndarray
     probability_N: np.ndarray
@@ -104,7 +105,7 @@ def arpa(model: NGram) -> str:
 
 
 def _number(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Words by number; the numbers of all words of the text with <s> and </s>, and the place of each in its sentence."""
+    """Words by number; the number of each word of the text, <s> and </s> too, and its place in its sentence."""
     numbers = {word: i for i, word in enumerate(SPECIAL)}
     text, places = array.array("q"), array.array("q")
     for sentence in sentences:

@@ -1,7 +1,7 @@
 """The one way from audio to text: a trained model on its devices, and its programs, each compiled once.
 
-Evaluation, transcription, export and the Python API share it: waves in; symbols, log-probabilities or hidden states of each
-frame out. B utterances, N samples, T frames at 50 Hz, V symbols, D width.
+Evaluation, transcription, export and the Python API share it: waves in; symbols, log-probabilities or hidden states
+of each frame out. B utterances, N samples, T frames at 50 Hz, V symbols, D width.
 """
 
 import dataclasses
@@ -44,7 +44,8 @@ class Recognizer:
       vocabulary: of the symbols of its CTC head; None where it has no such head.
       trained: the table of its training.
       mesh: the devices.
-      programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share them.
+      programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share
+    them.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ def no_head(name: str) -> UserError:
 
 
 def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
-    """Natural log-probability of each symbol at each frame, (B, T, V) float32, and the frames of each utterance, (B,)."""
+    """Natural log-probability of each symbol at each frame, (B, T, V) float32, and frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return jax.nn.log_softmax(logits), length
 
