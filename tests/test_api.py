@@ -22,7 +22,9 @@ from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.encoder import Layer
 from sew_jax.models.masking import MaskedFrames
+from sew_jax.models.pretrain import PretrainModel
 from sew_jax.training.task import open_task
+from sew_jax.transcription.chunking import bucket_of
 from sew_jax.transcription.transcribe import transcribe
 from tests.evaluation.test_tradeoff import point
 from tests.released.inputs import waves
@@ -74,41 +76,45 @@ def test_the_text_alone_is_on_standard_output(runs, model, utterance):
     assert "compiled 1 programs" in done.stderr
 
 
-def states(task, variables, setting, before=(), after=()):
-    """Of the training model on a whole utterance without padding: the backbone's output, and each layer's."""
+def training_states(task, variables, wave, setting):
+    """(T, D) of the training model, given one row of a batch: the backbone's output, and each layer's."""
 
     def is_kept(module, name):
         return isinstance(module, (Backbone, Layer)) and name == "__call__"
+
+    before, after = (), ()
+    if isinstance(task.model, PretrainModel):
+        before, after = [MaskedFrames(np.zeros((1, 2), np.int32), np.ones((1, 2), bool), None)], [1.0]
 
     def apply(variables, wave, length):
         options = {"deterministic": True, "capture_intermediates": is_kept}
         return task.model.apply(variables, wave, length, *before, setting, *after, **options)[1]
 
-    kept = jax.device_get(jax.jit(apply)(variables, NOISE[None], np.array([len(NOISE)])))["intermediates"]["backbone"]
-    layers = [kept["encoder"][f"layer_{i}"]["__call__"][0][0] for i in range(task.model.backbone.layers)]
-    return kept["__call__"][0].context_BxTxD[0], layers
+    kept = jax.device_get(jax.jit(apply)(variables, wave[None], np.array([len(NOISE)])))["intermediates"]["backbone"]
+    hidden, layers = kept["__call__"][0], range(task.model.backbone.layers)
+    frames = hidden.length_B[0]
+    repeated = [np.repeat(kept["encoder"][f"layer_{i}"]["__call__"][0][0], setting.squeeze, axis=0) for i in layers]
+    return [hidden.context_BxTxD[0, :frames], *(layer[:frames] for layer in repeated)]
 
 
 @pytest.mark.parametrize("setting", ["s1q1k1", "s2q1k1", "s3q2k1"])
 @pytest.mark.parametrize("mode", ["pretrain", "finetune"])
 def test_features_are_the_hidden_states_of_the_training_model(runs, mode, setting):
-    """Here the wave is padded to a bucket, as a row of a batch; there it is alone."""
+    """To 1e-6: of a padded row as it is, and of the utterance alone, whose sums are rounded otherwise, of the largest."""
     corpus, compression = runs / "corpus", Compression.parse(setting)
     task = open_task(pretraining(corpus) if mode == "pretrain" else finetuning(corpus, runs / "pretrain"))
     variables = jax.jit(task.init)(jax.random.key(1))
     _, variables["params"] = load_params(runs / mode, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    unmasked = MaskedFrames(np.zeros((1, 2), np.int32), np.ones((1, 2), bool), None)
-    others = ([unmasked], [1.0]) if mode == "pretrain" else ()  # of the pre-training model's arguments
-    context, layers = states(task, variables, compression, *others)
+    padded = np.pad(NOISE, (0, bucket_of(len(NOISE), 480_000) - len(NOISE)))
+    in_batch, alone = (training_states(task, variables, wave, compression) for wave in (padded, NOISE))
     model = sew_jax.load(runs / mode)
-    features = model.features(NOISE, setting=setting)
-    assert features.dtype == np.float32 and features.shape == context.shape == (46, 32)
-    np.testing.assert_allclose(features, context, rtol=0, atol=1e-6)
-    assert np.ptp(features, axis=0).min() > 0.01  # frames differ, so that a shift would be seen
-    for number, layer in enumerate(layers, start=1):
-        repeated = np.repeat(layer, compression.squeeze, axis=0)[: len(features)]
-        found = model.features(NOISE / 2**15, setting=compression, layer=number)
-        np.testing.assert_allclose(found, repeated, rtol=0, atol=1e-6)
+    ours = [model.features(NOISE, setting=setting), model.features(NOISE / 2**15, setting=compression, layer=1)]
+    assert len(in_batch) == len(alone) == len(ours) == 2
+    for features, first, second in zip(ours, in_batch, alone, strict=True):
+        assert features.dtype == np.float32 and features.shape == (46, 32)
+        np.testing.assert_allclose(features, first, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(features, second, rtol=0, atol=1e-6 * np.abs(second).max())
+        assert np.ptp(features, axis=0).min() > 0.01  # frames differ, so that a shift would be seen
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "sew", "hubert", "wav2vec2_pretraining", "xlsr_ctc"])
@@ -145,9 +151,10 @@ def test_every_form_of_audio_reads_the_same(model, utterance):
 def test_an_array_of_another_rate_is_resampled(model, tmp_path):
     fast = np.repeat(NOISE, 3)
     soundfile.write(tmp_path / "48.wav", fast, 48_000)
-    assert model.transcribe((fast, 48_000)).seconds == pytest.approx(len(NOISE) / 16_000)
-    for compute in (lambda *a, **k: model.transcribe(*a, **k).hypothesis, model.log_probs):
-        assert np.array_equal(compute(fast, rate=48_000), compute(tmp_path / "48.wav"))
+    transcript = model.transcribe((fast, 48_000))
+    assert transcript.seconds == pytest.approx(len(NOISE) / 16_000)
+    assert transcript.hypothesis == model.transcribe(tmp_path / "48.wav").hypothesis
+    assert np.array_equal(model.log_probs(fast, rate=48_000), model.log_probs(tmp_path / "48.wav"))
 
 
 def test_transcripts_are_those_of_the_command_line(runs, model, utterance, tmp_path, capsys):

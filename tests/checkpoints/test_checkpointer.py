@@ -118,7 +118,7 @@ def test_storage_that_does_not_answer_is_no_damage(saved, tmp_path, monkeypatch)
 
 
 def test_a_run_that_goes_on_meanwhile_is_read_again(saved, tmp_path, monkeypatch):
-    """The checkpoint that was the newest is replaced while it is read, as beside a run that keeps the last ones alone."""
+    """The newest checkpoint is replaced while it is read, as beside a run that keeps the last ones alone."""
     workdir, states = saved
     shutil.copytree(workdir / "checkpoints/1", tmp_path / "run/checkpoints/1")
     read = checkpoint._read

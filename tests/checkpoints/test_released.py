@@ -49,9 +49,15 @@ def test_a_released_checkpoint_becomes_stochastic(name, corpus, tmp_path):
 
 def test_pretraining_goes_on_from_a_released_checkpoint(corpus, tmp_path):
     shown = succeed(
-        "pretrain.py:inherit", f"--config.init_from=hf:{RELEASED / 'hubert'}", f"--config.data={corpus}", *SMALL, *TABLE,
-        "--config.num_steps=1", f"--workdir={tmp_path}", "--config.input.min_seconds=0.5",
-    )  # fmt: skip
+        "pretrain.py:inherit",
+        f"--config.init_from=hf:{RELEASED / 'hubert'}",
+        f"--config.data={corpus}",
+        *SMALL,
+        *TABLE,
+        "--config.num_steps=1",
+        f"--workdir={tmp_path}",
+        "--config.input.min_seconds=0.5",
+    )
     assert "step 1/1" in shown
 
 
@@ -95,9 +101,15 @@ def test_bad_input_is_one_line(case, corpus, tmp_path):
 
 def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path):
     shown = succeed(
-        "finetune.py", f"--config.init_from=hf:{RELEASED / 'sew_ctc'}", f"--config.data={corpus}", *SMALL,
-        "--config.compression.names=s1q1k1", "--config.vocabulary=auto", "--config.num_steps=1", f"--workdir={tmp_path}",
-    )  # fmt: skip
+        "finetune.py",
+        f"--config.init_from=hf:{RELEASED / 'sew_ctc'}",
+        f"--config.data={corpus}",
+        *SMALL,
+        "--config.compression.names=s1q1k1",
+        "--config.vocabulary=auto",
+        "--config.num_steps=1",
+        f"--workdir={tmp_path}",
+    )
     assert "new: symbols" in shown and "symbols" in shown.split("left behind: ")[1].splitlines()[0]
 
 
