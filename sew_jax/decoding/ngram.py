@@ -51,14 +51,14 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         ends = np.flatnonzero(place_T >= k - 1)
         if not len(ends):
             break
-        keys, found, which, count = np.unique(
-            gram_T[ends - 1] * size + word_T[ends], return_index=True, return_inverse=True, return_counts=True
-        )
+        # one number an n-gram: where its first words stand in the order below, and its last word
+        number_T = gram_T[ends - 1] * size + word_T[ends]
+        keys, place, which, count = np.unique(number_T, return_index=True, return_inverse=True, return_counts=True)
         firsts.append(keys // size)
         lasts.append(keys % size)
-        rests.append(gram_T[ends[found]])
+        rests.append(gram_T[ends[place]])  # gram_T still holds the order below
         counts.append(count)
-        gram_T = np.full(len(word_T), -1)
+        gram_T = np.full(len(word_T), -1)  # of each word of the text, the n-gram that it ends
         gram_T[ends] = which
 
     grams, undiscounted = [], []
@@ -80,6 +80,7 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         contexts = len(lower) if k == 1 else len(grams[-1].probability_N)
         total = np.bincount(first, count, contexts)
         seen = total > 0
+        # what the discounts take from a context's n-grams goes to the lower order, in proportion to it
         left = np.where(seen, np.bincount(first, discount, contexts) / np.where(seen, total, 1), 1.0)
         probability = (count - discount) / total[first] + left[first] * lower[rest]
         if k > 1:
@@ -129,5 +130,5 @@ def _discounts(count_N: np.ndarray) -> np.ndarray | None:
     if not (n1 and n2 and n3 and n4):
         return None
     y = n1 / (n1 + 2 * n2)
-    found = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return found if (found[1:] > 0).all() else None
+    discounts = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+    return discounts if (discounts[1:] > 0).all() else None

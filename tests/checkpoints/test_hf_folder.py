@@ -145,9 +145,9 @@ def test_out_again_bit_for_bit(name, tmp_path):
         np.testing.assert_array_equal(before[key], after[key])
     again = open_released(str(tmp_path))
     assert again[1:4] == folder[1:4]  # family, architecture, vocabulary
-    told, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
-    same = told.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
-    assert {k: told[k] for k in same} == {k: written[k] for k in same}
+    given, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
+    same = given.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
+    assert {k: given[k] for k in same} == {k: written[k] for k in same}
 
 
 def one_spelling(tensors):
@@ -270,9 +270,9 @@ def test_null_is_the_default(tmp_path):
 
 def test_the_processors_file_of_transformers_5(tmp_path):
     folder = shutil.copytree(RELEASED / "wav2vec2", tmp_path / "five")
-    told = json.loads((folder / "preprocessor_config.json").read_text())
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": told}))
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": preprocessor}))
     assert open_released(str(folder))[1:4] == open_released(str(RELEASED / "wav2vec2"))[1:4]
 
 
