@@ -100,9 +100,27 @@ class Model:
         return f"Model({self._recognizer.name}, {self._recognizer.state}: {' '.join(self.settings)})"
 
     @overload
-    def transcribe(self, audio: Audio, **options: Any) -> Transcript: ...
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        rate: int = ...,
+        setting: str | Compression = ...,
+        budget: str | float = ...,
+        tradeoff: str | os.PathLike = ...,
+        lm: str | os.PathLike | BeamOptions = ...,
+    ) -> Transcript: ...
     @overload
-    def transcribe(self, audio: list[Audio], **options: Any) -> list[Transcript]: ...
+    def transcribe(
+        self,
+        audio: list[Audio],
+        *,
+        rate: int = ...,
+        setting: str | Compression = ...,
+        budget: str | float = ...,
+        tradeoff: str | os.PathLike = ...,
+        lm: str | os.PathLike | BeamOptions = ...,
+    ) -> list[Transcript]: ...
     def transcribe(
         self,
         audio: Audio | list[Audio],
