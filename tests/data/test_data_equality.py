@@ -43,6 +43,7 @@ def places(tmp_path_factory):
 def rows_of(config, workdir):
     """What a run notes, without times."""
     config.num_steps = config.checkpoint_every = UPDATES
+    config.compression.squeeze = (1,)
     train(config, workdir)
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
 
@@ -72,6 +73,7 @@ def test_damage_is_named_and_training_finishes(tmp_path, capfd):
         train(config, tmp_path / "refused")
     config.input.max_bad = 20
     config.num_steps = config.checkpoint_every = UPDATES
+    config.compression.squeeze = (1,)
     assert train(config, tmp_path / "run").step == UPDATES
     left_out = {row["id"] for row in map(json.loads, (tmp_path / "run/left_out.jsonl").read_text().splitlines())}
     screen = capfd.readouterr().out
