@@ -63,7 +63,7 @@ if name == "mountpoint":
 
 
 class Box:
-    """A copy of what the scripts need, with an environment that is not finished, and programs that only note their calls."""
+    """A copy of what the scripts need, with an unfinished environment, and programs that only note their calls."""
 
     def __init__(self, path):
         self.path, self.repository, self.calls_file = path, path / "sew_jax", path / "calls"
@@ -94,13 +94,12 @@ class Box:
 
     def start(self, script, *arguments, **options):
         options = {"env": self.environment, "cwd": self.path} | options
-        return subprocess.Popen(
-            self.command(script, *arguments),
-            **options,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # bash can't trap what was ignored before
+        # bash can't trap what was ignored before, as Ctrl-C is where tests run in the background
+        heed = (
+            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
         )
+        command = [sys.executable, "-ISc", heed, *self.command(script, *arguments)]
+        return subprocess.Popen(command, **options, stderr=subprocess.PIPE, text=True)
 
     def plan(self, *statuses):
         (self.path / "plan").write_text(" ".join(map(str, statuses)))
@@ -145,15 +144,16 @@ DRY = {
         ["slurm", "--nodes=2", "--gpus=4", "--partition=gpu", "--", *HARD],
         [
             "pip jax[cuda13]",
-            "sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --requeue --signal=B:USR1@120 --partition=gpu in-job",
+            "sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --requeue --signal=B:USR1@120 --partition=gpu "
+            "in-job",
         ],
     ),
     "slurm in-job": (["slurm", "in-job", "--", *HARD], ["srun --cpus-per-task=8 sew_jax.main JAX_PLATFORMS=cuda,cpu"]),
     "tpu create": (
         ["tpu_vm", "create", "pod", "--zone=z", "--project=p", "--type=v5litepod-16"],
         [
-            "gcloud queued-resources create pod --node-id=pod --zone=z --project=p --accelerator-type=v5litepod-16 --spot "
-            "--runtime-version=v2-alpha-tpuv5-lite"
+            "gcloud queued-resources create pod --node-id=pod --zone=z --project=p --accelerator-type=v5litepod-16 "
+            "--spot --runtime-version=v2-alpha-tpuv5-lite"
         ],
     ),
     "tpu setup": (
