@@ -16,6 +16,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
 from sew_jax.errors import UserError
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if len(argv) > 1 else 2
     try:
         config, workdir = _parse(argv)
+        check_config(config)
         _run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -140,7 +142,7 @@ def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
 
             return search
         case "lm":
-            from sew_jax.decoding.ngram import build_lm
+            from sew_jax.decoding.build_lm import build_lm
 
             return build_lm
         case "transcribe":

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *["errors", "config_files", "rates", "hashing", "console", "files", "tables", "processes", "compression"],
-    *["models", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation", "transcription"],
-    *["export", "study", "benchmarks", "demo", "api", "main"],
+    *["models", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
+    *["transcription", "export", "study", "benchmarks", "demo", "api", "main"],
 ]
 FILES = sorted((ROOT / "sew_jax").rglob("*.py"))
 

@@ -51,7 +51,7 @@ BAD = {
     "factor of 0": ([PRETRAIN, "--config.compression.squeeze=0,1"], "0 is not a factor"),
     "no updates": ([PRETRAIN, "--config.num_steps=0"], "num_steps: 0 must be at least 1"),
     "impossible shares": ([PRETRAIN, "--config.input.corpus_exponent=-1"], "input.corpus_exponent: -1.0 must be"),
-    "impossible pace": ([PRETRAIN, "--config.data=ROOT/good", "--config.input.speed=0.5"], "input.speed: 0.5 must lie"),
+    "impossible pace": ([PRETRAIN, "--config.data=ROOT/good", "--config.input.speed=0.5"], "input.speed: 0.5 must be"),
     "no text": (["--config=configs/lm.py", "--config.data="], "text: there is none to count"),
     "missing data": ([PRETRAIN, "--config.data=ROOT/nowhere"], "nowhere does not exist"),
     "empty folder": ([PRETRAIN, "--config.data=ROOT/empty", "--config.split="], "empty"),

@@ -104,12 +104,12 @@ class Checkpoints:
           UserError: there are checkpoints, but none can be read.
         """
         items = _items(like)
-        found = _newest_whole(
+        newest = _newest_whole(
             self._workdir, lambda step: _read(self._workdir, step, items), f"workdir: {self._workdir}"
         )
-        if found is None:
+        if newest is None:
             return None
-        step, values, damaged = found
+        step, values, damaged = newest
         if damaged:
             with self._writing():
                 self._put_aside([step for step, _ in damaged])
@@ -155,10 +155,10 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
         return _read(workdir, step, {"params": like})
 
-    found = _newest_whole(workdir, read, f"init_from: {workdir}")
-    if found is None:
+    newest = _newest_whole(workdir, read, f"init_from: {workdir}")
+    if newest is None:
         raise UserError(f"init_from: {workdir} holds no whole checkpoint; let its run save one first")
-    step, values, damaged = found
+    step, values, damaged = newest
     for newer, reason in damaged:
         say(f"  ! {workdir}: the checkpoint of update {newer} is damaged ({reason}); that of update {step} is used")
     return step, values["params"]
@@ -227,9 +227,10 @@ def _newest_whole(
         if steps == _steps(workdir):  # else a run that goes on has replaced them meanwhile
             break
     if damaged:
-        told = "; ".join(f"update {step}: {reason}" for step, reason in damaged)
+        reasons = "; ".join(f"update {step}: {reason}" for step, reason in damaged)
         raise UserError(
-            f"{whose} holds no checkpoint that can be read ({told}); bring one back from a copy, or begin in another workdir"
+            f"{whose} holds no checkpoint that can be read ({reasons}); "
+            "bring one back from a copy, or begin in another workdir"
         )
     return None
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ import pyarrow as pa
 from etils import epath
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import audio, records
 from sew_jax.data.audio import AudioError
@@ -62,11 +62,10 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
     Raises:
       UserError: config or data do not fit, the workdir holds another dataset, or it cannot be written.
     """
+    check_config(config)
     begin = time.monotonic()
     say("sew_jax prepare")
     workdir = epath.Path(workdir)
-    if not re.fullmatch("[a-z][a-z0-9_]*", config.name):
-        raise UserError(f"name: {config.name!r} must be lower-case letters, digits and _, as TFDS wants it")
     splits = _list_splits(config)
     for split, entries in splits.items():
         known = sum(entry.text is not None for entry in entries)
@@ -109,8 +108,8 @@ def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     if config.data.startswith(SCHEME):
         return list_tfds(config.data.removeprefix(SCHEME), split_names(config.split))
     root = config.data
-    if not root or "," in root:
-        raise UserError(f"data: {root or 'is empty'}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
+    if "," in root:
+        raise UserError(f"data: {root}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
     if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
         raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     path = root_path(root)
@@ -137,8 +136,6 @@ def _guess_splits(root: epath.Path) -> list[str]:
 
 def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     """Shards of a split, without the entries that have a problem already."""
-    if config.transcripts not in ("auto", "required", "optional"):
-        raise UserError(f"transcripts: {config.transcripts!r} must be auto, required or optional")
     told = sum(entry.text is not None for entry in entries)
     need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * told >= len(entries))
     limits = Limits(config.min_seconds, config.max_seconds, need_text)

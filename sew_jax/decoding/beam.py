@@ -3,16 +3,12 @@
 The one file that touches flashlight-text. Free of JAX, since worker processes import it.
 """
 
-import concurrent.futures
 import contextlib
 import copy
 import dataclasses
 import math
-import multiprocessing
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from flashlight.lib.text.decoder import (
@@ -29,15 +25,12 @@ from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 from ml_collections import ConfigDict
 
-from sew_jax.console import Progress, say
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon
 from sew_jax.errors import UserError
-from sew_jax.processes import die_with_parent
 
 _NEVER = -1e4  # a log-probability that no path survives which has another
-_SCREEN = 5.0  # seconds between lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +84,8 @@ def chosen_options(config: ConfigDict) -> BeamOptions | None:
                 "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
             )
         return None
-    told = {key: value for key, value in config.beam.items() if key != "workers"}
-    return BeamOptions(lm="" if config.lm == "none" else config.lm, **told)
+    options = {key: value for key, value in config.beam.items() if key != "workers"}
+    return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)
 
 
 class Beam:
@@ -138,13 +131,13 @@ class Beam:
         if self._trie:  # one frame more, where a delimiter is free: else a last word without one would be lost
             emissions[-1, self._vocabulary.word_end] = -self._options.sil_score
             frames += 1
-        found = {}
+        best: dict[str, Hypothesis] = {}
         for result in self._decoder.decode(emissions.ctypes.data, frames, symbols):
             hypothesis = self._hypothesis(result, log_prob_TxV)
-            found.setdefault(hypothesis.text, hypothesis)
-            if len(found) == self._options.nbest:
+            best.setdefault(hypothesis.text, hypothesis)
+            if len(best) == self._options.nbest:
                 break
-        return list(found.values())
+        return list(best.values())
 
     def _hypothesis(self, result, log_prob_TxV: np.ndarray) -> Hypothesis:
         path_T = np.array(result.tokens[1 : 1 + len(log_prob_TxV)])  # a start precedes it
@@ -168,11 +161,15 @@ class Beam:
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
-        shared = dict(
-            beam_size=options.beam, beam_size_token=options.beam_tokens or len(vocabulary),
-            beam_threshold=options.threshold, lm_weight=options.lm_weight, sil_score=options.sil_score,
-            log_add=options.log_add, criterion_type=CriterionType.CTC,
-        )  # fmt: skip
+        shared = {
+            "beam_size": options.beam,
+            "beam_size_token": options.beam_tokens or len(vocabulary),
+            "beam_threshold": options.threshold,
+            "lm_weight": options.lm_weight,
+            "sil_score": options.sil_score,
+            "log_add": options.log_add,
+            "criterion_type": CriterionType.CTC,
+        }
         if self._trie is None:
             self._decoder = LexiconFreeDecoder(
                 LexiconFreeDecoderOptions(**shared), self._lm, vocabulary.word_end, vocabulary.blank, []
@@ -201,88 +198,6 @@ def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:
             total += score
         totals.append(total + model.finish(state)[1])
     return totals
-
-
-class BeamPool:
-    """Beam search in several processes, each of which loads the n-gram once: a KenLM binary is shared by them, an ARPA is not.
-
-    Args:
-      workers: processes; -1: as many as cores; 0 or 1: this one.
-
-    Raises:
-      UserError: as Beam; what is wrong with an n-gram beyond its vocabulary is found when decoding begins.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, options: BeamOptions, workers: int):
-        self.options, self._executor = options, None
-        lexicon = open_lexicon(vocabulary, options.lm, options.lexicon)
-        say(f"  beam      {options.beam}, n-gram {options.lm or 'none'}, lexicon {lexicon}")
-        workers = workers if workers >= 0 else os.cpu_count() or 1
-        if workers > 1:  # processes, as flashlight holds Python's lock; spawned, as a fork would copy JAX's threads
-            self._executor = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _begin, (vocabulary, options, lexicon)
-            )
-        else:
-            self._beam = Beam(vocabulary, options, lexicon)
-
-    def __enter__(self) -> "BeamPool":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._executor:
-            self._executor.shutdown(cancel_futures=True)
-
-    def decode(
-        self, log_probs: Sequence[np.ndarray], options: BeamOptions | None = None, *, quiet: bool = False
-    ) -> list[list[Hypothesis]]:
-        """The hypotheses of each utterance, in order.
-
-        Args:
-          log_probs: (frames, symbols) of each.
-          options: others than those of the pool, with the same `lm` and `lexicon`.
-          quiet: says nothing of its progress.
-        """
-        options = options or self.options
-        results: list = [None] * len(log_probs)
-        progress, shown = Progress(len(log_probs)), time.monotonic()
-        for done, (i, hypotheses) in enumerate(self._run(log_probs, options), 1):
-            results[i] = hypotheses
-            progress.update(done)
-            if not quiet and time.monotonic() - shown > _SCREEN:
-                shown = time.monotonic()
-                say(f"  beam {done}/{len(log_probs)} utterances | {progress.rate:.1f}/s | eta {progress.left}")
-        return results
-
-    def _run(self, log_probs, options) -> Iterator[tuple[int, list[Hypothesis]]]:
-        if not self._executor:
-            beam = self._beam.with_options(options)
-            yield from ((i, beam(log_prob)) for i, log_prob in enumerate(log_probs))
-            return
-        longest_first = sorted(range(len(log_probs)), key=lambda i: -len(log_probs[i]))
-        try:
-            futures = {self._executor.submit(_decode, log_probs[i], options): i for i in longest_first}
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "beam: a worker process was killed, as happens where memory ends; fewer workers need less, and a KenLM binary is "
-                "loaded once for all of them"
-            ) from error
-
-
-_told, _beam = None, None  # of a worker
-
-
-def _begin(*told) -> None:
-    global _told
-    die_with_parent()
-    _told = told
-
-
-def _decode(log_prob_TxV: np.ndarray, options: BeamOptions) -> list[Hypothesis]:
-    global _beam
-    _beam = _beam or Beam(*_told)  # here: what it raises reaches the parent
-    return _beam.with_options(options)(log_prob_TxV)
 
 
 def _load(path: str, words: list[str]) -> KenLM:

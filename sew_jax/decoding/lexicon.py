@@ -35,7 +35,8 @@ class Lexicon(NamedTuple):
             return "none, any string of symbols"
         text = f"{len(dict(self.entries)):,} words"
         if self.left_out:
-            text += f"; {len(self.left_out):,} with characters that the vocabulary lacks are left out (first: {self.left_out[0]})"
+            text += f"; {len(self.left_out):,} with characters that the vocabulary lacks are left out"
+            text += f" (first: {self.left_out[0]})"
         return text
 
 
@@ -55,20 +56,21 @@ def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
     """
     known = lm_words(lm) if lm else ()
     if lexicon:
-        found = _read_file(vocabulary, lexicon)
-        _check(vocabulary, found, f"lexicon: {lexicon}")
-        if known and not dict(found.entries).keys() & set(known):
+        read = _read_file(vocabulary, lexicon)
+        _check(vocabulary, read, f"lexicon: {lexicon}")
+        if known and not dict(read.entries).keys() & set(known):
             raise UserError(
-                f"lexicon: {lexicon} has no word of {lm} (such as {known[0]!r}); both must be written alike, in the same case"
+                f"lexicon: {lexicon} has no word of {lm} (such as {known[0]!r}); both must be written alike, "
+                "in the same case"
             )
-        return found
+        return read
     if known is None:
         raise UserError(f"lm: {lm} holds no words, only their hashes; name a list of them as well, by lexicon")
     if not known or vocabulary.delimiter in known:
         return Lexicon()
-    found = _spell(vocabulary, known)
-    _check(vocabulary, found, f"lm: {lm}")
-    return found
+    spelled = _spell(vocabulary, known)
+    _check(vocabulary, spelled, f"lm: {lm}")
+    return spelled
 
 
 def lm_words(path: str) -> tuple[str, ...] | None:
@@ -176,8 +178,8 @@ def _check(vocabulary: Vocabulary, lexicon: Lexicon, name: str) -> None:
         return
     word = lexicon.left_out[0]
     case = next((c for c in (word.upper(), word.lower()) if c != word and not vocabulary.unknown(c)), "")
-    mend = f"the vocabulary would spell it {case!r}: write the file so" if case else "use one of the same alphabet"
+    advice = f"the vocabulary would spell it {case!r}: write the file so" if case else "use one of the same alphabet"
     raise UserError(
         f"{name} does not match the model's vocabulary, which spells {len(lexicon.entries)} of its {total:,} words "
-        f"(not {word!r}, for one); {mend}"
+        f"(not {word!r}, for one); {advice}"
     )

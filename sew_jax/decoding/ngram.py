@@ -4,19 +4,12 @@ All of the text's n-grams are arrays: one of an order is a number, made of that 
 """
 
 import array
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from sew_jax.console import format_duration, say
-from sew_jax.data.sources import open_source
-from sew_jax.decoding.beam import sentence_log10
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole, writing_to
 
 SPECIAL = ("<unk>", "<s>", "</s>")  # their numbers are 0, 1, 2
 _UNKNOWN, _BEGIN, _END = range(3)
@@ -38,46 +31,6 @@ class NGram(NamedTuple):
     words: list[str]
     orders: list[Grams]
     undiscounted: list[int]  # orders whose discounts the text could not tell
-
-
-def build_lm(config: ConfigDict, workdir: Path) -> Path:
-    """Writes lm.arpa into the workdir, from the transcripts of `data` and the lines of `text`; returns its path.
-
-    Raises:
-      UserError: there is no text, or it cannot be read.
-    """
-    begin = time.monotonic()
-    say("sew_jax lm")
-    sentences = []
-    if config.data:
-        sentences += _transcripts(config, config.split)
-        say(f"  data      {config.data}:{config.split}: {len(sentences):,} transcripts")
-    if config.text:
-        lines = list(_lines(config.text))
-        say(f"  text      {config.text}: {len(lines):,} lines")
-        sentences += lines
-    model = estimate(sentences, config.order)
-    for order, grams in enumerate(model.orders, 1):
-        told = "" if order not in model.undiscounted else "; too few to tell discounts, which are 0.5, 1 and 1.5"
-        say(f"  {order}-grams   {len(grams.probability_N):,}{told}")
-    if len(model.orders) < config.order:
-        say(f"  ! no sentence is long enough for order {config.order}; it is {len(model.orders)}")
-    path = workdir / "lm.arpa"
-    with writing_to(workdir, "mend that or name another --workdir"):
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, arpa(model).encode())
-    if config.eval_split:
-        held_out = [line.split() for line in _transcripts(config, config.eval_split)]
-        total = sum(sentence_log10(str(path), map(" ".join, held_out)))
-        words, known = [word for line in held_out for word in line], set(model.words)
-        unknown = sum(word not in known for word in words)
-        perplexity = 10 ** (-total / (len(words) + len(held_out)))
-        say(
-            f"  perplexity {perplexity:.1f} of {config.eval_split}: {len(words):,} words and {len(held_out):,} ends; {unknown:,} words "
-            "are not in the model"
-        )
-    say(f"done in {format_duration(time.monotonic() - begin)}: {path}")
-    return path
 
 
 def estimate(sentences: Iterable[str], order: int) -> NGram:
@@ -177,18 +130,3 @@ def _discounts(count_N: np.ndarray) -> np.ndarray | None:
     y = n1 / (n1 + 2 * n2)
     found = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
     return found if (found[1:] > 0).all() else None
-
-
-def _transcripts(config: ConfigDict, split: str) -> list[str]:
-    source, _ = open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad)
-    return [source.text(i) for i in range(len(source))]
-
-
-def _lines(path: str) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
-    except OSError as error:
-        raise UserError(f"text: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"text: {path} is no text in UTF-8") from error

@@ -72,8 +72,6 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
       UserError: the split that it names does not exist, or a setting does not fit the model.
     """
     options = config.eval
-    if options.every < 1:
-        raise UserError(f"eval.every: {options.every} must be at least 1; eval.split= (empty) holds nothing out")
     if not options.split:
         return None
     named = parse_table(options.settings) if options.settings else _default_settings(task)

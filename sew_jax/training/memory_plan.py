@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.console import say
-from sew_jax.errors import UserError
 from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
@@ -32,12 +32,9 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     Raises:
       UserError: the sizes make no sense.
     """
+    check_config(config)
     jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
     pretrain, devices = config.pretrain, config.devices
-    if devices < 1 or config.memory_gib <= 0:
-        raise UserError(f"devices: {devices} and memory_gib: {config.memory_gib} must be above 0")
-    if None in pretrain.model.values():
-        raise UserError("plan: name a size, such as configs/plan.py:large; `inherit` has none of its own")
     crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
     rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
     factors = tuple(setting.squeeze for setting in settings_table(**pretrain.compression))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Draw, draw
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.pipeline import Batch, read_ahead
@@ -43,6 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         diverged.
     """
     begin = time.monotonic()
+    check_config(config)
     with open_run(config, workdir) as run, contextlib.ExitStack() as stack:
         reporter = Reporter(config, run.task, run.metrics, Progress(config.num_steps, run.start))
         stall = StallWatch(lambda sentence: say(f"  ! {sentence}", everywhere=True))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sew_jax.checkpoints.hf_config import write_architecture
 from sew_jax.checkpoints.hf_folder import open_released, write_folder
-from sew_jax.checkpoints.hf_weights import to_hugging_face, write_architecture
+from sew_jax.checkpoints.hf_weights import to_hugging_face
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError

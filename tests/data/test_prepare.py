@@ -183,9 +183,9 @@ def test_a_finished_one_is_left_alone_and_other_data_are_refused(corpus, tmp_pat
     ("options", "message"),
     [
         ({"data": "nowhere"}, "nowhere does not exist"),
-        ({"data": ""}, "one folder, manifest"),
+        ({"data": ""}, "data is empty; name a folder"),
         ({"split": "valid"}, "has no split valid; it has: test, train"),
-        ({"transcripts": "maybe"}, "must be auto, required or optional"),
+        ({"transcripts": "maybe"}, "transcripts: 'maybe' is unknown; choose one of auto, required, optional"),
         ({"max_seconds": 0.5}, "nothing of split .* can be used: all .* were rejected, the first: "),
         ({"name": "a b"}, "name: 'a b'"),
     ],

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
-from sew_jax.decoding.beam import Beam, BeamOptions, BeamPool
+from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.greedy import best_path
 from sew_jax.decoding.lexicon import lm_words, open_lexicon
 from sew_jax.decoding.ngram import arpa, estimate

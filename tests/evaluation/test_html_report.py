@@ -46,14 +46,14 @@ def embedded(path):
 
 
 def read_edits(reference, hypothesis, edits):
-    """What page.html makes of them."""
-    said, heard, pairs = reference.split(), hypothesis.split(), []
+    """What html_report.html makes of them."""
+    given, decoded, pairs = reference.split(), hypothesis.split(), []
     for right, kind in [*re.findall(r"(\d*)([sdi])", edits), (len(reference.split()), "")]:
-        for _ in range(min(int(right or 0), len(said))):
-            pairs.append((said.pop(0), heard.pop(0)))
+        for _ in range(min(int(right or 0), len(given))):
+            pairs.append((given.pop(0), decoded.pop(0)))
         if kind:
-            pairs.append(("" if kind == "i" else said.pop(0), "" if kind == "d" else heard.pop(0)))
-    assert not said and not heard
+            pairs.append(("" if kind == "i" else given.pop(0), "" if kind == "d" else decoded.pop(0)))
+    assert not given and not decoded
     return pairs
 
 
