@@ -49,9 +49,9 @@ Where sew_jax is installed, `sew-jax --config=demo.py` is the same from any fold
 From Python: sew_jax.load("runs/finetune").transcribe("talk.flac").text"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the config's mode; returns the exit status. `argv` is the process's own, since flags look there."""
-    argv = sys.argv if argv is None else argv
+def main() -> int:
+    """Runs the mode of the config that the command line names; returns the exit status."""
+    argv = sys.argv
     if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
         print(_HELP)
         return 0 if len(argv) > 1 else 2
