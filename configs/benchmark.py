@@ -2,16 +2,21 @@
 
   python -m sew_jax.main --config=configs/benchmark.py
   python -m sew_jax.main --config=configs/benchmark.py --config.size=sew_tiny --config.batch=8 --config.dtype=bfloat16
-  python -m sew_jax.main --config=configs/benchmark.py --config.parts=input --config.data=/data/LibriSpeech --config.split=dev-clean
+  python -m sew_jax.main --config=configs/benchmark.py --config.parts=input \\
+    --config.data=/data/LibriSpeech --config.split=dev-clean
 
-`inference`, `training`: time, memory, FLOPs and compile time of a published size at each setting, random weights, beside the same
-work by transformers where torch and transformers are installed. All take turns, so that none has the machine's better minutes.
-`overhead`: what an hour of training spends beside updates: checkpoints, rows of metrics, waiting for audio; and decoding.
-`input`: reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile; watches memory over
-many batches; plans a synthetic dataset of millions. Took 10 minutes for 5.7 h of speech on 2 CPU cores.
-`start`: the demo twice up to its first update, before and after its programs are in a cache (4 minutes on 2 CPU cores).
+`inference`, `training`: time, memory, FLOPs and compile time of a published size at each setting, random weights,
+beside the same work by transformers where torch and transformers are installed. All take turns, so that none has the
+machine's better minutes.
+`overhead`: what an hour of training spends beside updates: checkpoints, rows of metrics, waiting for audio; and
+decoding.
+`input`: reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile;
+watches memory over many batches; plans a synthetic dataset of millions. Took 10 minutes for 5.7 h of speech on 2 CPU
+cores.
+`start`: the demo twice up to its first update, before and after its programs are in a cache (4 minutes on 2 CPU
+cores).
 
-Needs Linux, and one device. Figures are in the README.
+Needs Linux, and one device. Figures are in docs/results.md.
 """
 
 from ml_collections import ConfigDict

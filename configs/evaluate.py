@@ -1,13 +1,13 @@
 """Word error rate and time at every setting: a table, a plot, and transcripts.
 
   python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune
-  python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune --config.data=/data/LibriSpeech \\
-    --config.split=test-clean,test-other --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1 \\
+  python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune \\
+    --config.data=/data/LibriSpeech --config.split=test-clean,test-other --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1 \\
     --config.lm=4-gram.arpa --config.tune_split=dev-other
 
-Needs a fine-tuned model and transcribed audio. The small model at 8 settings took 57 s for 5 minutes of speech on 2 CPU
-cores, 5 timed rounds included; the tables are in the README. With an n-gram of words (ARPA or KenLM binary; configs/lm.py makes
-one) each split is also decoded by beam search, side by side.
+Needs a fine-tuned model and transcribed audio. The small model at 8 settings took 57 s for 5 minutes of speech on 2
+CPU cores, 5 timed rounds included; the tables are in docs/results.md. With an n-gram of words (ARPA or KenLM binary;
+configs/lm.py makes one) each split is also decoded by beam search, side by side.
 """
 
 from ml_collections import ConfigDict

@@ -3,13 +3,15 @@
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=stablehlo \\
     --config.setting=s1q1k1,s2q1k1 --config.tradeoff=runs/evaluate --workdir=runs/programs
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --workdir=runs/export
-  python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.setting=s2q1k1 --config.drop_tail=True
+  python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune \\
+    --config.setting=s2q1k1 --config.drop_tail=True
 
-`stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for CPU, GPU and TPU, which
-runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it is written.
+`stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for
+CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
+is written.
 
-`hf` is a folder that transformers loads: squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel front end and pooling
-exist in neither. Takes seconds on a CPU.
+`hf` is a folder that transformers loads: squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel
+front end and pooling exist in neither. Takes seconds on a CPU.
 """
 
 from ml_collections import ConfigDict

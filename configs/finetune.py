@@ -4,13 +4,14 @@
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
     --config.data=/data/librispeech_10h --config.split=
 
-Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an amount of
-transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another than in
-pre-training; with one row it specialises: --config.compression.names=s2q1k1
+Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an
+amount of transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another
+than in pre-training; with one row it specialises: --config.compression.names=s2q1k1
 
-Needs: nothing but 2 CPU cores for the small model; a batch of the recipes is 1,600 s of audio, raise --config.accumulate
-until it fits. Reached by the small model, before residual up-samplers: 24.0 % WER on an unseen speaker's digit strings, with
-22 minutes of transcripts, in 11 minutes on 2 CPU cores (flags and table: README). The recipes have not been run to the end here.
+Needs: nothing but 2 CPU cores for the small model; a batch of the recipes is 1,600 s of audio, raise
+--config.accumulate until it fits. Reached by the small model, before residual up-samplers: 24.0 % WER on an unseen
+speaker's digit strings, with 22 minutes of transcripts, in 11 minutes on 2 CPU cores (flags and table:
+docs/results.md). The recipes have not been run to the end here.
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +43,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.from_scratch = False
     config.data = "demo"
     config.split = "train"
-    # letters, auto (the characters of the transcripts), or the path of a vocab.json; empty: that of init_from, or letters
+    # letters, auto (the characters of the transcripts), or the path of a vocab.json; empty: init_from's, or letters
     config.vocabulary = ""
     config.seed = 0
     config.num_steps = num_steps

@@ -1,11 +1,13 @@
 """An n-gram of words, for beam search, from transcripts and from text.
 
-  python -m sew_jax.main --config=configs/lm.py --config.data=/data/LibriSpeech --config.split=train-clean-100 --workdir=runs/lm
+  python -m sew_jax.main --config=configs/lm.py --config.data=/data/LibriSpeech \\
+    --config.split=train-clean-100 --workdir=runs/lm
   python -m sew_jax.main --config=configs/lm.py --config.data= --config.text=sentences.txt --workdir=runs/lm
 
-Leaves lm.arpa. Words are taken as they stand between white space, so that text must be written as the model's transcripts are (the
-default vocabulary: capitals and apostrophe). Modified Kneser-Ney, interpolated; nothing is pruned. All of it is held in memory, some
-hundred bytes for each word: for billions of words use KenLM's lmplz, whose files are read here too.
+Leaves lm.arpa. Words are taken as they stand between white space, so that text must be written as the model's
+transcripts are (the default vocabulary: capitals and apostrophe). Modified Kneser-Ney, interpolated; nothing is
+pruned. All of it is held in memory, some hundred bytes for each word: for billions of words use KenLM's lmplz, whose
+files are read here too.
 """
 
 from ml_collections import ConfigDict

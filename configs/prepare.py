@@ -3,10 +3,10 @@
   python -m sew_jax.main --config=configs/prepare.py --config.data=/data/LibriSpeech --workdir=runs/librispeech
   python -m sew_jax.main --config=configs/pretrain.py --config.data=runs/librispeech --config.split=train-clean-100
 
-Takes a folder in LibriSpeech's layout (its archives unpacked with tar xf), a folder of audio with a .txt beside each file, a
-JSON-lines manifest, or tfds:NAME where TensorFlow is installed. Audio of any rate and width becomes 16 kHz FLAC of one channel and
-16 bits; what is that already is copied. `tfds.data_source` reads the result, without TensorFlow. A run that was killed goes on
-with the same command and ends with the same bytes.
+Takes a folder in LibriSpeech's layout (its archives unpacked with tar xf), a folder of audio with a .txt beside each
+file, a JSON-lines manifest, or tfds:NAME where TensorFlow is installed. Audio of any rate and width becomes 16 kHz
+FLAC of one channel and 16 bits; what is that already is copied. `tfds.data_source` reads the result, without
+TensorFlow. A run that was killed goes on with the same command and ends with the same bytes.
 """
 
 from ml_collections import ConfigDict

@@ -5,19 +5,19 @@
     --config.split=train-clean-100,train-clean-360,train-other-500
 
   # continued, from a released checkpoint of wav2vec 2.0, HuBERT or SEW
-  python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH --config.data=/data/LibriSpeech \\
-    --config.split=train-clean-100,train-clean-360,train-other-500
+  python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH \\
+    --config.data=/data/LibriSpeech --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or inherit:
-that of init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and 2) or `fixed`
-(one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for LibriSpeech, large_lv60k
-that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples,
-128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has
-XLS-R's architecture and large's recipe.
+Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or
+inherit: that of init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and
+2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for
+LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64
+GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the
+first screen. xlsr_1b has XLS-R's architecture and large's recipe.
 
-Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes there and
-reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual up-samplers. The
-published sizes are for a GPU box or a TPU slice; none has been trained to the end here.
+Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes
+there and reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual
+up-samplers. The published sizes are for a GPU box or a TPU slice; none has been trained to the end here.
 """
 
 from typing import NamedTuple
@@ -42,9 +42,9 @@ class Recipe(NamedTuple):
     squeeze: int  # with `fixed`
 
 
-# Sources: as of SIZES in sew_jax/models/config.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by
-# 0.999995 an update, which takes 277,258 updates to 0.5 and 599,145 to 0.1. SEW stops a schedule of 400,000 updates after
-# 100,000.
+# Sources: as of SIZES in sew_jax/models/sizes.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by
+# 0.999995 an update, which takes 277,258 updates to 0.5 and 599,145 to 0.1. SEW stops a schedule of 400,000 updates
+# after 100,000.
 _LARGE = Recipe(250_000, 3e-4, 0.08, 1.0, 0.1, 2.397, 9600.0, 20.0, 1)
 _SEW = Recipe(100_000, 5e-4, 0.32, 4.0, 0.5, 2.773, 5600.0, 15.6, 2)
 RECIPES = {
@@ -131,7 +131,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.buckets = 1 if small else 4
     config.input.min_seconds = 0.5 if small else 2.0
     config.input.max_seconds = 600.0  # longer audio is left out: it should be cut, as an epoch takes one crop of it
-    # Of several data: an epoch's audio is shared in proportion to hours ** this: 1 reads all alike, less favours small corpora
+    # Of several data: an epoch's audio is shared in proportion to hours ** this: 1 reads all alike,
+    # less favours small corpora
     config.input.corpus_exponent = 1.0
     config.input.speed = 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
     config.input.max_bad = 10  # damaged utterances that may be skipped

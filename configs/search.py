@@ -4,8 +4,9 @@
   python -m sew_jax.main --config=configs/search.py --config.init_from=runs/finetune --config.data=/data/LibriSpeech \\
     --config.dev_split=dev-other --config.split=test-other --config.trials=400
 
-Each trial is a setting: all uniform ones first, then changes of single layers, and what these suggest. The front, and that of
-uniform settings, are then evaluated on `split` as configs/evaluate.py does. Needs a fine-tuned model and transcribed audio.
+Each trial is a setting: all uniform ones first, then changes of single layers, and what these suggest. The front, and
+that of uniform settings, are then evaluated on `split` as configs/evaluate.py does. Needs a fine-tuned model and
+transcribed audio.
 """
 
 from ml_collections import ConfigDict

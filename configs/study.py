@@ -1,19 +1,20 @@
-"""The paper's experiment: is one stochastic pre-training as good as dedicated ones? On any data, at any size, with one command.
+"""The paper's experiment: is one stochastic pre-training as good as dedicated ones? Any data, one command.
 
   python -m sew_jax.main --config=configs/study.py --workdir=runs/study --config.data=/data/digits
   python -m sew_jax.main --config=configs/study.py:base --workdir=runs/study --config.pretrain_data=/data/LibriSpeech \\
     --config.pretrain.split=train-clean-100,train-clean-360,train-other-500 --config.data=/data/librispeech_10h
 
 Arguments, separated by commas: nothing (the demo's small model), or a size of configs/pretrain.py, with a recipe of
-configs/finetune.py where it is not 10h: base, or large,100h. All keys of the three modes are at hand: --config.pretrain.optim.lr=...
+configs/finetune.py where it is not 10h: base, or large,100h. All keys of the three modes are at hand:
+--config.pretrain.optim.lr=...
 
-Arms: `stochastic` pre-trains and fine-tunes on the whole table; `dedicated` does both at one setting alone, for each of
-`settings`; `specialised` fine-tunes the stochastic pre-training at one setting, for each; `random` fine-tunes on the table
-without pre-training; `sandwich` is stochastic with several settings an update; `distilled` is that with distillation from the
-largest.
+Arms: `stochastic` pre-trains and fine-tunes on the whole table; `dedicated` does both at one setting alone, for each
+of `settings`; `specialised` fine-tunes the stochastic pre-training at one setting, for each; `random` fine-tunes on
+the table without pre-training; `sandwich` is stochastic with several settings an update; `distilled` is that with
+distillation from the largest.
 
-The cost of all of it is printed before anything starts. The same command goes on after a kill; started several times, on one
-machine or on many that share the workdir, its processes share the runs. Where they share a GPU, set
+The cost of all of it is printed before anything starts. The same command goes on after a kill; started several times,
+on one machine or on many that share the workdir, its processes share the runs. Where they share a GPU, set
 XLA_PYTHON_CLIENT_PREALLOCATE=false. It leaves study.html, study.png, study.json and study.csv.
 
 Needs: nothing but 2 CPU cores for the small model.
@@ -37,13 +38,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.split = "test"  # of data, to report on; several, joined by commas
     config.dev_split = "dev"  # of data, to choose by
     config.arms = "stochastic,dedicated,specialised,random,sandwich,distilled"
-    config.settings = (
-        "s1q1k1,s2q1k1,s3q1k1,s4q1k1"  # what dedicated and specialised models are made for, and compared at
-    )
+    # What dedicated and specialised models are made for, and all are compared at
+    config.settings = "s1q1k1,s2q1k1,s3q1k1,s4q1k1"
     config.seeds = "0,1,2"
-    # What all arms get alike: `flop` of the stochastic arm's updates, in pre-training and in fine-tuning, or their number
+    # What all arms get alike: `flop` of the stochastic arm's updates, in pre-training and fine-tuning, or their number
     config.equal = "flop"
-    # Rates of fine-tuning, joined by commas, of which each model's is chosen on dev with the first seed; empty: finetune.optim.lr
+    # Rates of fine-tuning, joined by commas: each model's is chosen on dev with the first seed; empty: that of finetune
     config.rates = ""
     config.distill = 1.0  # sandwich.distill of the arm `distilled`, in pre-training and in fine-tuning
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})

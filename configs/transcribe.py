@@ -1,14 +1,15 @@
 """Text with times of audio files, folders and standard input, at one setting.
 
   python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune --config.audio=talk.mp3
-  python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune --config.audio=a.wav,recordings \\
-    --config.budget=0.5 --config.tradeoff=runs/evaluate
-  ffmpeg -i film.mkv -f wav - | python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune \\
-    --config.audio=- --config.format=srt
+  python -m sew_jax.main --config=configs/transcribe.py --config.init_from=runs/finetune \\
+    --config.audio=a.wav,recordings --config.budget=0.5 --config.tradeoff=runs/evaluate
+  ffmpeg -i film.mkv -f wav - | python -m sew_jax.main --config=configs/transcribe.py \\
+    --config.init_from=runs/finetune --config.audio=- --config.format=srt
 
-Results alone go to standard output, in the order of the audio: a JSON object a line, with words, their times in seconds and their
-confidence; or plain text, SRT or WebVTT. Subtitles of several files are written below the workdir, and their paths to standard output.
-Audio of any rate, width and channel count that libsndfile reads; what can't be read is named and left out, and the exit status is 2.
+Results alone go to standard output, in the order of the audio: a JSON object a line, with words, their times in
+seconds and their confidence; or plain text, SRT or WebVTT. Subtitles of several files are written below the workdir,
+and their paths to standard output. Audio of any rate, width and channel count that libsndfile reads; what can't be
+read is named and left out, and the exit status is 2.
 
 Long audio is computed in chunks that overlap; memory does not grow with its length. Needs a fine-tuned model.
 """

@@ -1,19 +1,23 @@
 """The entry point: `python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]`.
 
+Where the package is installed, `sew-jax --config=NAME.py ...` is the same, from any folder.
+
 Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
 """
 
-import importlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from sew_jax.checks.check import check_config
+from sew_jax.config_files import find_config, importable
 from sew_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
@@ -23,20 +27,6 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 _PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
-_MODES = {  # config.mode -> module:function
-    "pretrain": "training.train:train",
-    "finetune": "training.train:train",
-    "evaluate": "evaluation.evaluate:evaluate",
-    "search": "evaluation.search:search",
-    "lm": "decoding.build_lm:build_lm",
-    "transcribe": "transcription.transcribe:transcribe",
-    "export": "export.export:export",
-    "prepare": "data.prepare:prepare",
-    "plan": "training.memory_plan:plan_memory",
-    "benchmark": "benchmarks.benchmark:benchmark",
-    "demo": "demo:demo",
-    "study": "study.study:study",
-}
 _WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
@@ -54,16 +44,20 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
   --config=configs/export.py     a model as StableHLO programs, or as a folder that transformers loads
 
-Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags."""
+Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags.
+Where sew_jax is installed, `sew-jax --config=demo.py` is the same from any folder.
+From Python: sew_jax.load("runs/finetune").transcribe("talk.flac").text"""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the config's mode; returns the exit status."""
+def main() -> int:
+    """Runs the mode of the config that the command line names; returns the exit status."""
+    argv = sys.argv
     if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
         print(_HELP)
         return 0 if len(argv) > 1 else 2
     try:
         config, workdir = _parse(argv)
+        check_config(config)
         _run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,22 +71,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]):
+def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """The config and the workdir that the command line names; flags errors become one line."""
+    argv, path = _with_path(argv)
     try:
-        rest = flags.FLAGS(argv)[1:]
+        with importable(path):
+            rest = flags.FLAGS(argv)[1:]
         config = _CONFIG.value
         mode = config and config.mode  # a file that could not be loaded says so when it is first looked into
     except OSError as error:
-        raise UserError(f"config: {re.sub(r'.*(?=No such)', '', _one_line(error, argv))}; see configs/") from error
+        raise UserError(f"config: {_one_line(error, argv)}") from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_one_line(error, argv)) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; overrides are written --config.KEY=VALUE")
     if mode is None:
         raise UserError("no config; add for example --config=configs/demo.py")
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    workdir = _WORKDIR.value or f"runs/{name}"
+    workdir = _WORKDIR.value or f"runs/{Path(path.partition(':')[0]).stem}"
     if "://" not in workdir:
         return config, Path(workdir)
     if mode != "prepare":
@@ -100,6 +95,16 @@ def _parse(argv: list[str]):
             f"workdir: {workdir} is remote, which only prepare can write to yet; mount it, or name a local folder"
         )
     return config, epath.Path(workdir)
+
+
+def _with_path(argv: list[str]) -> tuple[list[str], str]:
+    """The command line with the path of the config file in place of its name, and that path; empty: it names none."""
+    for i, word in enumerate(argv):
+        flag, equals, name = word.partition("=")
+        if flag in ("--config", "-config") and (equals or i + 1 < len(argv)):
+            path = find_config(name if equals else argv[i + 1])
+            return [*argv[:i], f"--config={path}", *argv[i + (1 if equals else 2) :]], path
+    return argv, ""
 
 
 def _one_line(error: Exception, argv: list[str]) -> str:
@@ -113,22 +118,65 @@ def _one_line(error: Exception, argv: list[str]) -> str:
     return re.sub(r"^Unknown command line flag '([^']*)'", r"--\1 is unknown", text)
 
 
-def _run(config, workdir: Path) -> None:
-    if config.mode not in _MODES:
-        raise UserError(f"mode {config.mode!r} is unknown; choose one of {', '.join(_MODES)}")
-    module, function = _MODES[config.mode].split(":")
-
-    def run() -> None:
-        # here: a mistyped flag must not wait for JAX, which some modes have no use for
-        getattr(importlib.import_module(f"sew_jax.{module}"), function)(config, workdir)
-
+def _run(config: ConfigDict, workdir: Path) -> None:
+    run = _mode(config.mode)
     if config.mode in _WITHOUT_DEVICES:
-        run()
+        run(config, workdir)
     else:
-        _on_devices(run)
+        _on_devices(lambda: run(config, workdir))
 
 
-def _on_devices(run: Callable[[], None]) -> None:
+def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
+    """The function of a mode, imported here: a mistyped flag must not wait for JAX, which some have no use for."""
+    match name:
+        case "pretrain" | "finetune":
+            from sew_jax.training.train import train
+
+            return train
+        case "evaluate":
+            from sew_jax.evaluation.evaluate import evaluate
+
+            return evaluate
+        case "search":
+            from sew_jax.evaluation.search import search
+
+            return search
+        case "lm":
+            from sew_jax.decoding.build_lm import build_lm
+
+            return build_lm
+        case "transcribe":
+            from sew_jax.transcription.transcribe import transcribe
+
+            return transcribe
+        case "export":
+            from sew_jax.export.export import export
+
+            return export
+        case "prepare":
+            from sew_jax.data.prepare import prepare
+
+            return prepare
+        case "plan":
+            from sew_jax.training.memory_plan import plan_memory
+
+            return plan_memory
+        case "benchmark":
+            from sew_jax.benchmarks.benchmark import benchmark
+
+            return benchmark
+        case "demo":
+            from sew_jax.demo import demo
+
+            return demo
+        case "study":
+            from sew_jax.study.study import study
+
+            return study
+    raise UserError(f"mode {name!r} is unknown; each config file sets its own, which stays as it is")
+
+
+def _on_devices(run: Callable[[], object]) -> None:
     """With the processes of a job joined, and programs of earlier runs at hand."""
     import jax
 
@@ -138,7 +186,7 @@ def _on_devices(run: Callable[[], None]) -> None:
     from sew_jax.runtime import distributed
 
     # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     speak_as(jax.process_index())
@@ -151,4 +199,4 @@ def _on_devices(run: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

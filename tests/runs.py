@@ -10,8 +10,8 @@ from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
 from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.files import write_json
-from sew_jax.training.state import new_state
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.step import new_state
 
 WORDS = ("ONE", "TWO", "THREE")
 

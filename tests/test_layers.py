@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *["errors", "rates", "hashing", "console", "files", "tables", "processes", "compression"],
-    *["models", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation", "transcription"],
-    *["export", "study", "benchmarks", "demo", "api", "main"],
+    *["errors", "config_files", "rates", "hashing", "console", "files", "tables", "processes", "compression"],
+    *["models", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
+    *["transcription", "export", "study", "benchmarks", "demo", "api", "main"],
 ]
 FILES = sorted((ROOT / "sew_jax").rglob("*.py"))
 

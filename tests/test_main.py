@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from sew_jax.config_files import load_config
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ BAD = {
     "factor of 0": ([PRETRAIN, "--config.compression.squeeze=0,1"], "0 is not a factor"),
     "no updates": ([PRETRAIN, "--config.num_steps=0"], "num_steps: 0 must be at least 1"),
     "impossible shares": ([PRETRAIN, "--config.input.corpus_exponent=-1"], "input.corpus_exponent: -1.0 must be"),
-    "impossible pace": ([PRETRAIN, "--config.data=ROOT/good", "--config.input.speed=0.5"], "input.speed: 0.5 must lie"),
+    "impossible pace": ([PRETRAIN, "--config.data=ROOT/good", "--config.input.speed=0.5"], "input.speed: 0.5 must be"),
     "no text": (["--config=configs/lm.py", "--config.data="], "text: there is none to count"),
     "missing data": ([PRETRAIN, "--config.data=ROOT/nowhere"], "nowhere does not exist"),
     "empty folder": ([PRETRAIN, "--config.data=ROOT/empty", "--config.split="], "empty"),
@@ -74,13 +75,23 @@ def test_bad_input_is_one_line_and_status_2(case, corpora, tmp_path):
 
 
 def test_help_and_nothing():
-    assert run("--help").returncode == 0
-    bare = run()
-    assert bare.returncode == 2 and "configs/demo.py" in bare.stdout
+    helped, bare = run("--help"), run()
+    assert (helped.returncode, bare.returncode) == (0, 2) and helped.stdout == bare.stdout
+    assert all(f"--config=configs/{path.name}" in bare.stdout for path in (ROOT / "configs").glob("*.py"))
+    assert "sew-jax --config=" in bare.stdout and "sew_jax.load(" in bare.stdout
+
+
+def test_every_config_has_its_mode_whose_import_touches_no_device():
+    """A job's processes join before the first look at devices, and modes are imported before that."""
+    modes = {load_config(str(path)).mode for path in (ROOT / "configs").glob("*.py")}
+    script = f"from sew_jax.main import _mode\nfor mode in {sorted(modes)}:\n    assert callable(_mode(mode)), mode\n"
+    script += "from jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()\n"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and len(modes) == len(list((ROOT / "configs").glob("*.py"))), done.stderr
 
 
 def test_from_audio_to_a_table(corpora, tmp_path):
-    """pretrain, finetune and evaluate, with audio read by a worker process; then two mistakes that need a checkpoint."""
+    """pretrain, finetune and evaluate, with audio read by a worker process; then mistakes that need a checkpoint."""
     common = [f"--config.data={corpora / 'good'}", "--config.log_every=1"]
     table = ["--config.compression.squeeze=1", "--config.compression.query_pool=1", "--config.num_steps=2"]
     batch = ["--config.input.batch_seconds=4"]

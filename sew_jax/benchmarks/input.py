@@ -32,8 +32,9 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     del report
     plan = _measure_plan(workdir / "many", config.utterances)
     say(
-        f"  plan of {plan['utterances']} utterances: ready in {plan['seconds']:.2f} s; the process peaks at {plan['peak_mb']:.0f} MB, "
-        f"{plan['imports_mb']:.0f} MB of it before; the slowest of 100 batches took {1000 * plan['slowest_batch']:.1f} ms"
+        f"  plan of {plan['utterances']} utterances: ready in {plan['seconds']:.2f} s; the process peaks at "
+        f"{plan['peak_mb']:.0f} MB, {plan['imports_mb']:.0f} MB of it before; the slowest of 100 batches took "
+        f"{1000 * plan['slowest_batch']:.1f} ms"
     )
     config.prepare.data, config.prepare.split = config.data, config.split
     prepare(config.prepare, workdir / "prepared")
@@ -85,9 +86,13 @@ def _plan_table(folder: Path) -> dict[str, Any]:
         plan[int(i)]
         took.append(time.perf_counter() - begin)
     return {
-        "utterances": len(source), "seconds": seconds, "imports_mb": imports, "peak_mb": _peak_mb(),
-        "median_batch": float(np.median(took)), "slowest_batch": max(took),
-    }  # fmt: skip
+        "utterances": len(source),
+        "seconds": seconds,
+        "imports_mb": imports,
+        "peak_mb": _peak_mb(),
+        "median_batch": float(np.median(took)),
+        "slowest_batch": max(took),
+    }
 
 
 def _plan(source: Source, crop_seconds: float, batch_seconds: float) -> BatchPlan:
@@ -106,7 +111,7 @@ def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
     All ways take turns, `config.rounds` times, so that a machine's better and worse minutes fall on each.
     """
     paths = [entry.path for entry in list_root(root_path(config.data), config.split) if not entry.problem]
-    ways = [{"data": "soundfile", "workers": processes, "threads": 1} for processes in (1, 2)]
+    ways: list[dict[str, Any]] = [{"data": "soundfile", "workers": processes, "threads": 1} for processes in (1, 2)]
     for data in ("files", "records"):
         for workers, threads in ((0, 1), (0, 2), (1, 1), (2, 1)):
             ways.append({"data": data, "workers": workers, "threads": threads})
@@ -119,8 +124,9 @@ def _measure_reading(config: ConfigDict, prepared: str) -> list[dict[str, Any]]:
         )
 
     say(
-        f"  reading {len(paths)} files, {len(ways)} ways in turn, {config.rounds} rounds of {config.read_seconds:.0f} s each; hours of "
-        "audio a second, and times what soundfile.read does in as many processes (median of the rounds, least to most)"
+        f"  reading {len(paths)} files, {len(ways)} ways in turn, {config.rounds} rounds of {config.read_seconds:.0f} "
+        "s each; hours of audio a second, and times what soundfile.read does in as many processes (median of the "
+        "rounds, least to most)"
     )
     rounds = []
     for count in range(1, config.rounds + 1):
@@ -188,7 +194,7 @@ def _cpu_seconds() -> float:
 
 
 def _processes() -> list[int]:
-    return [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    return [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
 
 
 def _measure_memory(config: ConfigDict, data: str) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ def _reset_resident() -> None:
 
 
 def _resident_peak() -> int:
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return 1024 * int(kilobytes)
 
 
 RESIDENT = Memory(_reset_resident, _resident_peak)  # what this process holds in main memory (Linux with glibc)

@@ -1,4 +1,4 @@
-"""The part `overhead`: what an hour of pre-training spends beside its updates, and what decoding an hour of audio takes."""
+"""The part `overhead`: what an hour of pre-training spends beside its updates, and what decoding of as much takes."""
 
 import contextlib
 import io
@@ -23,9 +23,9 @@ from sew_jax.decoding.greedy import greedy
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.models.sizes import model_options
 from sew_jax.training.reporter import Reporter
-from sew_jax.training.state import new_state
-from sew_jax.training.step import make_step
-from sew_jax.training.task import Task, open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.step import make_step, new_state
+from sew_jax.training.task import Task
 
 _ROWS, _BATCHES = 200, 20  # that are timed
 
@@ -37,8 +37,10 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
       UserError: the data do not fit.
     """
     step = report["training"]["settings"][0]["seconds"]["median"] if "training" in report else config.step_seconds
-    say(f"  overhead of pre-training {config.size}, an update each {step:.3g} s, a checkpoint each "
-        f"{config.recipe.checkpoint_every} updates")  # fmt: skip
+    say(
+        f"  overhead of pre-training {config.size}, an update each {step:.3g} s, a checkpoint each "
+        f"{config.recipe.checkpoint_every} updates"
+    )
     with (
         tempfile.TemporaryDirectory(dir=workdir) as folder,
         Child("overhead", _costs, config, Path(folder), step) as child,  # whose memory is its own
@@ -52,14 +54,17 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
         "decoding": costs["decode_seconds"],
     }
     share = sum(spent.values()) / 3600
-    say(f"    a save holds the loop for {costs['save_seconds']:.2f} s and is on disk after {costs['written_seconds']:.1f} s; "
-        f"a row of metrics takes {1000 * costs['row_seconds']:.2f} ms; an hour of audio is decoded to text in "
-        f"{costs['decode_seconds']:.2f} s")  # fmt: skip
     say(
-        f"    in an hour of training, and of audio decoded: {', '.join(f'{kind} {s:.2f} s' for kind, s in spent.items())}: {share:.3%} of it"
+        f"    a save holds the loop for {costs['save_seconds']:.2f} s and is on disk after "
+        f"{costs['written_seconds']:.1f} s; a row of metrics takes {1000 * costs['row_seconds']:.2f} ms; "
+        f"an hour of audio is decoded to text in {costs['decode_seconds']:.2f} s"
     )
-    say(f"    input: {_BATCHES} batches of {config.batch_seconds:g} s of audio, one each {step:.3g} s: waited {wait:.3%} of "
-        "the time")  # fmt: skip
+    each = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in spent.items())
+    say(f"    in an hour of training, and of audio decoded: {each}: {share:.3%} of it")
+    say(
+        f"    input: {_BATCHES} batches of {config.batch_seconds:g} s of audio, one each {step:.3g} s: "
+        f"waited {wait:.3%} of the time"
+    )
     return {"overhead": {"step_seconds": step, **costs, "seconds_an_hour": spent, "share": share, "input_wait": wait}}
 
 

@@ -21,7 +21,7 @@ SEW_SQUEEZE = 2  # of the published ones
 
 
 def peer_config(backbone: BackboneConfig, head: CTCHeadConfig | PretrainHeadConfig) -> dict[str, Any] | None:
-    """transformers' `config.json` for a model of ours, dropout rates included; None, and a line why, where it has none."""
+    """transformers' `config.json` for a model of ours, dropout included; None, and a line why, where it has none."""
     sew = backbone.frontend == "compact"
     if missing := [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]:
         say(f"  no peer: {' and '.join(missing)} not installed")
@@ -62,7 +62,8 @@ def inference(config: dict[str, Any], dtype: str, batch: int, samples: int, plat
         _synchronize(torch, device)
 
     compiled = torch.compile(model)
-    cases, problems = {"eager": lambda: logits(model)}, []
+    cases: dict[str, Callable[[], object]] = {"eager": lambda: logits(model)}
+    problems = []
     begin = time.perf_counter()
     try:
         logits(compiled)

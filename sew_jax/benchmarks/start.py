@@ -31,14 +31,14 @@ def measure_start(workdir: Path, *more: str) -> dict[str, Any]:
     """Starts the demo twice with one new cache, and ends it after its first update; `more` are further flags.
 
     Returns:
-      cold and warm: seconds to the first update, seconds of compiling, programs, and how many came from the cache; and how
-      many times quicker the warm start is.
+      cold and warm: seconds to the first update, seconds of compiling, programs, and how many came from the cache;
+      and how many times quicker the warm start is.
 
     Raises:
       UserError: the demo fails.
     """
     cache = workdir / "programs"
-    report = {}
+    report: dict[str, float] = {}
     for kind in ("cold", "warm"):
         report |= {f"{kind}_{key}": value for key, value in _first_update(workdir / kind, cache, more).items()}
         say(

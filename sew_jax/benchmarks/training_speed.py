@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sew_jax.benchmarks import ours, peer
-from sew_jax.benchmarks.speed import Work, model_for, time_work
+from sew_jax.benchmarks.timing import Work, model_for, time_work
 from sew_jax.compression import parse_table
 from sew_jax.models.cost import count_update_flop
 from sew_jax.rates import SAMPLE_RATE
@@ -20,11 +20,8 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
       UserError: a process has died.
     """
     del report
-    table, samples, batch = (
-        parse_table(config.train_settings),
-        round(config.train_seconds * SAMPLE_RATE),
-        config.train_batch,
-    )
+    table, batch = parse_table(config.train_settings), config.train_batch
+    samples = round(config.train_seconds * SAMPLE_RATE)
     backbone, head = model_for(config.size, config.dtype, table)
     theirs = peer.peer_config(backbone, head) if config.peers else None
     work = Work(

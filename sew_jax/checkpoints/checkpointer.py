@@ -27,8 +27,8 @@ from sew_jax.models.parameters import path_name
 from sew_jax.runtime.distributed import all_processes, same_everywhere
 
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
-_ITEMS = ("params", "train", "meta")
 _T = TypeVar("_T")
+_SMALLEST_SLICE = 2**20  # bytes of a copied array that a device writes: more and smaller ones hold the loop for longer
 _TRIES = 3  # of reading what another process, or the storage, is about to change
 # What TensorStore says of storage that cannot be had at the moment, rather than of damage
 _UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "ABORTED", "CANCELLED")
@@ -55,8 +55,9 @@ class Checkpoints:
         """Keeps the newest `keep` checkpoints under `workdir`/checkpoints; None: all but what `discard` takes away."""
         self._workdir = Path(workdir).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        handlers = {"params": _array_handler(), "train": _array_handler(), "meta": ocp.JsonCheckpointHandler()}
         with self._writing():
-            self._manager = ocp.CheckpointManager(_folder(workdir), options=options, item_names=_ITEMS)
+            self._manager = ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers)
 
     def _writing(self):
         return writing_to(self._workdir, WORKDIR_HINT)
@@ -82,8 +83,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(items["params"]),
-                    train=ocp.args.StandardSave(items["train"]),
+                    params=ocp.args.PyTreeSave(items["params"]),
+                    train=ocp.args.PyTreeSave(items["train"]),
                     meta=ocp.args.JsonSave(meta | {"checksums": _checksums(items)}),
                 ),
                 force=True,  # an error, rather than nothing, where it cannot be
@@ -173,6 +174,12 @@ def newest_record(workdir: Path) -> dict[str, Any] | None:
 
 def _folder(workdir: Path) -> Path:
     return Path(workdir).absolute() / "checkpoints"
+
+
+def _array_handler() -> ocp.PyTreeCheckpointHandler:
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALLEST_SLICE)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _items(state: Any) -> dict[str, Any]:

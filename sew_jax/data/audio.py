@@ -1,4 +1,4 @@
-"""Audio of any rate, width and channel count that libsndfile reads, to 16 kHz mono 16-bit: the one form that all sources give.
+"""Audio of any rate, width and channel count that libsndfile reads, as 16 kHz mono 16-bit: the one form of all sources.
 
 Since files and prepared records give the same integers, training does not depend on where audio lies.
 """
@@ -75,7 +75,7 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
 
 
 def blocks(data: str | bytes, seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """What `read` gives of all the audio (of MP3 to the last bit but one), a block at a time: memory does not grow with its length.
+    """What `read` gives of all the audio (of MP3 to the last bit but one), a block at a time, in memory for a block.
 
     Args:
       data: path of a file, or its bytes.
@@ -137,7 +137,7 @@ def is_canonical_flac(data: bytes) -> bool:
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
-    """int16 `wave` played `factor` times as fast, its pitch and formants moved with it (Ko et al. 2015): (samples / factor,)."""
+    """int16 `wave` played `factor` times as fast, pitch and formants with it (Ko et al. 2015): (samples / factor,)."""
     return _to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
 
 

@@ -54,19 +54,21 @@ def rows_per_bucket(buckets: Sequence[int], batch_samples: int, multiple: int) -
 
 
 class BatchPlan:
-    """Batches of one bucket each; `plan[i]` for any i is computed alone, from (seed, epoch, i), and nothing is replayed.
+    """Batches of one bucket each; `plan[i]` for any i is computed from (seed, epoch, i), and nothing is replayed.
 
-    With one corpus, or `exponent` 1, an epoch holds each utterance exactly once. Otherwise an epoch is as long, but its audio
-    is shared among corpora in proportion to (hours of the corpus) ** exponent (the sampling of XLS-R, arXiv 2111.09296); within a
-    corpus no utterance is read again before all others were.
+    With one corpus, or `exponent` 1, an epoch holds each utterance exactly once. Otherwise an epoch is as long, but its
+    audio is shared among corpora in proportion to (hours of the corpus) ** exponent (the sampling of XLS-R, arXiv
+    2111.09296); within a corpus no utterance is read again before all others were.
 
     Args:
       samples: (utterances,) lengths.
-      rows: bucket length -> utterances of a batch; an utterance goes to the smallest bucket that holds it, or (to be cropped) the largest.
+      rows: bucket length -> utterances of a batch; an utterance goes to the smallest bucket that holds it, or (to be
+        cropped) the largest.
       seed: of the order.
       shuffle: False, for one corpus, keeps utterances sorted by length, longest first.
       sizes: utterances of each corpus, which follow one another; None: one corpus.
-      multiple: filler rows make the rows of a batch divisible by it, so that any number of devices computes the same batches.
+      multiple: filler rows make the rows of a batch divisible by it, so that any number of devices computes the same
+        batches.
 
     Attributes:
       drawn: bucket length -> utterances of a full batch.
@@ -75,9 +77,16 @@ class BatchPlan:
     """
 
     def __init__(
-        self, samples: np.ndarray, rows: dict[int, int], seed: int, shuffle: bool, *,
-        sizes: Sequence[int] | None = None, exponent: float = 1.0, multiple: int = 1,
-    ):  # fmt: skip
+        self,
+        samples: np.ndarray,
+        rows: dict[int, int],
+        seed: int,
+        shuffle: bool,
+        *,
+        sizes: Sequence[int] | None = None,
+        exponent: float = 1.0,
+        multiple: int = 1,
+    ):
         self.drawn, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
         self.rows = {length: -(-count // multiple) * multiple for length, count in self.drawn.items()}
         lengths = np.array(list(self.drawn))
@@ -175,7 +184,7 @@ class _Bucket(NamedTuple):
 
 
 def _repeats(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> tuple[np.ndarray, np.ndarray]:
-    """How often an epoch reads an utterance of each corpus, on average, and each corpus' share of its audio: (corpora,)."""
+    """How often an epoch reads an utterance of each corpus, on average; each one's share of its audio: (corpora,)."""
     audio = np.bincount(corpus_U, weights=samples)
     shares = audio**exponent / (audio**exponent).sum()
     return shares * audio.sum() / audio, shares

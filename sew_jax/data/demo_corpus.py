@@ -54,7 +54,8 @@ _SLOTS = {
 }
 _DRAWS = [template for weight, template in _TEMPLATES for _ in range(weight)]
 
-# Timbres of espeak-ng, disjoint between splits; those with nearly the same formants (m7 and m8, f2 and f5) stay together.
+# Timbres of espeak-ng, disjoint between splits; those with nearly the same formants (m7 and m8, f2 and f5) stay
+# together.
 _ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
 _VARIANTS = {
     "train": ("m1", "f1", "m3", "f2", "m5", "f5", "m6", "linda", "m7", "m8"),

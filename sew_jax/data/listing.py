@@ -68,8 +68,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
 
     A folder without folders in it has one split, `train`.
 
-    Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in a
-    `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.
+    Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in
+    a `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.
 
     Raises:
       UserError: there is no such split, or it holds no audio.
@@ -80,7 +80,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
             has = folders_of(root) or ["train"]
             if folder.name not in has:
                 raise UserError(
-                    f"data: {root} has no split {folder.name}; it has: {', '.join(has)}; set --config.split (empty: all)"
+                    f"data: {root} has no split {folder.name}; it has: {', '.join(has)}; "
+                    "set --config.split (empty: all)"
                 )
             folder = root
         found = _list_below(root, folder)
@@ -189,7 +190,8 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
     """Lines of JSON: `audio` or `audio_filepath` (relative to the manifest), and where known `text`, `id`, `speaker`,
     `duration` in seconds and `split`, which is `train` where it is not given.
 
-    A relative name may not lead out of the manifest's folder, by `..` or by links; what lies elsewhere is named by its whole path.
+    A relative name may not lead out of the manifest's folder, by `..` or by links; what lies elsewhere is named by its
+    whole path.
 
     Raises:
       UserError: no line belongs to the splits (joined by commas; empty: all).
@@ -228,7 +230,8 @@ def list_manifest(path: epath.Path, split: str) -> list[Entry]:
     if all(entry.problem for entry in entries):
         if others:
             raise UserError(
-                f"data: {path} has no split {split}; it has: {', '.join(sorted(others))}; set --config.split (empty: all)"
+                f"data: {path} has no split {split}; it has: {', '.join(sorted(others))}; "
+                "set --config.split (empty: all)"
             )
         raise UserError(f'data: {path} has no line of the form {{"audio": PATH, "text": WORDS}}')
     return entries

@@ -1,6 +1,7 @@
 """Planned batches as arrays, read ahead through Grain. Free of JAX, since worker processes import it.
 
-Element k of the pipeline is batch start + k: position is a number, and neither workers nor hosts change what a batch holds.
+Element k of the pipeline is batch start + k: position is a number, and neither workers nor hosts change what a batch
+holds.
 """
 
 import contextlib
@@ -45,9 +46,18 @@ class Batches:
     """
 
     def __init__(
-        self, source: Source, plan: BatchPlan, *, seed: int, vocabulary: Vocabulary | None, start: int, stop: int,
-        speed: float = 0.0, host: int = 0, hosts: int = 1,
-    ):  # fmt: skip
+        self,
+        source: Source,
+        plan: BatchPlan,
+        *,
+        seed: int,
+        vocabulary: Vocabulary | None,
+        start: int,
+        stop: int,
+        speed: float = 0.0,
+        host: int = 0,
+        hosts: int = 1,
+    ):
         self._source, self._plan, self._seed, self._vocabulary = source, plan, seed, vocabulary
         self._start, self._stop, self._speed, self._host, self._hosts = start, stop, speed, host, hosts
         self._label_slots = label_slots(source, plan) if vocabulary else {}
@@ -93,7 +103,7 @@ class Batches:
 
 
 def label_slots(source: Source, plan: BatchPlan) -> dict[int, int]:
-    """Static label length of each bucket: its longest transcript (a symbol a letter and one a word), on a grid of 16."""
+    """Static label length of each bucket: its longest transcript (a symbol a letter, one a word), on a grid of 16."""
     longest = {bucket: int(source.characters[plan.members(bucket)].max()) + 1 for bucket in plan.buckets}
     return {bucket: -(-symbols // 16) * 16 for bucket, symbols in longest.items()}
 

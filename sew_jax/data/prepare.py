@@ -1,7 +1,7 @@
-"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC with a table beside.
+"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC and a table.
 
-Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped, and
-ends with the same bytes.
+Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped,
+and ends with the same bytes.
 """
 
 import concurrent.futures
@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ import pyarrow as pa
 from etils import epath
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import audio, records
 from sew_jax.data.audio import AudioError
@@ -62,11 +62,10 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
     Raises:
       UserError: config or data do not fit, the workdir holds another dataset, or it cannot be written.
     """
+    check_config(config)
     begin = time.monotonic()
     say("sew_jax prepare")
     workdir = epath.Path(workdir)
-    if not re.fullmatch("[a-z][a-z0-9_]*", config.name):
-        raise UserError(f"name: {config.name!r} must be lower-case letters, digits and _, as TFDS wants it")
     splits = _list_splits(config)
     for split, entries in splits.items():
         known = sum(entry.text is not None for entry in entries)
@@ -93,7 +92,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         ) from error
     for split, known in facts.items():
         say(
-            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, {known['speakers']} "
+            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, "
+            f"{known['speakers']} "
             f"speakers, {known['rejected']} rejected"
         )
     for line in rejected[:5]:
@@ -108,8 +108,8 @@ def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     if config.data.startswith(SCHEME):
         return list_tfds(config.data.removeprefix(SCHEME), split_names(config.split))
     root = config.data
-    if not root or "," in root:
-        raise UserError(f"data: {root or 'is empty'}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
+    if "," in root:
+        raise UserError(f"data: {root}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
     if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
         raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     path = root_path(root)
@@ -136,8 +136,6 @@ def _guess_splits(root: epath.Path) -> list[str]:
 
 def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     """Shards of a split, without the entries that have a problem already."""
-    if config.transcripts not in ("auto", "required", "optional"):
-        raise UserError(f"transcripts: {config.transcripts!r} must be auto, required or optional")
     told = sum(entry.text is not None for entry in entries)
     need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * told >= len(entries))
     limits = Limits(config.min_seconds, config.max_seconds, need_text)
@@ -181,7 +179,8 @@ def _start(unfinished: epath.Path, folder: epath.Path, key: str) -> set[str]:
     marker = unfinished / "input"
     if marker.exists() and marker.read_text() != key:
         raise UserError(
-            f"workdir: {unfinished} was begun from other data or with other options; use another --workdir, or remove it"
+            f"workdir: {unfinished} was begun from other data or with other options; "
+            "use another --workdir, or remove it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -207,7 +206,8 @@ def _write_shards(
             if time.monotonic() - shown > _SCREEN or count == total:
                 shown = time.monotonic()
                 say(
-                    f"  {count}/{total} utterances | {seconds / 3600:.2f} h of audio | {progress.rate:.0f} utterances/s | "
+                    f"  {count}/{total} utterances | {seconds / 3600:.2f} h of audio | "
+                    f"{progress.rate:.0f} utterances/s | "
                     f"eta {progress.left}"
                 )
 
@@ -304,7 +304,8 @@ def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) 
         written[split] = [len(note["rows"]) for note in notes], sum(note["bytes"] for note in notes)
         if not rows:
             raise UserError(
-                f"data: nothing of split {split} can be used: all {len(entries)} were rejected, the first: {bad[0]['id']} "
+                f"data: nothing of split {split} can be used: all {len(entries)} were rejected, "
+                f"the first: {bad[0]['id']} "
                 f"{bad[0]['reason']}"
             )
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)

@@ -18,7 +18,7 @@ class Problem(NamedTuple):
 
 
 def check_damaged(damaged: Sequence[Problem], data: str, max_bad: int) -> None:
-    """Raises UserError where more than `max_bad` utterances of `data` are damaged; the message names the first three."""
+    """Raises UserError where more than `max_bad` utterances of `data` are damaged; it names the first three."""
     if len(damaged) > max_bad:
         listed = "; ".join(f"{problem.id} {problem.reason}" for problem in damaged[:3])
         raise UserError(

@@ -2,8 +2,8 @@
 
     FOLDER/NAME/1.0.0/dataset_info.json, features.json, NAME-SPLIT.array_record-00000-of-00256, index-SPLIT.arrow
 
-Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The table is what the batch
-plan reads instead of the records; it is mapped into memory, so that processes share it.
+Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The table is what the
+batch plan reads instead of the records; it is mapped into memory, so that processes share it.
 """
 
 import hashlib
@@ -77,10 +77,13 @@ def write_metadata(folder: epath.Path, splits: dict[str, tuple[list[int], int]],
     import tensorflow_datasets as tfds
 
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features(), check_data=False, description=description,
+        data_dir=folder,
+        features=features(),
+        check_data=False,
+        description=description,
         split_infos=[tfds.core.SplitInfo(name, lengths, size) for name, (lengths, size) in splits.items()],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",  # as `shard_name`
-    )  # fmt: skip
+    )
 
 
 def index_name(split: str) -> str:
@@ -160,7 +163,8 @@ class RecordStore:
             self._example = tf_example_pb2.Example
             if self._shard_ends[-1] != len(self.index):
                 raise UserError(
-                    f"data: {self._folder} holds {self._shard_ends[-1]} records and a table of {len(self.index)}; run prepare again"
+                    f"data: {self._folder} holds {self._shard_ends[-1]} records and a table of {len(self.index)}; "
+                    "run prepare again"
                 )
             self._records = ArrayRecordDataSource(shards)  # last: tells other threads that all is there
 

@@ -69,7 +69,7 @@ class Corpus:
 
 
 class Source:
-    """Random access to the utterances of one corpus or several, one after the other; `samples` are lengths at 16 kHz."""
+    """Random access to the utterances of one corpus or several in a row; `samples` are lengths at 16 kHz."""
 
     def __init__(self, name: str, corpora: Sequence[Corpus]):
         self.name, self._corpora = name, list(corpora)
@@ -124,8 +124,8 @@ def open_source(
     """The utterances of `split` in `data`, and those left out.
 
     Args:
-      data: `demo`, a folder that `prepare` wrote, the folder of a corpus (LibriSpeech's layout, or audio with a `.txt` beside
-        each file), or the path of a JSON-lines manifest; several are joined by commas. Paths may be remote.
+      data: `demo`, a folder that `prepare` wrote, the folder of a corpus (LibriSpeech's layout, or audio with a `.txt`
+        beside each file), or the path of a JSON-lines manifest; several are joined by commas. Paths may be remote.
       split: name of a split; several are joined by commas. Empty: all that `data` holds.
       min_samples: shorter utterances are left out.
       max_samples: and longer ones; None leaves out none.

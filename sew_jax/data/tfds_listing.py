@@ -90,7 +90,8 @@ def _builder(name: str):
         import tensorflow  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"data: tfds:{name} needs TensorFlow (pip install tensorflow importlib_resources); LibriSpeech works without it: unpack its archives "
+            f"data: tfds:{name} needs TensorFlow (pip install tensorflow importlib_resources); "
+            "LibriSpeech works without it: unpack its archives "
             "(tar xf) and give the folder"
         ) from error
     import tensorflow_datasets as tfds

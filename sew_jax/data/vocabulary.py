@@ -15,9 +15,12 @@ _ADDED_FILE, _MAP_FILE = "added_tokens.json", "special_tokens_map.json"
 _NAMELESS = re.compile(r"<nameless \d+>")
 # our field -> the name in Hugging Face's tokenizer_config.json
 _TOKENS = dict(
-    blank_symbol="pad_token", delimiter="word_delimiter_token", bos="bos_token", eos="eos_token",
+    blank_symbol="pad_token",
+    delimiter="word_delimiter_token",
+    bos="bos_token",
+    eos="eos_token",
     unknown_symbol="unk_token",
-)  # fmt: skip
+)
 
 # fairseq's order with Hugging Face's names: fairseq calls the blank `<s>` and its neighbour `<pad>`, at the same ids.
 # Then letters by frequency as in `dict.ltr.txt`
@@ -149,6 +152,7 @@ def check_texts(vocabulary: Vocabulary, source) -> None:
         characters = " ".join(repr(c) for c in sorted(unknown))
         more = f" and {len(bad) - 1} more utterances" if len(bad) > 1 else ""
         raise UserError(
-            f"{source.name}: the transcript of {name}{more} has {characters}, which the vocabulary lacks; normalise the "
+            f"{source.name}: the transcript of {name}{more} has {characters}, "
+            "which the vocabulary lacks; normalise the "
             "text (letters are capitals and apostrophe), or fine-tune with --config.vocabulary=auto"
         )

@@ -90,13 +90,27 @@ def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabu
         open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad) for split in splits
     ]
     buckets = choose_buckets(np.concatenate([source.samples for source, _ in sources]), config.input.buckets)
-    rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), mesh.size)
+    rows = rows_to_measure([source for source, _ in sources], buckets, config.input.batch_seconds, mesh.size)
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
         _report_damaged(problems, config)
         _report_unknown(source, vocabulary)
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
     return [EvalSet(split, source, rows, mesh, config) for split, (source, _) in zip(splits, sources, strict=True)]
+
+
+def rows_to_measure(
+    sources: Sequence[Source], buckets: Sequence[int], batch_seconds: float, multiple: int
+) -> dict[int, int]:
+    """Bucket length -> rows of a batch, as `rows_per_bucket` says, and no more than the utterances of a source fill."""
+    bounds, fullest = np.sort(buckets), np.zeros(len(buckets), int)
+    for source in sources:
+        fullest = np.maximum(fullest, np.bincount(np.searchsorted(bounds, source.samples), minlength=len(bounds)))
+    rows = rows_per_bucket(bounds.tolist(), round(batch_seconds * SAMPLE_RATE), multiple)
+    return {
+        bucket: min(count, max(-(-int(most) // multiple), 1) * multiple)
+        for (bucket, count), most in zip(rows.items(), fullest, strict=True)
+    }
 
 
 def compile_for(

@@ -17,10 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
-from sew_jax.decoding.beam import BeamOptions, chosen_options
+from sew_jax.decoding.beam import chosen_options
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
@@ -39,7 +40,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     Raises:
       UserError: config, data or checkpoint do not fit.
     """
-    options = _checked_options(config)
+    check_config(config)
+    if jax.process_count() > 1:
+        raise UserError("evaluate runs in one process; start it on one host")
+    options = chosen_options(config)
     begin = time.monotonic()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     device = _describe_devices(mesh)
@@ -69,18 +73,6 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     files = "tradeoff.html, .json, .csv, .png and transcripts/"
     say(f"done in {format_duration(time.monotonic() - begin)}: {files} are in {workdir}")
     return points
-
-
-def _checked_options(config: ConfigDict) -> BeamOptions | None:
-    """The beam search that is asked for. Raises UserError where the config makes no sense."""
-    if jax.process_count() > 1:
-        raise UserError("evaluate runs in one process; start it on one host")
-    if config.repeats < 1:
-        raise UserError(f"repeats: {config.repeats} must be at least 1")
-    options = chosen_options(config)
-    if config.tune_split and not (options and (options.lm or options.lexicon)):
-        raise UserError("tune_split: weights are those of an n-gram and a lexicon; name one by lm or beam.lexicon")
-    return options
 
 
 def _describe_devices(mesh: Mesh) -> str:

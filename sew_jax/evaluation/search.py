@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
@@ -28,7 +29,9 @@ def search(config: ConfigDict, workdir: Path) -> list[Point]:
     Raises:
       UserError: config, data or checkpoint do not fit.
     """
-    _check(config)
+    check_config(config)
+    if jax.process_count() > 1:
+        raise UserError("search runs in one process; start it on one host")
     begin = time.monotonic()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     say("sew_jax search")
@@ -110,16 +113,3 @@ def format_comparison(
             tests = "".join(f"  {100 * by_split[split, one.setting.name].wer:6.2f}" for split in splits)
             lines.append(f"  {mark:8}{one.macs:.3f}  {100 * one.errors / max(words, 1):6.2f}{tests}  {one.setting}")
     return "\n".join(lines)
-
-
-def _check(config: ConfigDict) -> None:
-    if jax.process_count() > 1:
-        raise UserError("search runs in one process; start it on one host")
-    if 1 not in config.factors or min(config.factors) < 1:
-        raise UserError(f"factors: {tuple(config.factors)} must be at least 1, and 1 among them")
-    if config.trials < 1:
-        raise UserError(f"trials: {config.trials} must be at least 1")
-    if config.dev_split in config.split.split(","):
-        raise UserError(
-            f"dev_split: {config.dev_split!r} is also a split to report on, which would flatter what was searched"
-        )

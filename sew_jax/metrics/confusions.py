@@ -23,8 +23,8 @@ def align(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignmen
     pairs = [(r.split(), h.split()) for r, h in zip(references, hypotheses, strict=True)]
     # jiwer refuses empty references, and has nothing to say of equal ones
     asked = [i for i, (reference, hypothesis) in enumerate(pairs) if reference and reference != hypothesis]
-    joined = [[" ".join(pairs[i][side]) for i in asked] for side in (0, 1)]
-    chunks = dict(zip(asked, jiwer.process_words(*joined).alignments, strict=True)) if asked else {}
+    said, written = ([" ".join(pairs[i][side]) for i in asked] for side in (0, 1))
+    chunks = dict(zip(asked, jiwer.process_words(said, written).alignments, strict=True)) if asked else {}
     return [
         [pair for chunk in chunks[i] for pair in _pairs(chunk, *pairs[i])]
         if i in chunks

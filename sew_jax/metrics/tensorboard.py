@@ -32,7 +32,9 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, step: int):
-        self._folder, self._step, self._events, self._writer = folder, step, [], None
+        self._folder, self._step = folder, step
+        self._events: list[Event] = []
+        self._writer: EventsWriter | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an update until `flush`."""

@@ -71,7 +71,7 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
 
     The backward pass computes a pair's scores again rather than fetch them from memory.
     """
-    batch, heads, queries, keys = *q_BxHxQxE.shape[:3], k_BxHxKxE.shape[2]
+    (batch, heads, queries), keys = q_BxHxQxE.shape[:3], k_BxHxKxE.shape[2]
     arguments = q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     any_batch = is_symbolic_dim(batch)  # an exported program does not know how many
     if not any_batch and batch * heads * queries * keys <= _CACHED_SCORES:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from sew_jax.errors import UserError
 
+Dtype = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
@@ -37,7 +39,7 @@ class BackboneConfig:
     input_dropout: float = 0.1
     layerdrop: float = 0.05
     feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32 always
+    dtype: Dtype = "float32"  # of activations; parameters are float32 always
     # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too); the
     # rest is computed again
     remat: Literal["none", "dots", "layers"] = "none"

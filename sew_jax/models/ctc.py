@@ -22,7 +22,7 @@ class CTCModel(nn.Module):
     def initialize(self, key) -> dict[str, Any]:
         """Variables for a key."""
         wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
-        return self.init(key, wave, length, Compression(), deterministic=True)
+        return dict(self.init(key, wave, length, Compression(), deterministic=True))
 
     def __call__(
         self,

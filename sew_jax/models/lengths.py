@@ -3,32 +3,37 @@
 All functions take Python ints, numpy arrays or traced arrays alike. B utterances, T frames, D channels.
 """
 
+from typing import TypeVar
+
+import jax
 import jax.numpy as jnp
 
+Length = TypeVar("Length", int, jax.Array)
 
-def conv_length(length, kernel: int, stride: int):
+
+def conv_length(length: Length, kernel: int, stride: int) -> Length:
     """Output positions of an unpadded convolution that see valid input only; 0 when the input is shorter than a kernel."""
     out = (length - kernel) // stride + 1
     return max(out, 0) if isinstance(out, int) else jnp.maximum(out, 0)
 
 
-def pooled_length(length, factor: int):
+def pooled_length(length: Length, factor: int) -> Length:
     """Windows of `factor` positions that hold at least one valid one."""
     return -(-length // factor)
 
 
-def mask_from_lengths(length_B, positions: int):
+def mask_from_lengths(length_B: jax.Array, positions: int) -> jax.Array:
     """(B, T) booleans, true at valid positions."""
     return jnp.arange(positions) < length_B[:, None]
 
 
-def zero_padding(x_BxTxD, length_B):
+def zero_padding(x_BxTxD: jax.Array, length_B: jax.Array) -> jax.Array:
     """Zeros every padded position, whatever it holds (NaN too)."""
     mask = mask_from_lengths(length_B, x_BxTxD.shape[1])
     return jnp.where(mask[:, :, None], x_BxTxD, jnp.zeros((), x_BxTxD.dtype))
 
 
-def mean_pool(x_BxTxD, length_B, factor: int):
+def mean_pool(x_BxTxD: jax.Array, length_B: jax.Array, factor: int) -> jax.Array:
     """Means over windows of `factor` frames, counting valid frames only: (B, ceil(T / factor), D)."""
     if factor == 1:
         return x_BxTxD
@@ -41,7 +46,7 @@ def mean_pool(x_BxTxD, length_B, factor: int):
     return (total / count_BxW[:, :, None]).astype(x_BxTxD.dtype)
 
 
-def repeat_frames(x_BxTxD, factor: int, frames: int):
+def repeat_frames(x_BxTxD: jax.Array, factor: int, frames: int) -> jax.Array:
     """Each frame `factor` times, cut to `frames`: brings a pooled sequence back to the rate it came from."""
     if factor == 1:
         return x_BxTxD[:, :frames]

@@ -21,7 +21,7 @@ class MaskedFrames(NamedTuple):
     mask_BxT: jax.Array
 
 
-def span_mask(key, length_B, frames: int, *, prob: float, span: int, min_spans: int):
+def span_mask(key, length_B, frames: int, *, prob: float, span: int, min_spans: int) -> jax.Array:
     """(B, T) union of spans: floor(prob * length / span + U[0, 1)) of them, at least `min_spans`.
 
     An utterance of `span` frames or fewer has no place for a span and stays unmasked.
@@ -59,12 +59,12 @@ def masked_frames(key, length_B, frames: int, *, slots: int, prob: float, span: 
     return MaskedFrames(jnp.where(valid_BxM, index_BxM, 0), valid_BxM, kept_BxT)
 
 
-def gather_frames(x_BxTxC, index_BxM):
+def gather_frames(x_BxTxC: jax.Array, index_BxM: jax.Array) -> jax.Array:
     """The frames at `index`: (B, M, C)."""
     return jnp.take_along_axis(x_BxTxC, index_BxM[:, :, None], axis=1)
 
 
-def negative_indices(key, valid_BxM, negatives: int):
+def negative_indices(key, valid_BxM, negatives: int) -> jax.Array:
     """(B, M, N) slots of distractors: uniform over the other valid slots of the same utterance, with replacement.
 
     Rows that have no other valid slot hold meaningless indices; `losses.contrastive` gives them zero weight. Valid

@@ -39,7 +39,7 @@ class PretrainModel(nn.Module):
         masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)
         wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
         rngs = {"params": params, "gumbel": gumbel}
-        return self.init(rngs, wave, length, masked, Compression(), 1.0, deterministic=True)
+        return dict(self.init(rngs, wave, length, masked, Compression(), 1.0, deterministic=True))
 
     @nn.compact
     def __call__(

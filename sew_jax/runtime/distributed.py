@@ -1,4 +1,4 @@
-"""Joins the processes of a job: argument-free on TPU slices and Slurm, by flags elsewhere, nothing to do on one machine."""
+"""Joins the processes of a job: by themselves on TPU slices and Slurm, by flags elsewhere; one machine needs none."""
 
 import atexit
 import importlib.util
@@ -49,7 +49,7 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether JAX finds the other processes by itself: under `srun`, on a slice of TPUs, or as its own variables say."""
+    """Whether JAX finds the other processes by itself: under `srun`, on TPU slices, or as its own variables say."""
     if int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment:
         return True
     if environment.get("JAX_COORDINATOR_ADDRESS") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
@@ -78,13 +78,14 @@ def _join(arguments: dict[str, Any]) -> None:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"this process could not join the others ({' '.join(str(error).split())[:200]}); start all of them within five "
-            "minutes, with the same --coordinator_address"
+            f"this process could not join the others ({' '.join(str(error).split())[:200]}); "
+            "start all of them within five minutes, with the same --coordinator_address"
         ) from error
     if jax.process_count() > 1:
         _last_words(
-            f"error: process {jax.process_index()} of {jax.process_count()} ended before its work was done: it was killed, or "
-            "another one was lost. Start all of them again with the same command: they go on from the last checkpoint"
+            f"error: process {jax.process_index()} of {jax.process_count()} ended before its work was done: "
+            "it was killed, or another one was lost. Start all of them again with the same command: "
+            "they go on from the last checkpoint"
         )
 
 
@@ -118,7 +119,7 @@ def same_everywhere(value: str) -> bool:
 
 
 def _last_words(text: str) -> None:
-    """Says `text` when this process dies without reaching its exit; JAX ends it by abort, where Python can say nothing."""
+    """Says `text` when this process dies without reaching its exit: JAX aborts it, and Python can say nothing."""
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _WATCH, text], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -135,7 +136,8 @@ def _dismiss() -> None:
 def abandon(error: BaseException) -> None:
     """This process is to end after an error without waiting for the others, which its silence ends.
 
-    A UserError says all there is to say; any other may come of the loss of another process, and the last words follow it.
+    A UserError says all there is to say; any other may come of the loss of another process, and the last words
+    follow it.
     """
     if isinstance(error, UserError):
         _dismiss()

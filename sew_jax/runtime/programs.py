@@ -54,7 +54,8 @@ def compile_table(
             key, program, seconds = future.result()
             done[key] = program
             say(
-                f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, {_describe(program)}"
+                f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
+                f"{_describe(program)}"
             )
     cached = len(_cache_hits) - hits
     told = f", {cached} from the cache of earlier runs" if cached else ""

@@ -30,7 +30,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
         shape[shape.index(-1)] = count // max(data * fsdp * -1, 1)
     if min(shape) < 1 or shape[0] * shape[1] != count:
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device(s); their product must be {count} (-1: all the rest)"
+            f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device(s); "
+            f"their product must be {count} (-1: all the rest)"
         )
     # Auto: the compiler propagates shardings (make_mesh's default is Explicit)
     return jax.make_mesh(tuple(shape), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)

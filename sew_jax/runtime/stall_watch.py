@@ -20,7 +20,8 @@ class StallWatch:
 
     _HELP: Mapping[str, str] = {
         "audio": "is the storage of config.data reachable, and are the worker processes alive?",
-        "the devices": "another process may be late (each says what it waits for), or a device hangs: see its driver's log",
+        "the devices": "another process may be late (each says what it waits for), or a device hangs: "
+        "see its driver's log",
         "a checkpoint": "is the storage of the workdir reachable?",
     }
 

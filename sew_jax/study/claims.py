@@ -1,9 +1,9 @@
-"""Work shared by processes that see one folder and never talk: who claims a piece first does it, and the dead lose theirs.
+"""Work shared by processes that see one folder and never talk: who claims a piece first does it, the dead lose theirs.
 
-The n-th claim of a piece is the file `PIECE.n`, made by an exclusive open, so that one process alone can make it. Nothing is
-ever removed: whoever finds the newest claim's owner dead or finished tries to make the next one. An owner on this machine is
-dead when its process is gone; one on another machine when its claim was not touched for a while by our own clock, whatever its
-clock says.
+The n-th claim of a piece is the file `PIECE.n`, made by an exclusive open, so that one process alone can make it.
+Nothing is ever removed: whoever finds the newest claim's owner dead or finished tries to make the next one. An owner on
+this machine is dead when its process is gone; one on another machine when its claim was not touched for a while by our
+own clock, whatever its clock says.
 """
 
 import json
@@ -60,7 +60,7 @@ class Claims:
         lost: Callable[[str], None] | None = None,
         me: dict[str, str] | None = None,
     ):
-        """`beat` and `silence` in seconds; `lost` is called, in a thread, when another process has taken our piece over."""
+        """`beat` and `silence` in seconds; `lost` is called, in a thread, when another process took our piece over."""
         self._folder, self._beat, self._silence, self._lost = folder, beat, silence, lost or _give_up
         self._me = me or _this_process()
         self._seen: dict[Path, tuple[int, float]] = {}  # claim of another machine -> its time stamp, and when we saw it
@@ -129,7 +129,7 @@ def _machine() -> str:
 
 
 def _started(pid: str) -> str:
-    """When a process began, in the kernel's ticks, so that a number used again is not taken for it; empty: it is gone."""
+    """When a process began, in ticks, so that a number used again is not taken for it; empty: it is gone."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (OSError, ValueError):

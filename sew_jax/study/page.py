@@ -1,4 +1,4 @@
-"""study.html: a study as one file that a browser shows without a network or scripts. How it looks is study.html's job."""
+"""study.html: a study as one file that a browser shows without a network or scripts; page.html says how it looks."""
 
 import base64
 import html
@@ -40,10 +40,11 @@ def write_page(
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     image = base64.b64encode(plot).decode("ascii")
+    words = "Word error rate against time; the numbers are in the table below"
     parts = {
         "__ABOUT__": "".join(f"<dt>{_text(k)}</dt><dd>{_code(k, v)}</dd>" for k, v in about.items()),
         "__VERDICTS__": "".join(map(_verdict, verdicts)),
-        "__PLOT__": f'<img src="data:image/png;base64,{image}" alt="Word error rate against time; the numbers are in the table below">',
+        "__PLOT__": f'<img src="data:image/png;base64,{image}" alt="{words}">',
         "__ARMS__": "".join(f"<dt>{arm}</dt><dd>{_text(_ARMS[arm])}</dd>" for arm in arms),
         "__WER__": "".join(_rates(rows, arms, settings, split) for split in splits),
         "__COMPARED__": "".join(_compared(comparisons, settings, split) for split in splits),
@@ -66,7 +67,8 @@ def _code(label: str, text: str) -> str:
 def _verdict(verdict: Verdict) -> str:
     kind = verdict.verdict.replace(" ", "-")
     return (
-        f'<article><h3>Claim {verdict.claim}, on {_text(verdict.split)}: <strong class="{kind}">{verdict.verdict}</strong></h3>'
+        f"<article><h3>Claim {verdict.claim}, on {_text(verdict.split)}: "
+        f'<strong class="{kind}">{verdict.verdict}</strong></h3>'
         f'<p>{_text(verdict.text)}.</p><p class="faint">{_text(verdict.numbers)}</p></article>'
     )
 
@@ -127,16 +129,19 @@ def _costs(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> str:
             setting = row["setting"] if row["arm"] in ("dedicated", "specialised") else "the table"
             models.setdefault((row["arm"], setting), row)
     body = "".join(
-        f"<tr><th>{arm}</th><td class='words'>{setting}</td><td>{row['pretrain_updates']:,}</td><td>{row['updates']:,}</td>"
-        f"<td>{row['flop']:.2e}</td><td>{row['rate']:g}</td></tr>"
+        f"<tr><th>{arm}</th><td class='words'>{setting}</td><td>{row['pretrain_updates']:,}</td>"
+        f"<td>{row['updates']:,}</td><td>{row['flop']:.2e}</td><td>{row['rate']:g}</td></tr>"
         for (arm, setting), row in sorted(models.items(), key=lambda item: arms.index(item[0][0]))
     )
-    head = '<tr><th class="words">arm</th><th class="words">trained at</th><th>updates of pre-training</th><th>of fine-tuning</th><th>FLOP of both</th><th>rate of fine-tuning</th></tr>'
+    words = "".join(f'<th class="words">{name}</th>' for name in ("arm", "trained at"))
+    counts = ("updates of pre-training", "of fine-tuning", "FLOP of both", "rate of fine-tuning")
+    head = f"<tr>{words}{''.join(f'<th>{name}</th>' for name in counts)}</tr>"
     return _table("What a model of each arm took", head, body)
 
 
 def _table(caption: str, head: str, body: str) -> str:
+    title = _text(caption)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(caption)}"><table><caption>{_text(caption)}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table><caption>{title}</caption>'
         f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )

@@ -14,7 +14,6 @@ from sew_jax.compression import Compression, Draw, parse_table, sandwich_draws, 
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.listing import split_names
 from sew_jax.data.sources import open_source
-from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import count_update_flop, typical_macs
@@ -22,9 +21,9 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import AUTO
 from sew_jax.training.resume import RECORD
-from sew_jax.training.task import Task, open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.task import Task
 
-ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")
 _ONE_SETTING = ("dedicated", "specialised")
 ARCHITECTURE = "architecture"  # folder that describes the model without having trained it
 
@@ -80,15 +79,11 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     """
     table = settings_table(**config.compression)
     settings = parse_table(config.settings) if config.settings else table
-    for setting in settings:
-        if setting not in table:
-            raise UserError(f"settings: {setting} is not in the table ({' '.join(map(str, table))}); see compression")
-    arms = _arms(config, table)
-    seeds = _numbers(config, "seeds", int)
-    rates = _numbers(config, "rates", float) if config.rates else []
-    if config.equal not in ("updates", "flop"):
-        raise UserError(f"equal: {config.equal!r} is unknown; choose updates or flop")
-    _check_splits(config)
+    arms = list(dict.fromkeys(split_names(config.arms)))
+    seeds = list(dict.fromkeys(map(int, split_names(config.seeds))))
+    rates = list(dict.fromkeys(map(float, split_names(config.rates))))
+    for name in (config.dev_split, *split_names(config.split)):
+        open_source(config.data, name, min_samples=1, need_text=True, max_bad=config.evaluate.input.max_bad)
     models = _models(arms, table, settings)
     works = _measure(config, table, workdir)
     return Plan(table, settings, seeds, rates, models, _stages(config, table, models, seeds, rates, works))
@@ -121,46 +116,8 @@ def evaluation_config(config: ConfigDict) -> ConfigDict:
     return part
 
 
-def _arms(config: ConfigDict, table: Sequence[Compression]) -> list[str]:
-    arms = list(dict.fromkeys(split_names(config.arms)))
-    for arm in arms:
-        if arm not in ARMS:
-            raise UserError(f"arms: {arm!r} is unknown; choose of {', '.join(ARMS)}")
-        if _several(arm) and len(table) < 2:
-            raise UserError(f"arms: {arm} takes a table of several settings; see compression")
-    if not arms:
-        raise UserError(f"arms: none is named; choose of {', '.join(ARMS)}")
-    return arms
-
-
 def _several(arm: str) -> bool:
     return arm in ("sandwich", "distilled")
-
-
-def _numbers(config: ConfigDict, key: str, kind: type) -> list:
-    try:
-        numbers = list(dict.fromkeys(kind(part) for part in split_names(str(config[key]))))
-    except ValueError as error:
-        raise UserError(f"{key}: {config[key]!r} is no list of numbers; join them by commas") from error
-    if not numbers or min(numbers) < 0:
-        raise UserError(f"{key}: {config[key]!r} must name at least one number, none below 0")
-    return numbers
-
-
-def _check_splits(config: ConfigDict) -> None:
-    dev, tests, train = config.dev_split, split_names(config.split), split_names(config.finetune.split)
-    if not dev:
-        raise UserError(
-            "dev_split is empty; name a split of data to choose by, which is neither trained nor reported on"
-        )
-    if not tests:
-        raise UserError("split is empty; name the splits of data to report on")
-    for name in split_names(dev):
-        if name in tests or name in train:
-            where = "a split to report on" if name in tests else "a split to train on"
-            raise UserError(f"dev_split: {name!r} is also {where}, which would flatter what is chosen by it")
-    for name in (dev, *tests):
-        open_source(config.data, name, min_samples=1, need_text=True, max_bad=config.evaluate.input.max_bad)
 
 
 def _models(arms: Sequence[str], table: Sequence[Compression], settings: Sequence[Compression]) -> list[Model]:
@@ -203,7 +160,8 @@ def _work(config: ConfigDict, task: Task) -> Work:
 def flop_of_update(work: Work, draws: Sequence[Draw]) -> float:
     """FLOP of an update on average over what it may draw, padding not counted.
 
-    A frozen extractor counts as if it learnt, so that models from random weights, whose extractor does, get no fewer updates.
+    A frozen extractor counts as if it learnt, so that models from random weights, whose extractor does, get no fewer
+    updates.
     """
     each = [count_update_flop(work.backbone, draw.setting, work.samples, draw.others) for draw in draws]
     return float(np.mean(each)) * work.seconds * SAMPLE_RATE / work.samples

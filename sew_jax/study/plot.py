@@ -44,10 +44,8 @@ def _plot_split(axes: Axes, rows: Sequence[dict[str, Any]], split: str) -> None:
     top = 100 * max(row["wer"] for row in shown)
     for i, (setting, time) in enumerate(sorted(settings.items(), key=lambda pair: pair[1])):
         axes.axvline(time, color="0.93", zorder=0)
-        axes.annotate(
-            setting, (time, 1.17 * top), fontsize=8, color="0.25", ha="center", va="top", xytext=(0, -11 * (i % 2)),
-            textcoords="offset points",
-        )  # fmt: skip
+        name = axes.annotate(setting, (time, 1.17 * top), xytext=(0, -11 * (i % 2)), textcoords="offset points")
+        name.set(fontsize=8, color="0.25", ha="center", va="top")
     count = len({row["seed"] for row in shown} - {"mean"})
     axes.set_xlabel("time, relative to s1q1k1")
     axes.set_ylabel("word error rate (%)")
@@ -56,9 +54,8 @@ def _plot_split(axes: Axes, rows: Sequence[dict[str, Any]], split: str) -> None:
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
     axes.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
-    axes.set_title(
-        f"{split}: lines are means over {count} seed{'s' * (count > 1)}, small points the seeds", fontsize=10
-    )
+    counted = "1 seed" if count == 1 else f"{count} seeds"
+    axes.set_title(f"{split}: lines are means over {counted}, small points the seeds", fontsize=10)
 
 
 def _points(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:

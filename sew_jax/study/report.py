@@ -1,4 +1,4 @@
-"""What a study leaves: a row for each model, setting, split and seed, comparisons, verdicts, and the files that hold them."""
+"""What a study leaves: a row for each model, setting, split and seed, comparisons, verdicts, and the files of them."""
 
 import csv
 import datetime
@@ -26,8 +26,9 @@ from sew_jax.study.plot import plot_study
 from sew_jax.study.results import Results, chosen_rate
 from sew_jax.study.verdicts import Scores, Table, compare_arms, compare_settings, verdict_a, verdict_b, verdict_c
 
-COLUMNS = ("arm", "setting", "seed", "split", "wer", "wer_low", "wer_high", "cer", "errors", "words", "rate")
-COLUMNS += ("pretrain_updates", "updates", "flop", "relative_time", "relative_macs")
+_ABOUT = ("arm", "setting", "seed", "split")
+_ERRORS = ("wer", "wer_low", "wer_high", "cer", "errors", "words")
+COLUMNS = (*_ABOUT, *_ERRORS, "rate", "pretrain_updates", "updates", "flop", "relative_time", "relative_macs")
 
 
 def write_report(config: ConfigDict, plan: Plan, results: Results, workdir: Path) -> None:
@@ -140,11 +141,13 @@ def _about(config: ConfigDict, plan: Plan, results: Results) -> dict[str, str]:
     """What was run, and where."""
     stages = [stage for stage in plan.stages if stage.updates]
     timed, hours = results["time"]["rows"][0], sum(results[stage.key]["seconds"] for stage in stages) / 3600
-    rates = f"{', '.join(f'{r:g}' for r in plan.rates)}: each model's chosen by WER on {config.dev_split} with seed {plan.seeds[0]}"
+    tried = ", ".join(f"{rate:g}" for rate in plan.rates)
+    rates = f"{tried}: each model's chosen by WER on {config.dev_split} with seed {plan.seeds[0]}"
+    updates = f"{config.pretrain.num_steps:,} in pre-training, {config.finetune.num_steps:,} in fine-tuning"
     return {
         "data": f"fine-tuned and tested on {config.data}, pre-trained on {config.pretrain_data or config.data}",
         "arms": f"{len(stages)} runs, seeds {', '.join(map(str, plan.seeds))}; equal {config.equal}",
-        "updates": f"of the stochastic arm: {config.pretrain.num_steps:,} in pre-training, {config.finetune.num_steps:,} in fine-tuning",
+        "updates": f"of the stochastic arm: {updates}",
         "table": " ".join(map(str, plan.table)),
         "rates": rates if plan.rates else f"{config.finetune.optim.lr:g}, the recipe's own",
         "checkpoint": _checkpoint(config),

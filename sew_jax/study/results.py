@@ -24,7 +24,8 @@ class Results:
     """The files of runs that are done; they are never changed, so each is read once."""
 
     def __init__(self, folder: Path):
-        self._folder, self._read = folder, {}
+        self._folder = folder
+        self._read: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def done(self, key: str) -> bool:
@@ -44,7 +45,7 @@ class Results:
 
 
 class Scorer:
-    """Errors of fine-tuned models by greedy decoding, untimed; audio and programs are kept from one model to the next."""
+    """Errors of fine-tuned models by greedy decoding, untimed; audio and programs serve one model after the other."""
 
     def __init__(self, config: ConfigDict, splits: Sequence[str], mesh: Mesh):
         """`config` is an evaluation's."""
@@ -101,4 +102,4 @@ def chosen_rate(results: Results, model: Model, seed: int, rates: Sequence[float
     sound = {rate: mean_wer(result, dev) for rate, result in tried.items() if "scores" in result}
     if not sound:
         raise UserError(f"rates: {model.name} diverged at all of {', '.join(f'{r:g}' for r in rates)}; name lower ones")
-    return min(sound, key=sound.get)
+    return min(sound, key=sound.__getitem__)

@@ -1,4 +1,4 @@
-"""The paper's experiment with one command: all arms, seeds and rates, shared by any number of processes, and their report."""
+"""The paper's experiment with one command: all arms, seeds and rates, shared by any number of processes; the report."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config, recorded_defaults
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
 from sew_jax.errors import Diverged, UserError
@@ -40,11 +41,12 @@ _FREE_ANYWHERE = ("workers", "threads", "max_bad", "max_skipped", "remat", "resu
 
 
 def study(config: ConfigDict, workdir: Path) -> None:
-    """Trains and scores all arms, or what other processes leave of them; the last one writes study.json, .csv, .html and .png.
+    """Trains and scores all arms, or what other processes leave of them; the last writes study.json, .csv, .html, .png.
 
     Raises:
       UserError: config, data or an earlier study in the workdir do not fit, or a run of it failed.
     """
+    check_config(config)
     if jax.process_count() > 1:
         raise UserError(
             "study runs in single processes; start the same command on each machine, without the job's flags"
@@ -183,9 +185,8 @@ class _Runner:
             return _cost(stage) | {"rate": rate, "diverged": str(error)}
         result = _cost(stage) | {"rate": part.optim.lr} | self._score(folder, stage.model.table)
         for split in (self._config.dev_split, *self._tests):
-            say(
-                f"  {stage.key}, {split}: WER {mean_wer(result, split):.2%}, mean over {len(stage.model.table)} setting(s)"
-            )
+            mean = f"{mean_wer(result, split):.2%}, mean over {len(stage.model.table)} setting(s)"
+            say(f"  {stage.key}, {split}: WER {mean}")
         return result
 
     def _time(self, stage: Stage) -> dict[str, Any]:
@@ -258,17 +259,19 @@ def _check_earlier(config: ConfigDict, workdir: Path) -> None:
         with writing_to(workdir, WORKDIR_HINT):
             write_json(path, new)
     old = json.loads(path.read_text(encoding="utf-8"))
+    # a study from before a key existed was as the key's default says
+    old = {key: value for key, value in recorded_defaults("study").items() if key in new} | old
     for key in sorted(old.keys() | new.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in _FREE) or key.split(".")[-1] in _FREE_ANYWHERE
         if not free and old.get(key) != new.get(key):
             raise UserError(
-                f"workdir: {workdir} holds a study with config.{key}={old.get(key)!r}, this one has {new.get(key)!r}; use the "
-                "same value to go on with it, or another --workdir"
+                f"workdir: {workdir} holds a study with config.{key}={old.get(key)!r}, this one has {new.get(key)!r}; "
+                "use the same value to go on with it, or another --workdir"
             )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.data.audio import AudioError
-from sew_jax.data.batch_plan import choose_buckets, rows_per_bucket
+from sew_jax.data.batch_plan import choose_buckets
 from sew_jax.data.listing import split_names
 from sew_jax.data.sources import Source, open_source
-from sew_jax.decoding.eval_set import EvalSet
+from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
 from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
@@ -38,8 +38,8 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, place_batch
 from sew_jax.training import losses
-from sew_jax.training.step import LOG2E, SpanMask
-from sew_jax.training.task import Task
+from sew_jax.training.losses import LOG2E
+from sew_jax.training.task import SpanMask, Task
 
 AUTO = "auto"  # the split `dev`, where the data have one
 _LEAST_BATCH_S = 60.0  # audio of a batch: an evaluation keeps nothing for a backward pass
@@ -72,8 +72,6 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
       UserError: the split that it names does not exist, or a setting does not fit the model.
     """
     options = config.eval
-    if options.every < 1:
-        raise UserError(f"eval.every: {options.every} must be at least 1; eval.split= (empty) holds nothing out")
     if not options.split:
         return None
     named = parse_table(options.settings) if options.settings else _default_settings(task)
@@ -231,7 +229,7 @@ def _word_errors(
 ) -> HeldOut:
     buckets = choose_buckets(source.samples, config.input.buckets)
     seconds = max(config.input.batch_seconds, _LEAST_BATCH_S)
-    part = EvalSet(split, source, rows_per_bucket(buckets, round(seconds * SAMPLE_RATE), mesh.size), mesh, config)
+    part = EvalSet(split, source, rows_to_measure([source], buckets, seconds, mesh.size), mesh, config)
     symbols = [[] if task.vocabulary.unknown(text) else task.vocabulary.encode(text) for text in part.references]
     batches = [
         (

@@ -11,6 +11,7 @@ import optax
 
 from sew_jax.models.lengths import mask_from_lengths
 
+LOG2E = 1.4426950408889634  # nats to bits, as fairseq logs losses
 _EXCLUDED = -1e9  # the logit of a negative that is no negative
 
 
@@ -21,11 +22,11 @@ class Term(NamedTuple):
     weight: jax.Array
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
         return self.sum / jnp.maximum(self.weight, 1e-9)
 
 
-def cosine_matrix(a_BxMxF, b_BxMxF):
+def cosine_matrix(a_BxMxF, b_BxMxF) -> jax.Array:
     """Cosines of all pairs of one utterance, (B, M, M), in float32 (norms at least 1e-8, as torch)."""
 
     def unit(x):
@@ -36,14 +37,14 @@ def cosine_matrix(a_BxMxF, b_BxMxF):
     return jnp.einsum("bif,bjf->bij", unit(a_BxMxF), unit(b_BxMxF), precision=jax.lax.Precision.HIGHEST)
 
 
-def cosine(a_BxTxD, b_BxTxD):
+def cosine(a_BxTxD, b_BxTxD) -> jax.Array:
     """Of frames at the same place, (B, T), in float32; 0 where one is zero."""
     a, b = a_BxTxD.astype(jnp.float32), b_BxTxD.astype(jnp.float32)
     norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / jnp.maximum(norms, 1e-8)
 
 
-def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxMxN, temperature: float):
+def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxMxN, temperature: float) -> jax.Array:
     """Cosines over `temperature` of the positive, first, and the negatives of the same utterance: (B, M, 1 + N).
 
     A negative with the positive's codewords in every group is no negative; its logit is far below all others.
@@ -58,7 +59,7 @@ def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxM
 def contrastive(logits_BxMxC, valid_BxM) -> tuple[Term, Term]:
     """InfoNCE of `contrastive_logits` (wav2vec 2.0, equation 3): (loss, accuracy).
 
-    Weights count masked frames that have another one to be told from.
+    Weights count masked frames of which the utterance has more than one.
     """
     positive_BxM = logits_BxMxC[:, :, 0]
     loss_BxM = jax.nn.logsumexp(logits_BxMxC, axis=2) - positive_BxM
@@ -76,30 +77,30 @@ def contrastive_distillation(teacher_BxMxC, student_BxMxC, valid_BxM) -> Term:
 
 
 def ctc_distillation(teacher_BxTxV, student_BxTxV, length_B, weight_B) -> Term:
-    """KL divergence from the teacher's symbols, without gradient, to the student's, summed over each utterance's frames."""
+    """KL divergence from the teacher's symbols, without gradient, to the student's, summed over its frames."""
     valid_BxT = mask_from_lengths(length_B, teacher_BxTxV.shape[1])
     weight_B = weight_B.astype(jnp.float32)
     divergence_B = jnp.where(valid_BxT, _divergence(teacher_BxTxV, student_BxTxV), 0.0).sum(1)
     return Term((divergence_B * weight_B).sum(), weight_B.sum())
 
 
-def _frame_weights(valid_BxM):
+def _frame_weights(valid_BxM) -> jax.Array:
     return (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
 
 
-def _divergence(teacher, student):
+def _divergence(teacher, student) -> jax.Array:
     """KL(teacher || student) over the last axis, of logits; the teacher is detached."""
     teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
     return (jnp.exp(teacher) * (teacher - jax.nn.log_softmax(student))).sum(-1)
 
 
-def mean_probabilities(probs_BxMxGxV, valid_BxM):
+def mean_probabilities(probs_BxMxGxV, valid_BxM) -> jax.Array:
     """Softmax averaged over valid masked frames: (G, V)."""
     weight = valid_BxM[:, :, None, None].astype(jnp.float32)
     return (probs_BxMxGxV * weight).sum((0, 1)) / jnp.maximum(weight.sum(), 1.0)
 
 
-def perplexity(probs_GxV):
+def perplexity(probs_GxV) -> jax.Array:
     """Sum over groups of exp(entropy): between G (collapsed) and G * V (uniform)."""
     entropy_G = -(probs_GxV * jnp.log(probs_GxV + 1e-7)).sum(-1)
     return jnp.exp(entropy_G).sum()
@@ -112,7 +113,7 @@ def diversity(probs_BxMxGxV, valid_BxM, weight) -> Term:
     return Term(ratio * weight, weight)
 
 
-def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B, blank: int = 0):
+def ctc(logits_BxTxV, length_B, labels_BxU, label_length_B, weight_B, blank: int = 0) -> tuple[Term, Term]:
     """CTC (Graves 2006): (loss, impossible) terms; weights count utterances.
 
     A pair is impossible when its labels, plus one frame between equal neighbours, do not fit its frames: it gives no

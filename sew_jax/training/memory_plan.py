@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.console import say
-from sew_jax.errors import UserError
 from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
 from sew_jax.training import optimizer as optim
-from sew_jax.training.state import new_state
-from sew_jax.training.step import SpanMask, Temperature, pretrain_micro_loss
+from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.step import new_state
+from sew_jax.training.task import SpanMask
 
 _GIB = 2**30
 
@@ -31,12 +32,9 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     Raises:
       UserError: the sizes make no sense.
     """
+    check_config(config)
     jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
     pretrain, devices = config.pretrain, config.devices
-    if devices < 1 or config.memory_gib <= 0:
-        raise UserError(f"devices: {devices} and memory_gib: {config.memory_gib} must be above 0")
-    if None in pretrain.model.values():
-        raise UserError("plan: name a size, such as configs/plan.py:large; `inherit` has none of its own")
     crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
     rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
     factors = tuple(setting.squeeze for setting in settings_table(**pretrain.compression))
@@ -80,7 +78,7 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
 def _needs(
     pretrain: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig, samples: int
 ) -> dict[str, tuple[int, int]]:
-    """For each remat the bytes an utterance keeps until its backward pass, and those of the largest part computed again.
+    """For each remat the bytes an utterance keeps for its backward pass, and those of the largest part computed again.
 
     Each layer keeps the same, so that one and two layers tell of any number.
     """

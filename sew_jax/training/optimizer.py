@@ -1,4 +1,6 @@
-"""Schedules, freezing and the optimiser."""
+"""Schedules of the learning rate, the optimiser, and groups of parameters that start late or learn slower."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,13 @@ import optax
 
 from sew_jax.models.parameters import path_name
 
+PathFunction = Callable[[str], float]  # from a parameter's path, "a/b/c"
+
 
 def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """wav2vec 2.0's pre-training schedule: update n has peak * n / warmup, then a straight line to 0 at `total_steps`."""
+    """wav2vec 2.0's pre-training schedule: update n has peak * n / warmup, then a line falls to 0 at `total_steps`."""
 
-    def schedule(count):
+    def schedule(count: jax.Array | int) -> jax.Array:
         n = count + 1.0  # optax counts from 0, fairseq from 1
         down = (total_steps - n) / max(total_steps - warmup_steps, 1)
         return peak * jnp.clip(jnp.minimum(n / max(warmup_steps, 1), down), 0.0, 1.0)
@@ -21,25 +25,16 @@ def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
 def tri_stage(
     peak: float, total_steps: int, warmup: float = 0.1, hold: float = 0.4, initial: float = 0.01, final: float = 0.05
 ) -> optax.Schedule:
-    """Fine-tuning schedule (fairseq `tri_stage`): linear warm-up from initial * peak, hold, exponential fall to final * peak."""
+    """Fine-tuning schedule (fairseq `tri_stage`): from initial * peak up, hold, exponential fall to final * peak."""
     warmup_steps, hold_steps = warmup * total_steps, hold * total_steps
     decay_steps = max(total_steps - warmup_steps - hold_steps, 1)
 
-    def schedule(count):
+    def schedule(count: jax.Array | int) -> jax.Array:
         up = initial + (1 - initial) * jnp.minimum(count / max(warmup_steps, 1), 1.0)
         decay = jnp.clip((count - warmup_steps - hold_steps) / decay_steps, 0.0, 1.0)
         return peak * up * final**decay
 
     return schedule
-
-
-def gumbel_temperature(progress, start: float, end: float, anneal: float):
-    """Temperature at a fraction `progress` of training: geometric from `start` to `end`, reached at the fraction `anneal`.
-
-    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
-    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
-    """
-    return start * (end / start) ** jnp.minimum(progress / anneal, 1.0)
 
 
 def adam(
@@ -48,17 +43,16 @@ def adam(
     eps: float,
     weight_decay: float,
     clip_norm: float,
-    frozen_until=None,
-    lr_scale=None,
+    frozen_until: PathFunction | None = None,
+    lr_scale: PathFunction | None = None,
     b2: float = 0.98,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on every parameter (fairseq), and groups that start late or have their own rate.
 
     Args:
       clip_norm: bound of the global gradient norm; 0 clips nothing.
-      frozen_until: function from a parameter's path ("a/b/c") to the update count at which it starts to move (inf: never);
-        None freezes nothing.
-      lr_scale: function from a parameter's path to what the schedule's rate is multiplied by for it; None: by 1.
+      frozen_until: the update count at which a parameter starts to move (inf: never); None freezes nothing.
+      lr_scale: what the schedule's rate is multiplied by for a parameter; None: by 1.
     """
     gate = _gate(frozen_until) if frozen_until else optax.identity()
     return optax.chain(
@@ -72,7 +66,7 @@ def adam(
     )
 
 
-def _gate(frozen_until) -> optax.GradientTransformation:
+def _gate(frozen_until: PathFunction) -> optax.GradientTransformation:
     def init(params):
         del params
         return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
@@ -90,7 +84,7 @@ def _gate(frozen_until) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _scale_groups(lr_scale) -> optax.GradientTransformation:
+def _scale_groups(lr_scale: PathFunction) -> optax.GradientTransformation:
     def scale(updates, params=None):
         del params
         return jax.tree_util.tree_map_with_path(lambda path, u: u * lr_scale(path_name(path)), updates)
@@ -99,5 +93,5 @@ def _scale_groups(lr_scale) -> optax.GradientTransformation:
 
 
 def applied_updates(opt_state: optax.OptState) -> jax.Array:
-    """How many updates have moved the parameters: what the schedule counts, as in fairseq; skipped ones are not in it."""
+    """How many updates have moved the parameters, skipped ones not counted: what the schedule takes, as in fairseq."""
     return optax.tree.get(opt_state, "ScaleByAdamState").count

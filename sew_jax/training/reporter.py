@@ -29,18 +29,18 @@ def first_screen(
 ) -> None:
     """What is about to run: `parameters` of the model, and bytes of the state that each device holds."""
     device = jax.devices()[0]
-    update = plan.seconds_per_batch
     say(f"sew_jax {config.mode}")
     say(
-        f"  devices   {mesh.size} x {device.device_kind} ({device.platform}), mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}"
+        f"  devices   {mesh.size} x {device.device_kind} ({device.platform}), "
+        f"mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}"
     )
     say(
-        f"  model     {parameters / 1e6:.2f} M parameters, {config.dtype} compute; state {state_bytes / 2**20:.1f} MiB a device"
+        f"  model     {parameters / 1e6:.2f} M parameters, {config.dtype} compute; "
+        f"state {state_bytes / 2**20:.1f} MiB a device"
     )
     say(f"  settings  {len(task.table)}: {' '.join(map(str, task.table))}")
-    say(
-        f"  data      {task.source.name}: {len(task.source)} utterances, {task.source.samples.sum() / SAMPLE_RATE / 3600:.2f} h"
-    )
+    hours = task.source.samples.sum() / SAMPLE_RATE / 3600
+    say(f"  data      {task.source.name}: {len(task.source)} utterances, {hours:.2f} h")
     if len(task.source.sizes) > 1:
         shares = zip(task.source.names, plan.corpus_shares, strict=True)
         listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
@@ -51,7 +51,9 @@ def first_screen(
     buckets = ", ".join(f"{b / SAMPLE_RATE:.1f} s x {_rows(plan, b)}" for b in plan.buckets)
     say(f"  buckets   {buckets}; {plan.padding_efficiency:.0%} of what is computed is speech")
     say(
-        f"  update    {update:.0f} s of audio in {config.accumulate} micro-batch(es); {plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = {config.num_steps / plan.batches_per_epoch:.1f} epochs"
+        f"  update    {plan.seconds_per_batch:.0f} s of audio in {config.accumulate} micro-batch(es); "
+        f"{plan.batches_per_epoch} updates an epoch, {config.num_steps} in all = "
+        f"{config.num_steps / plan.batches_per_epoch:.1f} epochs"
     )
 
 
@@ -131,8 +133,9 @@ class Reporter:
         say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
         if self.skipped_in_a_row > self._config.optim.max_skipped:
             raise Diverged(
-                f"training diverged: {self.skipped_in_a_row} updates in a row had no finite loss and gradient, the last with {what}; "
-                "nothing was saved since the first of them: lower optim.lr or set optim.clip_norm, and start again"
+                f"training diverged: {self.skipped_in_a_row} updates in a row had no finite loss and gradient, "
+                f"the last with {what}; nothing was saved since the first of them: "
+                "lower optim.lr or set optim.clip_norm, and start again"
             )
 
     def _line(self, step: int, setting: Draw) -> str:
@@ -147,9 +150,8 @@ class Reporter:
                 for name, key in (("ctr", "contrastive"), ("div", "diversity"), ("pen", "penalty"))
             )
             parts += [f"loss {mean['loss']:.2f} bits ({terms})", f"acc {mean['accuracy']:.3f}"]
-            parts += [
-                f"codes {mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']} ppl {mean['prob_perplexity']:.0f}"
-            ]
+            codes = f"{mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']}"
+            parts += [f"codes {codes} ppl {mean['prob_perplexity']:.0f}"]
         else:
             parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]

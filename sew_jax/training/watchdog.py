@@ -59,8 +59,8 @@ class Watchdog:
             else "something else used this machine, or another process of the job was late"
         )
         return {
-            "straggler": f"update {row['step']} took {seconds:.1f} s, {seconds / usual:.0f} times the median of {program}; "
-            f"{cause} ({self._stragglers} such so far)"
+            "straggler": f"update {row['step']} took {seconds:.1f} s, "
+            f"{seconds / usual:.0f} times the median of {program}; {cause} ({self._stragglers} such so far)"
         }
 
     def _window(self) -> dict[str, str]:
@@ -69,7 +69,8 @@ class Watchdog:
         findings = self._pretraining(mean) if self._chance else self._finetuning(mean)
         if mean.get("input_wait_frac", 0) > 0.3:
             findings["input"] = (
-                f"the device waits for input {mean['input_wait_frac']:.0%} of the time: raise input.workers or input.threads"
+                f"the device waits for input {mean['input_wait_frac']:.0%} of the time: "
+                "raise input.workers or input.threads"
             )
         return findings
 
@@ -79,8 +80,8 @@ class Watchdog:
         guess = 2**-self._chance
         if codes < self._groups + 0.02 * self._codebook:
             findings["collapse"] = (
-                f"the codebook has collapsed ({codes:.1f} of {self._codebook} codes in use), so a low loss means nothing: "
-                "raise head.diversity_weight or temperature.start, or lower optim.lr"
+                f"the codebook has collapsed ({codes:.1f} of {self._codebook} codes in use), "
+                "so a low loss means nothing: raise head.diversity_weight or temperature.start, or lower optim.lr"
             )
         elif loss > 0.99 * self._chance and accuracy < 2 * guess:
             findings["chance"] = (
@@ -94,8 +95,8 @@ class Watchdog:
             )
         if self._masked and abs(mean["masked_frac"] / self._masked - 1) > 0.2:
             findings["masked"] = (
-                f"{mean['masked_frac']:.0%} of frames are masked, {self._masked:.0%} were expected: utterances are short for "
-                "mask.span, or mask.prob is unusual"
+                f"{mean['masked_frac']:.0%} of frames are masked, {self._masked:.0%} were expected: "
+                "utterances are short for mask.span, or mask.prob is unusual"
             )
         return findings
 
@@ -103,35 +104,37 @@ class Watchdog:
         findings = {}
         if mean["ctc_invalid_frac"] > 0.05:
             findings["invalid"] = (
-                f"{mean['ctc_invalid_frac']:.0%} of transcripts do not fit their audio's frames and are ignored: do texts "
-                "match the audio?"
+                f"{mean['ctc_invalid_frac']:.0%} of transcripts do not fit their audio's frames and are ignored: "
+                "do texts match the audio?"
             )
         if mean["blank_frac"] > 0.999:
             findings["blank"] = (
-                "the model outputs blanks only: usual in the first updates; if it stays, raise optim.lr or shorten optim.freeze"
+                "the model outputs blanks only: usual in the first updates; "
+                "if it stays, raise optim.lr or shorten optim.freeze"
             )
         return findings
 
 
 def check_held_out(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences about an evaluation's rows, one a setting and the largest first; `baseline` has those of random weights."""
+    """Sentences about an evaluation's rows, one a setting, the largest first; `baseline` has random weights' rows."""
     findings = []
     changes = rows[0].get("layer_changes", [])
     if idle := [str(i) for i, change in enumerate(changes, 1) if change < _IDLE]:
         findings.append(
-            f"layers {', '.join(idle)} add less than {_IDLE:.0%} to the stream at {rows[0]['setting']}: they learn nothing yet; if that "
-            "stays, change optim.lr, or take post-LN (model.pre_norm=False)"
+            f"layers {', '.join(idle)} add less than {_IDLE:.0%} to the stream at {rows[0]['setting']}: "
+            "they learn nothing yet; if that stays, change optim.lr, or take post-LN (model.pre_norm=False)"
         )
     if apart := [f"{row['setting']} {row['cosine']:.2f}" for row in rows if row.get("cosine", 1.0) < _APART]:
         findings.append(
-            f"contexts of {', '.join(apart)} have parted from {rows[0]['setting']}'s (cosine), and one head must read all of "
-            "them: take model.upsampler=residual"
+            f"contexts of {', '.join(apart)} have parted from {rows[0]['setting']}'s (cosine), "
+            "and one head must read all of them: take model.upsampler=residual"
         )
     for row in rows:
         other = baseline.get(row["setting"])
         if other and row["wer"] - other["wer"] > 2 * math.sqrt(row["wer"] / max(row["words"], 1)):
             findings.append(
-                f"at {row['setting']} this start is behind random weights: WER {row['wer']:.1%} against {other['wer']:.1%} after "
-                "as many updates (eval.baseline): lower optim.lr, or look at what was pre-trained"
+                f"at {row['setting']} this start is behind random weights: "
+                f"WER {row['wer']:.1%} against {other['wer']:.1%} after as many updates "
+                "(eval.baseline): lower optim.lr, or look at what was pre-trained"
             )
     return findings

@@ -13,7 +13,7 @@ from sew_jax.checkpoints import checkpointer as checkpoint
 from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.errors import UserError
 from sew_jax.runtime.sharding import make_mesh, tree_shardings
-from sew_jax.training.state import new_state
+from sew_jax.training.step import new_state
 
 
 def state_on(mesh, seed):

@@ -98,7 +98,7 @@ def test_damage_met_while_reading_becomes_filler(opened, corpus):
 
 
 def test_a_pace_is_drawn_for_each_reading(opened):
-    """A tone of 440 Hz played faster is higher and shorter by the same factor; transcripts stay, and so does the seed."""
+    """A tone of 440 Hz played faster is higher and shorter by the same factor; transcripts stay."""
     plain, first, second = read(opened), read(opened, speed=0.2), read(opened, speed=0.2)
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
     factors = []
@@ -133,9 +133,13 @@ if __name__ == "__main__":
     script.write_text(program)
     before = set(os.listdir("/dev/shm"))
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "reading\n", process.stderr.read()
     process.send_signal(number)
     process.communicate()

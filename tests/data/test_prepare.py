@@ -183,9 +183,9 @@ def test_a_finished_one_is_left_alone_and_other_data_are_refused(corpus, tmp_pat
     ("options", "message"),
     [
         ({"data": "nowhere"}, "nowhere does not exist"),
-        ({"data": ""}, "one folder, manifest"),
+        ({"data": ""}, "data is empty; name a folder"),
         ({"split": "valid"}, "has no split valid; it has: test, train"),
-        ({"transcripts": "maybe"}, "must be auto, required or optional"),
+        ({"transcripts": "maybe"}, "transcripts: 'maybe' is unknown; choose one of auto, required, optional"),
         ({"max_seconds": 0.5}, "nothing of split .* can be used: all .* were rejected, the first: "),
         ({"name": "a b"}, "name: 'a b'"),
     ],
@@ -247,14 +247,17 @@ def test_a_dataset_without_whole_metadata_is_named(corpus, tmp_path):
 
 def test_workers_end_when_the_run_is_killed(tmp_path):
     """Not even SIGKILL leaves processes behind."""
-    corpus = many(tmp_path / "corpus" / "train", 60)
+    corpus = many(tmp_path / "corpus" / "train", 320)
     command = [sys.executable, "-m", "sew_jax.main", "--config=configs/prepare.py", f"--config.data={corpus}"]
     process = subprocess.Popen(
         [*command, f"--workdir={tmp_path / 'out'}", "--config.workers=2"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while process.poll() is None and not list((tmp_path / "out").glob("unfinished/*.json")):
-        time.sleep(0.01)
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not list((tmp_path / "out").glob("unfinished/*.json")):
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # and not of itself
     assert_all_end(process.pid)

@@ -30,7 +30,7 @@ def test_without_tensorflow_it_says_what_to_do(tmp_path):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A folder of FLAC files, and names of two TFDS datasets of the same noise at 8 kHz, one of which keeps FLAC files as they are."""
+    """A folder of FLAC files, and names of two TFDS datasets of the same noise at 8 kHz, one with FLAC as it is."""
     pytest.importorskip("tensorflow")
     import tensorflow_datasets as tfds
 

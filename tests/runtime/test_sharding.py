@@ -19,7 +19,7 @@ from sew_jax.runtime.sharding import (
     tree_shardings,
 )
 from sew_jax.training import optimizer as optim
-from sew_jax.training.state import new_state
+from sew_jax.training.step import new_state
 
 
 @pytest.mark.parametrize(

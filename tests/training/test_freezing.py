@@ -10,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from sew_jax.checkpoints.checkpointer import load_params
 from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.checks.check import check_config
 from sew_jax.errors import UserError
 from sew_jax.models.parameters import path_name
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
 from sew_jax.training.train import train
 from tests import runs
 
@@ -108,7 +109,7 @@ def test_the_backbones_rate_is_a_share_of_the_heads(scratch, corpus, pretrained,
 
 def test_a_rate_below_zero_is_refused(corpus, pretrained):
     with pytest.raises(UserError, match=r"optim.backbone_lr_scale: -1.0 must be at least 0"):
-        open_task(finetuning(corpus, pretrained, backbone_lr_scale=-1.0))
+        check_config(finetuning(corpus, pretrained, backbone_lr_scale=-1.0))
 
 
 @pytest.mark.parametrize("name", ["workdir", "wav2vec2", "wav2vec2_pretraining", "hubert_ctc", "xlsr_ctc", "sew_ctc"])

@@ -1,4 +1,4 @@
-"""Held-out evaluation inside training: fixed masks, the best checkpoint, early stopping, and what the watchdog says of it."""
+"""Held-out evaluation inside training: fixed masks, the best checkpoint, early stopping, the watchdog's words."""
 
 import json
 import shutil
@@ -14,8 +14,8 @@ from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import open_held_out
-from sew_jax.training.state import new_state
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.step import new_state
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE, Validation
 from sew_jax.training.watchdog import check_held_out
@@ -125,7 +125,7 @@ def test_what_is_held_out_is_named(corpus, tmp_path, capsys):
 
 
 def test_tensorboard_shows_updates_and_evaluations(pretrained):
-    """From one file: it reads a folder's files one after the other, and a later one's start takes away what it repeats."""
+    """From one file: it reads a folder's files in order, and a later one's start takes away what it repeats."""
     series = shown(pretrained)
     assert [step for step, _ in series["training/loss"]] == list(range(1, 13))
     rows = [r for r in read_rows(pretrained / FILE) if r["setting"] == "s2q1k1"]

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from sew_jax.training import optimizer as optim
+from sew_jax.training.pretraining import Temperature
 
 
 def test_warmup_linear_is_wav2vec2s():
@@ -30,10 +31,8 @@ def test_tri_stage_corners():
 
 def test_temperature_is_fairseqs_as_a_fraction_of_training():
     for update in (0, 25_000, 100_000, 277_000, 400_000):
-        expected = max(2 * 0.999995**update, 0.5)
-        assert float(optim.gumbel_temperature(update / 400_000, 2.0, 0.5, 0.693147)) == pytest.approx(
-            expected, rel=1e-3
-        )
+        value = float(Temperature(2.0, 0.5, 0.693147).at(update / 400_000))
+        assert value == pytest.approx(max(2 * 0.999995**update, 0.5), rel=1e-3)
 
 
 def run(transform, params, gradient, updates):

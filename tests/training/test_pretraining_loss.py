@@ -8,8 +8,9 @@ from sew_jax.compression import Compression, Draw
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.training import step as steps
-from sew_jax.training.step import SpanMask, Temperature, pretrain_micro_loss
+from sew_jax.training import pretraining
+from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.task import SpanMask
 from tests.models import oracle
 from tests.models.build import small
 from tests.models.test_published import WAV2VEC2_STRIDES, as_float64
@@ -62,8 +63,8 @@ def test_terms_are_those_of_the_papers(monkeypatch):
 
     mask = np.isin(np.arange(FRAMES), masked)[None]
     frames = MaskedFrames(jnp.array(masked[None]), jnp.ones((1, 9), bool), jnp.array(mask))
-    monkeypatch.setattr(steps, "masked_frames", lambda *a, **k: frames)
-    monkeypatch.setattr(steps, "negative_indices", lambda *a: jnp.array(negatives[None]))
+    monkeypatch.setattr(pretraining, "masked_frames", lambda *a, **k: frames)
+    monkeypatch.setattr(pretraining, "negative_indices", lambda *a: jnp.array(negatives[None]))
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.array(noise, jnp.float32).reshape(shape))
     temperature = Temperature(TEMPERATURE, TEMPERATURE, 1.0)
     micro_loss = pretrain_micro_loss(model, SpanMask(0.65, 3, 2), temperature, num_steps=1)

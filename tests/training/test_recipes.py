@@ -7,6 +7,7 @@ from configs import pretrain
 from sew_jax.errors import UserError
 from sew_jax.models.sizes import SIZES
 from sew_jax.training import optimizer as optim
+from sew_jax.training.pretraining import Temperature
 
 PUBLISHED = [size for size in SIZES if size != "demo"]
 
@@ -14,18 +15,18 @@ PUBLISHED = [size for size in SIZES if size != "demo"]
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_temperature_is_fairseqs_at_every_update(size):
     config = pretrain.get_config(size)
-    start, end, anneal = (config.temperature[key] for key in ("start", "end", "anneal"))
-    assert (start, end) == (2.0, 0.1 if size in ("large", "large_lv60k", "xlsr_1b") else 0.5)
+    temperature = Temperature(**config.temperature)
+    assert (temperature.start, temperature.end) == (2.0, 0.1 if size in ("large", "large_lv60k", "xlsr_1b") else 0.5)
     for update in (0, 1, 25_000, 50_000, 100_000, 200_000, 250_000, 277_258, 400_000, 599_145, 1_000_000):
         if update <= config.num_steps:
-            found = optim.gumbel_temperature(jnp.float32(update / config.num_steps), start, end, anneal)
-            assert float(found) == pytest.approx(max(2.0 * 0.999995**update, end), rel=1e-3), update
+            value = float(temperature.at(jnp.float32(update / config.num_steps)))
+            assert value == pytest.approx(max(2.0 * 0.999995**update, temperature.end), rel=1e-3), update
 
 
 @pytest.mark.parametrize(("size", "last"), [("sew_tiny", 1.213), ("large", 0.573), ("base", 0.5), ("large_lv60k", 0.1)])
 def test_where_an_anneal_above_1_ends(size, last):
     config = pretrain.get_config(size)
-    assert float(optim.gumbel_temperature(1.0, **config.temperature)) == pytest.approx(last, abs=1e-3)
+    assert float(Temperature(**config.temperature).at(1.0)) == pytest.approx(last, abs=1e-3)
     assert (config.temperature.anneal > 1) == (last > config.temperature.end)
 
 
@@ -56,13 +57,31 @@ def test_batches_are_those_of_as_many_devices(size, samples, crop):
 
 # Each line of wav2vec2_large_librivox.yaml that is a field of ours, and what the same fields are for LibriSpeech
 LV60K = dict(
-    conv_norm="layer", conv_bias=True, pre_norm=True, normalize_wave=True, layerdrop=0.0, input_dropout=0.0, dropout=0.0,
-    attention_dropout=0.0, activation_dropout=0.0, layers=24, width=1024, ffn_width=4096, heads=16, feature_grad_scale=1.0,
-)  # fmt: skip
+    conv_norm="layer",
+    conv_bias=True,
+    pre_norm=True,
+    normalize_wave=True,
+    layerdrop=0.0,
+    input_dropout=0.0,
+    dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    layers=24,
+    width=1024,
+    ffn_width=4096,
+    heads=16,
+    feature_grad_scale=1.0,
+)
 LIBRISPEECH = LV60K | dict(
-    conv_norm="group", conv_bias=False, pre_norm=False, normalize_wave=False, layerdrop=0.2, input_dropout=0.1,
-    attention_dropout=0.1, feature_grad_scale=0.1,
-)  # fmt: skip
+    conv_norm="group",
+    conv_bias=False,
+    pre_norm=False,
+    normalize_wave=False,
+    layerdrop=0.2,
+    input_dropout=0.1,
+    attention_dropout=0.1,
+    feature_grad_scale=0.1,
+)
 HEAD = dict(final_width=768, code_width=768, codes=320, codebooks=2, negatives=100, logit_temperature=0.1)
 
 

@@ -14,7 +14,9 @@ from sew_jax.models.cost import count_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.training import losses
-from sew_jax.training.step import Sandwich, SpanMask, Temperature, ctc_micro_loss, pretrain_micro_loss
+from sew_jax.training.finetuning import ctc_micro_loss
+from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.task import Sandwich, SpanMask
 
 SAMPLES = 16_000
 BACKBONE = BackboneConfig(
@@ -143,5 +145,3 @@ def test_draws():
         sandwich_draws([LARGE], lambda s: 0)
     assert [draw(uniform_draws(table), 5, i).setting for i in range(50)] == [draw(table, 5, i) for i in range(50)]
     assert Draw(LARGE, (MIDDLE, SMALL)).name == "s1q1k1+s2q1k1+s4q1k1"
-    with pytest.raises(UserError, match=r"sandwich\.distill: -1"):
-        Sandwich(0.3, -1)

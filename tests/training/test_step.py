@@ -14,15 +14,27 @@ from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, place_batch, tree_shardings
 from sew_jax.training import optimizer as optim
+from sew_jax.training.finetuning import ctc_micro_loss
 from sew_jax.training.losses import Term
-from sew_jax.training.state import new_state
-from sew_jax.training.step import SpanMask, Temperature, ctc_micro_loss, make_step, pretrain_micro_loss
+from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.step import make_step, new_state
+from sew_jax.training.task import SpanMask
 
 SAMPLES = 16_000
 BACKBONE = BackboneConfig(
-    frontend="logmel", width=64, layers=2, heads=4, ffn_width=128, pos_kernel=7, pos_groups=4, upsample_factors=(2,),
-    dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.2,
-)  # fmt: skip
+    frontend="logmel",
+    width=64,
+    layers=2,
+    heads=4,
+    ffn_width=128,
+    pos_kernel=7,
+    pos_groups=4,
+    upsample_factors=(2,),
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layerdrop=0.2,
+)
 HEAD = PretrainHeadConfig(codes=8, code_width=16, final_width=16, negatives=10, feature_dropout=0.0)
 DRAW, KEY = Draw(Compression(2, 1, 2)), jax.random.key(0)
 

@@ -1,4 +1,4 @@
-"""What follows from a run's evaluations: the best checkpoint after a kill, other splits, another start; and what a row says."""
+"""What follows from a run's evaluations: the best checkpoint after a kill, other splits, another start."""
 
 import shutil
 
@@ -16,8 +16,8 @@ from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import losses
 from sew_jax.training.held_out import open_held_out
-from sew_jax.training.state import new_state
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
+from sew_jax.training.step import new_state
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE, Validation
 from tests import runs

@@ -8,13 +8,28 @@ from sew_jax.runtime.stall_watch import StallWatch
 from sew_jax.training.watchdog import Watchdog
 
 HEALTHY = dict(
-    step=0, setting="s1q1k1", bucket_s=8.0, steps_per_s=2.0, loss=3.0, loss_contrastive=3.0, accuracy=0.4, code_perplexity=200.0, prob_perplexity=220.0, masked_frac=0.49,
+    step=0,
+    setting="s1q1k1",
+    bucket_s=8.0,
+    steps_per_s=2.0,
+    loss=3.0,
+    loss_contrastive=3.0,
+    accuracy=0.4,
+    code_perplexity=200.0,
+    prob_perplexity=220.0,
+    masked_frac=0.49,
     input_wait_frac=0.01,
-)  # fmt: skip
+)
 TUNING = dict(
-    step=0, setting="s1q1k1", bucket_s=8.0, steps_per_s=2.0, loss=3.0, ctc_invalid_frac=0.0, blank_frac=0.8,
+    step=0,
+    setting="s1q1k1",
+    bucket_s=8.0,
+    steps_per_s=2.0,
+    loss=3.0,
+    ctc_invalid_frac=0.0,
+    blank_frac=0.8,
     input_wait_frac=0.0,
-)  # fmt: skip
+)
 
 
 def history(watchdog, row, updates=150):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sew_jax.benchmarks.contest import Bench, Child, Run, take_turns
 from sew_jax.compression import Compression
 from sew_jax.console import say
-from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, Dtype, PretrainHeadConfig
 from sew_jax.models.sizes import published
 from sew_jax.tables import align_columns
 
@@ -35,7 +35,7 @@ class Work(NamedTuple):
     peer_setting: str
 
 
-def model_for(size: str, dtype: str, table: Sequence[Compression]) -> tuple[BackboneConfig, PretrainHeadConfig]:
+def model_for(size: str, dtype: Dtype, table: Sequence[Compression]) -> tuple[BackboneConfig, PretrainHeadConfig]:
     """A published size with the up-samplers of a table."""
     backbone, head = published(size)
     return dataclasses.replace(backbone, dtype=dtype, upsample_factors=tuple(s.squeeze for s in table)), head
@@ -116,19 +116,24 @@ def _show(spread: dict[str, float]) -> str:
 
 
 def _format_settings(table: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    head = ("setting", "seconds (min-max)", "x real time", "speed-up", "promised", "kept", "GFLOP", "by XLA", "MFU")
-    head += ("peak MB", "by XLA", "compile s")
-    lines = [
-        (
-            row["setting"], _show(row["seconds"]), f"{row['times_real_time']:.1f}", f"{row['speed_up']:.2f}",
-            f"{row['promised_speed_up']:.2f}", f"{row['kept']:.2f}", f"{row['gflop']:.1f}", f"{row['xla_gflop']:.1f}",
-            f"{row['mfu']:.2f}", f"{row['peak_mb']:.0f}", f"{row['xla_mb']:.0f}", f"{row['compile_seconds']:.1f}",
-        )
-        for row in table
-    ]  # fmt: skip
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "setting": lambda row: row["setting"],
+        "seconds (min-max)": lambda row: _show(row["seconds"]),
+        "x real time": lambda row: f"{row['times_real_time']:.1f}",
+        "speed-up": lambda row: f"{row['speed_up']:.2f}",
+        "promised": lambda row: f"{row['promised_speed_up']:.2f}",
+        "kept": lambda row: f"{row['kept']:.2f}",
+        "GFLOP": lambda row: f"{row['gflop']:.1f}",
+        "XLA's GFLOP": lambda row: f"{row['xla_gflop']:.1f}",
+        "MFU": lambda row: f"{row['mfu']:.2f}",
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "XLA's MB": lambda row: f"{row['xla_mb']:.0f}",
+        "compile s": lambda row: f"{row['compile_seconds']:.1f}",
+    }
+    lines = [tuple(show(row) for show in columns.values()) for row in table]
     return (
-        f"{align_columns(head, lines)}\n    (speed-up as its MACs promise, and the part of it that is kept; MFU: of the "
-        f"{about['peak_gflops']:.0f} GFLOP/s that matrix products reach here)"
+        f"{align_columns(tuple(columns), lines)}\n    (speed-up as its MACs promise, and the part of it that is kept; "
+        f"MFU: of the {about['peak_gflops']:.0f} GFLOP/s that matrix products reach here)"
     )
 
 

@@ -1,0 +1,182 @@
+"""Keys of the modes that use a trained model, and of the n-gram that decodes with it."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from sew_jax.checks.modes import (
+    BATCH_SECONDS,
+    BUCKETS,
+    DATA,
+    DTYPE_OR_TRAINED,
+    INIT_FROM,
+    MAX_BAD,
+    MESH,
+    READERS,
+    SEED,
+    Mode,
+    Rules,
+    choice,
+    mode,
+    names_in,
+    one_axis_is_the_rest,
+)
+from sew_jax.checks.rules import (
+    Factors,
+    Flag,
+    Number,
+    Parsed,
+    Rule,
+    Settings,
+    Text,
+    Workers,
+    at_least,
+    positive,
+    whole,
+)
+
+_BEAM: dict[str, Rule] = {
+    "lexicon": Text(),
+    "beam": whole(1, "hypotheses kept at each frame"),
+    "beam_tokens": whole(0, "symbols of a frame that may go on; 0: all"),
+    "threshold": positive("how far a hypothesis may be behind the best"),
+    "lm_weight": Number(),
+    "word_score": Number(),
+    "sil_score": Number(),
+    "log_add": Flag(),
+}
+_BEAM_OF_MANY: dict[str, Rule] = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
+_EVALUATE: Rules = {
+    "init_from": INIT_FROM,
+    "data": DATA,
+    "split": Text(),
+    "repeats": whole(1, "timed rounds"),
+    "dtype": DTYPE_OR_TRAINED,
+    "lm": Text(),
+    "beam": _BEAM_OF_MANY,
+    "tune_split": Text(),
+    "tune_trials": whole(1, "weights that are tried"),
+    "mesh": MESH,
+    "input": {"batch_seconds": BATCH_SECONDS, "buckets": BUCKETS, **READERS},
+}
+_PICKED: Rules = {
+    "init_from": INIT_FROM,
+    "budget": Text(),
+    "tradeoff": Text(),
+    "dtype": DTYPE_OR_TRAINED,
+}
+
+
+def _beam_holds_its_results(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.beam.nbest > config.beam.beam:
+        yield "beam.nbest", f"{config.beam.nbest} must be at most beam.beam={config.beam.beam}"
+
+
+def _a_lexicon_is_for_beam_search(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.beam.lexicon and not config.lm:
+        yield "beam.lexicon", "it is for beam search; name an n-gram by lm, or lm=none to search without one"
+
+
+def _weights_are_of_something(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.tune_split and not (config.lm not in ("", "none") or config.beam.lexicon):
+        yield "tune_split", "weights are those of an n-gram and a lexicon; name one by lm or beam.lexicon"
+
+
+def _dev_is_not_test(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if set(names_in(config.dev_split)) & set(names_in(config.split)):
+        problem = f"{config.dev_split!r} is also a split to report on, which would flatter what was searched"
+        yield "dev_split", problem
+
+
+def _one_is_a_factor(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if 1 not in config.factors:
+        yield "factors", f"{tuple(config.factors)} must have 1 among them: no pooling"
+
+
+def _one_thing_picks(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.setting and config.budget:
+        yield "budget", f"{config.budget} and setting={config.setting} are both given; one picks the setting"
+    if config.budget and not config.tradeoff:
+        yield "budget", "it needs a table; set --config.tradeoff to the workdir of configs/evaluate.py"
+
+
+def _chunks_go_on(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.overlap_seconds >= config.chunk_seconds:
+        yield "overlap_seconds", f"{config.overlap_seconds} must be below chunk_seconds={config.chunk_seconds}"
+
+
+def _there_is_text(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if not config.data and not config.text:
+        yield "text", "there is none to count; name transcripts by data and split, or a file by text"
+    if config.eval_split and not config.data:
+        yield "eval_split", f"{config.eval_split!r} is a split of data, which is empty"
+
+
+def _parse_lengths(text: str) -> None:
+    for part in names_in(text) or [text]:
+        try:
+            number = float(part)
+        except ValueError as error:
+            raise ValueError(f"{part!r} is no length; write seconds such as 5,10,20") from error
+        if not 0 < number < 10**6:
+            raise ValueError(f"{part} must be seconds above 0, such as 5,10,20")
+
+
+_BEAM_SEARCH = (_a_lexicon_is_for_beam_search, _beam_holds_its_results, _weights_are_of_something)
+EVALUATE = Mode(
+    keys={"mode": mode("evaluate"), "settings": Settings(), **_EVALUATE},
+    together=(*_BEAM_SEARCH, one_axis_is_the_rest),
+    filled=("init_from",),
+)
+SEARCH = Mode(
+    keys={
+        "mode": mode("search"),
+        **_EVALUATE,
+        "settings": Settings(optional=True),  # named by the search itself
+        "dev_split": Text(mend="name a split to count errors on"),
+        "trials": whole(1, "settings that are tried"),
+        "squeeze": Factors(empty=True),
+        "factors": Factors(),
+        "seed": SEED,
+    },
+    together=(*_BEAM_SEARCH, one_axis_is_the_rest, _dev_is_not_test, _one_is_a_factor),
+)
+TRANSCRIBE = Mode(
+    keys={
+        "mode": mode("transcribe"),
+        **_PICKED,
+        "audio": Text(mend="name files, folders, or - for standard input, joined by commas"),
+        "setting": Settings(),
+        "format": choice("jsonl", "text", "srt", "vtt"),
+        "lm": Text(),
+        "beam": _BEAM,
+        "chunk_seconds": positive("longer audio is computed in chunks"),
+        "overlap_seconds": at_least(0, "of two neighbours"),
+        "mesh": MESH,
+        "input": {"batch_seconds": BATCH_SECONDS},
+    },
+    together=(_a_lexicon_is_for_beam_search, _one_thing_picks, _chunks_go_on, one_axis_is_the_rest),
+)
+EXPORT = Mode(
+    keys={
+        "mode": mode("export"),
+        **_PICKED,
+        "format": choice("hf", "stablehlo"),
+        "setting": Settings(),
+        "buckets": Parsed("write seconds such as 5,10,20", _parse_lengths),
+        "drop_tail": Flag(),
+    },
+    together=(_one_thing_picks,),
+)
+LM = Mode(
+    keys={
+        "mode": mode("lm"),
+        "data": Text(),
+        "split": Text(),
+        "text": Text(),
+        "order": whole(2, "KenLM reads no longer ones", 6),
+        "eval_split": Text(),
+        "input": {"max_bad": MAX_BAD},
+    },
+    together=(_there_is_text,),
+)

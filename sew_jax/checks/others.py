@@ -1,0 +1,176 @@
+"""Keys of the modes that make data, plan, measure, or run several others in one go."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
+
+from sew_jax.checks.evaluation import EVALUATE
+from sew_jax.checks.modes import (
+    BATCH_SECONDS,
+    COMPRESSION,
+    DATA,
+    DTYPE,
+    MESH,
+    SEED,
+    Mode,
+    Rules,
+    choice,
+    lengths_are_in_order,
+    mode,
+    names_in,
+    one_axis_is_the_rest,
+)
+from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, at_least, positive, whole
+from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
+from sew_jax.compression import parse_table, settings_table
+from sew_jax.errors import UserError
+from sew_jax.models.sizes import SIZES, published
+
+PARTS = ("inference", "training", "overhead", "input", "start")  # of a benchmark
+ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")  # of a study
+_SEVERAL = ("sandwich", "distilled")  # arms that compute several settings an update
+_LEAST_TRAINED_S = 0.3  # a masked span
+
+
+def _names_of(allowed: tuple[str, ...]) -> Callable[[str], None]:
+    def parse(text: str) -> None:
+        for name in names_in(text) or [text]:
+            if name not in allowed:
+                raise ValueError(f"{name!r} is unknown; choose of {', '.join(allowed)}")
+
+    return parse
+
+
+def _numbers(kind: type, low: float, high: float) -> Callable[[str], None]:
+    def parse(text: str) -> None:
+        try:
+            numbers = [kind(part) for part in names_in(text)]
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no list of numbers; join them by commas") from error
+        if not numbers or not all(low <= number <= high for number in numbers):
+            raise ValueError(f"{text!r} must be numbers of at least {low:g}, joined by commas")
+
+    return parse
+
+
+def _dataset_name(text: str) -> None:
+    if not re.fullmatch("[a-z][a-z0-9_]*", text):
+        raise ValueError(f"{text!r} must be lower-case letters, digits and _, as TFDS wants it")
+
+
+def _settings_fit_the_size(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    layers = published(config.size)[0].layers
+    for key in ("settings", "train_settings"):
+        for setting in parse_table(config[key]):
+            try:
+                setting.layer_pools(layers)
+            except UserError as error:
+                yield key, str(error)
+
+
+def _settings_are_of_the_table(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    table = settings_table(**config.compression)
+    for setting in parse_table(config.settings) if config.settings else ():
+        if setting not in table:
+            yield "settings", f"{setting} is not in the table ({' '.join(map(str, table))}); see compression"
+
+
+def _arms_have_settings(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for arm in names_in(config.arms):
+        if arm in _SEVERAL and len(settings_table(**config.compression)) < 2:
+            yield "arms", f"{arm} takes a table of several settings; see compression"
+
+
+def _dev_is_apart(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for name in names_in(config.dev_split):
+        for splits, use in ((config.split, "report on"), (config.finetune.split, "train on")):
+            if name in names_in(splits):
+                yield "dev_split", f"{name!r} is also a split to {use}, which would flatter what is chosen by it"
+
+
+def _a_size_is_known(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if None in config.pretrain.model.values():
+        yield "pretrain.model", "name a size, such as configs/plan.py:large; `inherit` has none of its own"
+
+
+# its own words where no size is named
+_SIZED = dataclasses.replace(PRETRAIN, together=tuple(t for t in PRETRAIN.together if t is not needs_an_architecture))
+PREPARE = Mode(
+    keys={
+        "mode": mode("prepare"),
+        "data": DATA,
+        "split": Text(),
+        "name": Parsed("name the dataset", _dataset_name),
+        "transcripts": choice("auto", "required", "optional"),
+        "min_seconds": at_least(0, "of an utterance"),
+        "max_seconds": positive("of an utterance"),
+        "workers": Workers(),
+    },
+    together=(lengths_are_in_order,),
+)
+PLAN = Mode(
+    keys={
+        "mode": mode("plan"),
+        "pretrain": _SIZED,
+        "devices": whole(1, ""),
+        "memory_gib": positive("of each device"),
+    },
+    together=(_a_size_is_known,),
+)
+BENCHMARK = Mode(
+    keys={
+        "mode": mode("benchmark"),
+        "parts": Parsed(f"choose of {', '.join(PARTS)}", _names_of(PARTS)),
+        "rounds": whole(1, "in which all takes turns"),
+        "size": choice(*SIZES),
+        "dtype": DTYPE,
+        "peers": Flag(),
+        "profile": Flag(),
+        "settings": Settings(empty=False),
+        "batch": Parsed("write sizes of at least 1, such as 1,4", _numbers(int, 1, 10**6)),
+        "seconds": at_least(0.1, "of an utterance"),
+        "train_settings": Settings(empty=False),
+        "train_batch": whole(1, "utterances"),
+        "train_seconds": at_least(_LEAST_TRAINED_S, "of an utterance; less holds no masked span"),
+        "recipe": PRETRAIN,
+        "step_seconds": at_least(0.001, "of an update"),
+        "data": DATA,
+        "split": Text(),
+        "utterances": whole(1, "of the synthetic dataset"),
+        "batches": whole(1, "while memory is watched"),
+        "read_seconds": positive("of each way of reading"),
+        "batch_seconds": BATCH_SECONDS,
+        "prepare": PREPARE,
+    },
+    together=(_settings_fit_the_size,),
+)
+_SHARED: Rules = {
+    "data": DATA,
+    "dtype": DTYPE,
+    "log_every": whole(1, "updates"),
+    "checkpoint_every": whole(1, "updates"),
+    "mesh": MESH,
+    "compression": COMPRESSION,
+    "pretrain": PRETRAIN,
+    "finetune": FINETUNE,
+    "evaluate": EVALUATE,
+}
+DEMO = Mode(keys={"mode": mode("demo"), **_SHARED, "seed": SEED}, together=(one_axis_is_the_rest,))
+STUDY = Mode(
+    keys={
+        "mode": mode("study"),
+        **_SHARED,
+        "pretrain_data": Text(),
+        "split": Text(mend="name the splits of data to report on"),
+        "dev_split": Text(mend="name a split of data to choose by, which is neither trained nor reported on"),
+        "arms": Parsed(f"choose of {', '.join(ARMS)}", _names_of(ARMS)),
+        "settings": Settings(),
+        "seeds": Parsed("name at least one number", _numbers(int, 0, SEED.high)),
+        "equal": choice("updates", "flop"),
+        "rates": Parsed("name at least one rate", _numbers(float, 0, 10**6), empty=True),
+        "distill": Number("of the divergence from the largest setting", 0),
+    },
+    together=(_arms_have_settings, _settings_are_of_the_table, _dev_is_apart, one_axis_is_the_rest),
+)

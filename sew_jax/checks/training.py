@@ -1,0 +1,248 @@
+"""Keys of pre-training and of fine-tuning; as a run is taken up again with them, those that joined later have defaults."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from sew_jax.checks.modes import (
+    BATCH_SECONDS,
+    BUCKETS,
+    COMPRESSION,
+    DATA,
+    DTYPE,
+    INIT_FROM,
+    MESH,
+    READERS,
+    REMAT,
+    SEED,
+    Mode,
+    Rules,
+    defaults_of,
+    layers_have_factors,
+    lengths_are_in_order,
+    mode,
+    one_axis_is_the_rest,
+)
+from sew_jax.checks.rules import (
+    INT32,
+    Flag,
+    Number,
+    Settings,
+    Text,
+    at_least,
+    choice_of,
+    dropout,
+    fraction,
+    positive,
+    whole,
+)
+from sew_jax.compression import settings_table
+from sew_jax.errors import UserError
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.rates import FRAME_SAMPLES, SAMPLE_RATE
+
+_RUN: Rules = {
+    "split": Text(),
+    "seed": SEED,
+    "num_steps": whole(1, "updates", INT32),
+    "checkpoint_every": whole(1, "updates"),
+    "log_every": whole(1, "updates"),
+    "dtype": DTYPE,
+    "resume": Text(),
+    "accumulate": whole(1, "micro-batches of an update"),
+    "remat": REMAT,
+    "mesh": MESH,
+    "compression": COMPRESSION,
+    "sandwich": {
+        "enabled": Flag(),
+        "weight": at_least(0, "of each setting but the largest"),
+        "distill": at_least(0, "of the divergence from the largest setting"),
+    },
+}
+_OPTIM: Rules = {
+    "lr": positive("the learning rate at its peak"),
+    "warmup": fraction("a fraction of num_steps"),
+    "eps": positive("of Adam"),
+    "weight_decay": at_least(0, ""),
+    "clip_norm": at_least(0, "0: gradients are not clipped"),
+    "max_skipped": whole(0, "updates in a row without a finite gradient"),
+}
+_EVAL: Rules = {
+    "split": Text(),
+    "every": whole(1, "updates; eval.split= (empty) holds nothing out"),
+    "settings": Settings(),
+}
+_INPUT: Rules = {
+    "batch_seconds": BATCH_SECONDS,
+    "buckets": BUCKETS,
+    "min_seconds": at_least(0, "of an utterance"),
+    "max_seconds": positive("of an utterance"),
+    "corpus_exponent": at_least(0, "0: corpora have equal shares, 1: shares by hours", default=1.0),
+    "speed": Number("0: as recorded", 0, 0.5, below=True, default=0.0),
+    **READERS,
+}
+_DROPOUTS: Rules = {
+    "dropout": dropout("a probability"),
+    "attention_dropout": dropout("a probability"),
+    "activation_dropout": dropout("a probability"),
+    "input_dropout": dropout("a probability"),
+    "layerdrop": dropout("the probability that a layer is left out"),
+}
+_MODEL = {
+    "frontend": choice_of(BackboneConfig, "frontend", inherits=True),
+    "conv_width": whole(1, "channels", inherits=True),
+    "conv_norm": choice_of(BackboneConfig, "conv_norm", inherits=True),
+    "conv_bias": Flag(inherits=True),
+    "mel_top_hz": whole(1000, "Hz; 8000 is half of the sample rate", 8000, inherits=True),
+    "mel_scale": choice_of(BackboneConfig, "mel_scale", inherits=True),
+    "normalize_wave": Flag(inherits=True),
+    "width": whole(1, "", inherits=True),
+    "layers": whole(1, "", inherits=True),
+    "heads": whole(1, "", inherits=True),
+    "ffn_width": whole(1, "", inherits=True),
+    "pre_norm": Flag(inherits=True),
+    "pos_kernel": whole(1, "taps", inherits=True),
+    "pos_groups": whole(1, "", inherits=True),
+    "upsampler": choice_of(BackboneConfig, "upsampler"),
+    "tail": choice_of(BackboneConfig, "tail", inherits=True),
+    "pool_ffn": Flag(),
+    "feature_grad_scale": at_least(0, "0: the extractor is frozen"),
+    **_DROPOUTS,
+}
+_HEAD = {
+    "codebooks": whole(1, "", inherits=True),
+    "codes": whole(2, "entries of a codebook", inherits=True),
+    "code_width": whole(1, "", inherits=True),
+    "final_width": whole(1, "", inherits=True),
+    "projection": choice_of(PretrainHeadConfig, "projection", inherits=True),
+    "mlp_width": whole(1, "", inherits=True),
+    "feature_dropout": dropout("a probability"),
+    "negatives": whole(1, "of each masked frame"),
+    "logit_temperature": positive("by which cosines are divided"),
+    "diversity_weight": at_least(0, "of its term in the loss"),
+    "penalty_weight": at_least(0, "of its term in the loss"),
+}
+
+
+def needs_an_architecture(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """From the config, or from what it starts from."""
+    if None in config.model.values() and not config.init_from:
+        yield "init_from", "is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir"
+
+
+def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for owner, part in ((BackboneConfig, config.model), (PretrainHeadConfig, config.head)):
+        if None in part.values():  # known when init_from is opened
+            continue
+        try:
+            owner(**part)
+        except UserError as error:  # which names the key
+            key, _, problem = str(error).partition(" ")
+            yield key.removesuffix(":"), problem
+
+
+def _spans_fit_crops(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    least = ((config.mask.span + 2) * FRAME_SAMPLES + 400) / SAMPLE_RATE
+    if config.input.crop_seconds < least:
+        problem = f"{config.input.crop_seconds} is shorter than mask.span={config.mask.span} needs, {least:.3g} s"
+        yield "input.crop_seconds", problem
+
+
+def _something_is_masked(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.mask.prob == 0 and config.mask.min_spans == 0:
+        yield "mask.prob", "0 and mask.min_spans=0 mask nothing, and there is nothing to learn; raise one of them"
+
+
+def _temperature_falls(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.temperature.end > config.temperature.start:
+        problem = f"{config.temperature.end} must be at most temperature.start={config.temperature.start}"
+        yield "temperature.end", problem
+
+
+def _rate_falls_after_warmup(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.optim.total <= config.optim.warmup:
+        problem = f"{config.optim.total} must be above optim.warmup={config.optim.warmup}: the rate falls after it"
+        yield "optim.total", problem
+
+
+def _stages_fit(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.optim.warmup + config.optim.hold > 1:
+        problem = f"{config.optim.hold} and optim.warmup={config.optim.warmup} are more than all updates together"
+        yield "optim.hold", problem
+
+
+def _sandwich_has_layers(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.sandwich.enabled and len(settings_table(**config.compression)) < 2:
+        yield "sandwich.enabled", "a table of one setting has nothing beside the largest; name more in compression"
+
+
+PRETRAIN = Mode(
+    keys={
+        "mode": mode("pretrain"),
+        "data": DATA,
+        "init_from": Text(),
+        **_RUN,
+        "model": defaults_of(BackboneConfig, _MODEL),
+        "head": defaults_of(PretrainHeadConfig, _HEAD),
+        "mask": {
+            "prob": fraction("of frames that begin a span, times the span"),
+            "span": whole(1, "frames"),
+            "min_spans": whole(0, "of an utterance"),
+        },
+        "temperature": {
+            "start": positive(""),
+            "end": positive(""),
+            "anneal": positive("the fraction of num_steps after which it is at its end"),
+        },
+        "optim": {**_OPTIM, "total": positive("a fraction of num_steps, or more than all")},
+        "eval": {**_EVAL, "max_seconds": positive("seconds of audio")},
+        "input": {**_INPUT, "crop_seconds": positive("of an utterance")},
+    },
+    together=(
+        needs_an_architecture,
+        _widths_divide,
+        layers_have_factors,
+        one_axis_is_the_rest,
+        lengths_are_in_order,
+        _spans_fit_crops,
+        _something_is_masked,
+        _temperature_falls,
+        _rate_falls_after_warmup,
+        _sandwich_has_layers,
+    ),
+)
+FINETUNE = Mode(
+    keys={
+        "mode": mode("finetune"),
+        "data": DATA,
+        "init_from": INIT_FROM,
+        "from_scratch": Flag(),
+        "vocabulary": Text(),
+        **_RUN,
+        "model": _DROPOUTS,
+        "head": {"dropout": dropout("a probability")},
+        "mask": {
+            "time_prob": fraction("of frames that begin a span, times the span"),
+            "time_span": whole(1, "frames"),
+            "channel_prob": fraction("of channels that begin a span, times the span"),
+            "channel_span": whole(1, "channels"),
+        },
+        "optim": {
+            **_OPTIM,
+            "hold": fraction("a fraction of num_steps"),
+            "initial": fraction("a fraction of optim.lr"),
+            "final": Number("a fraction of optim.lr", 0, 1, above=True),
+            "freeze": fraction("a fraction of num_steps"),
+            "backbone_lr_scale": at_least(0, "times the rate; 0: what is pre-trained stays", default=1.0),
+        },
+        "eval": {
+            **_EVAL,
+            "keep_best": Flag(),
+            "patience": whole(0, "evaluations; 0: none ends the run"),
+            "baseline": Text(),
+        },
+        "input": _INPUT,
+    },
+    together=(one_axis_is_the_rest, lengths_are_in_order, _stages_fit, _sandwich_has_layers),
+    filled=("init_from",),
+)

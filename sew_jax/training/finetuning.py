@@ -1,0 +1,188 @@
+"""CTC fine-tuning: the loss under time and channel masks, and what of a pre-trained model is frozen, and until when.
+
+B utterances, T frames, D width, V symbols.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
+from sew_jax.compression import Draw, settings_table
+from sew_jax.data.sources import Source
+from sew_jax.data.vocabulary import Vocabulary, check_texts, open_vocabulary
+from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.masking import span_mask
+from sew_jax.models.parameters import merge_params
+from sew_jax.rates import SAMPLE_RATE
+from sew_jax.training import losses
+from sew_jax.training import optimizer as optim
+from sew_jax.training.losses import LOG2E, Term
+from sew_jax.training.task import (
+    LARGEST_ALONE,
+    MicroLoss,
+    Sandwich,
+    SpanMask,
+    Task,
+    adam,
+    draws_of,
+    longest_samples,
+    open_audio,
+    upsample_factors,
+    warm_start_from,
+)
+from sew_jax.training.watchdog import Watchdog
+
+
+def open_finetuning(config: ConfigDict) -> Task:
+    """The task of a config of mode `finetune`.
+
+    Raises:
+      UserError: something in the config, the data or `init_from` does not fit.
+    """
+    pretrained = open_pretrained(config.init_from)
+    table = settings_table(**config.compression)
+    scratch = config.from_scratch
+    backbone = dataclasses.replace(
+        pretrained.backbone,
+        **config.model,
+        upsample_factors=upsample_factors(table),
+        dtype=config.dtype,
+        remat=config.remat,
+        feature_grad_scale=1.0 if scratch else 0.0,  # a pre-trained extractor stays as it is
+    )
+    draws = draws_of(config, table, backbone)
+    min_samples = round(config.input.min_seconds * SAMPLE_RATE)
+    source, problems = open_audio(config, min_samples=min_samples, need_text=True)
+    vocabulary = _choose_vocabulary(config.vocabulary, pretrained, source)
+    head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
+    model = CTCModel(backbone, head)
+    options, mask = config.optim, config.mask
+    schedule = optim.tri_stage(
+        options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
+    )
+    freezing = _freezing(config, model, pretrained)
+
+    return Task(
+        table=table,
+        draws=draws,
+        source=source,
+        problems=problems,
+        samples=longest_samples(source, config.input.speed),
+        vocabulary=vocabulary,
+        model=model,
+        architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
+        init=model.initialize,
+        warm_start=warm_start_from(
+            None if scratch else pretrained, leave="" if vocabulary == pretrained.vocabulary else "symbols"
+        ),
+        micro_loss=ctc_micro_loss(
+            model,
+            SpanMask(mask.time_prob, mask.time_span, min_spans=2),
+            SpanMask(mask.channel_prob, mask.channel_span, min_spans=0),
+            Sandwich(config.sandwich.weight, config.sandwich.distill),
+        ),
+        optimizer=adam(schedule, options, freezing.frozen_until, freezing.lr_scale),
+        schedule=schedule,
+        watchdog=Watchdog(),
+    )
+
+
+def _choose_vocabulary(name: str, pretrained: Pretrained, source: Source) -> Vocabulary:
+    """What the config names, else the checkpoint's, else letters; it spells the texts of the source."""
+    if not name and pretrained.vocabulary:
+        vocabulary = pretrained.vocabulary
+    else:
+        vocabulary = open_vocabulary(name or "letters", map(source.text, range(len(source))))
+    check_texts(vocabulary, source)
+    return vocabulary
+
+
+class Freezing(NamedTuple):
+    """From a parameter's path: the update at which it starts to move, and its share of the rate (None: all of it)."""
+
+    frozen_until: Callable[[str], float]
+    lr_scale: Callable[[str], float] | None
+
+
+def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Freezing:
+    """A pre-trained extractor never moves, what else is pre-trained after `optim.freeze`; what is new, at once."""
+    if config.from_scratch:
+        return Freezing(lambda path: 0, None)
+    scale = config.optim.backbone_lr_scale
+    start = round(config.optim.freeze * config.num_steps)
+    new: set[str] = set()
+    if start > 0 or scale != 1:
+        shapes = jax.eval_shape(model.initialize, jax.random.key(config.seed))["params"]
+        new = set(merge_params(shapes, pretrained.shapes(), pretrained.name)[1])
+
+    def is_new(path: str) -> bool:
+        return path in new or path.startswith("symbols/")
+
+    def frozen_until(path: str) -> float:
+        if is_new(path):
+            return 0
+        return math.inf if path.startswith("backbone/frontend/") else start
+
+    def lr_scale(path: str) -> float:
+        return 1.0 if is_new(path) else scale
+
+    return Freezing(frozen_until, None if scale == 1 else lr_scale)
+
+
+def ctc_micro_loss(
+    model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = LARGEST_ALONE
+) -> MicroLoss:
+    """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
+
+    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
+        del step
+        time_key, channel_key, *model_keys = jax.random.split(key, 4)
+        rows, samples = batch["wave"].shape
+        frames, width, blank = frame_count(model.backbone, samples), model.backbone.width, model.head.blank
+        time_BxT = channel_BxD = None
+        if time_mask.prob > 0:
+            lengths = frame_count(model.backbone, batch["length"])
+            time_BxT = span_mask(time_key, lengths, frames, **dataclasses.asdict(time_mask))
+        if channel_mask.prob > 0:
+            widths = jnp.full((rows,), width)
+            channel_BxD = span_mask(channel_key, widths, width, **dataclasses.asdict(channel_mask))
+        (logits_BxTxV, *others), length_B = model.apply(
+            {"params": params},
+            batch["wave"],
+            batch["length"],
+            (draw.setting, *draw.others),
+            deterministic=False,
+            time_mask_BxT=time_BxT,
+            channel_mask_BxD=channel_BxD,
+            rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
+            method=CTCModel.at_settings,
+        )
+        weight_B = batch["length"] > 0
+
+        def ctc(logits_BxTxV: jax.Array) -> tuple[Term, Term]:
+            return losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], weight_B, blank)
+
+        loss, impossible = ctc(logits_BxTxV)
+        beside, metrics = sandwich.loss_beside(
+            [ctc(other_BxTxV)[0] for other_BxTxV in others],
+            [losses.ctc_distillation(logits_BxTxV, other_BxTxV, length_B, weight_B) for other_BxTxV in others],
+        )
+        valid_BxT = mask_from_lengths(length_B, frames)
+        blanks = ((logits_BxTxV.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
+        metrics |= {
+            "loss": Term(loss.sum * LOG2E, loss.weight),
+            "ctc_invalid_frac": impossible,
+            "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
+        }
+        return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
+
+    return micro_loss

@@ -1,0 +1,212 @@
+"""Pre-training: wav2vec 2.0's contrastive task at the settings of a table.
+
+B utterances, T frames, M masked frames, N negatives, C candidates (1 + N), F final width, G codebooks, V codes.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.compression import Draw, settings_table
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.models.quantizer import Quantized
+from sew_jax.rates import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE
+from sew_jax.training import losses
+from sew_jax.training import optimizer as optim
+from sew_jax.training.losses import LOG2E, Term
+from sew_jax.training.task import (
+    LARGEST_ALONE,
+    MicroLoss,
+    Sandwich,
+    SpanMask,
+    Task,
+    adam,
+    draws_of,
+    longest_samples,
+    open_audio,
+    upsample_factors,
+    warm_start_from,
+)
+from sew_jax.training.watchdog import Watchdog
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """Gumbel temperature over training: geometric from `start` to `end`, reached at the fraction `anneal` of it.
+
+    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
+    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
+    """
+
+    start: float
+    end: float
+    anneal: float
+
+    def at(self, progress: jax.Array | float) -> jax.Array:
+        """The temperature at a fraction `progress` of training."""
+        return self.start * (self.end / self.start) ** jnp.minimum(progress / self.anneal, 1.0)
+
+
+class Learning(NamedTuple):
+    """What an update computes, whatever the data."""
+
+    model: PretrainModel
+    micro_loss: MicroLoss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
+    """Pre-training of a model; of the recipe `mask`, `temperature`, `sandwich`, `optim` and `num_steps` are read."""
+    model, steps = PretrainModel(backbone, head), recipe.num_steps
+    schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
+    sandwich = Sandwich(recipe.sandwich.weight, recipe.sandwich.distill)
+    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps, sandwich)
+    return Learning(model, micro_loss, adam(schedule, recipe.optim), schedule)
+
+
+def open_pretraining(config: ConfigDict) -> Task:
+    """The task of a config of mode `pretrain`.
+
+    Raises:
+      UserError: something in the config, the data or `init_from` does not fit.
+    """
+    table = settings_table(**config.compression)
+    pretrained = open_pretrained(config.init_from) if config.init_from else None
+    backbone = BackboneConfig(
+        **_inherit(config.model, pretrained and pretrained.backbone),
+        upsample_factors=upsample_factors(table),
+        dtype=config.dtype,
+        remat=config.remat,
+    )
+    head = PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head))
+    draws = draws_of(config, table, backbone)
+    mask = SpanMask(**config.mask)
+    # a span needs its frames and a last one, which is never masked
+    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * FRAME_SAMPLES + 400)
+    source, problems = open_audio(config, min_samples=min_samples, need_text=False)
+    learning = pretraining(config, backbone, head)
+    frames = int(config.input.crop_seconds * FRAMES_PER_SECOND)
+    crop_samples = round(config.input.crop_seconds * SAMPLE_RATE)
+
+    return Task(
+        table=table,
+        draws=draws,
+        source=source,
+        problems=problems,
+        samples=np.minimum(longest_samples(source, config.input.speed), crop_samples),
+        vocabulary=None,
+        model=learning.model,
+        architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
+        init=learning.model.initialize,
+        warm_start=warm_start_from(pretrained),
+        micro_loss=learning.micro_loss,
+        optimizer=learning.optimizer,
+        schedule=learning.schedule,
+        watchdog=Watchdog(
+            chance=math.log2(1 + head.negatives),
+            codebook=head.codebooks * head.codes,
+            groups=head.codebooks,
+            masked=mask_slots(frames, prob=mask.prob, span=mask.span) / frames,
+        ),
+    )
+
+
+def pretrain_micro_loss(
+    model: PretrainModel, mask: SpanMask, temperature: Temperature, num_steps: int, sandwich: Sandwich = LARGEST_ALONE
+) -> MicroLoss:
+    """Contrastive + diversity + feature penalty; the weight is the number of masked frames.
+
+    Settings beside the largest are trained on its masks, negatives and targets, which follow the largest alone.
+    """
+    head = model.head
+    learned_frontend = model.backbone.frontend != "logmel"  # a fixed one has nothing to penalise
+
+    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
+        mask_key, negative_key, *model_keys = jax.random.split(key, 5)
+        masked = _masked_frames(model, mask, mask_key, batch)
+        tau = temperature.at(step / num_steps)
+        out, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["wave"],
+            batch["length"],
+            masked,
+            draw.setting,
+            tau,
+            deterministic=False,
+            others=draw.others,
+            mutable=["batch_stats"],
+            rngs=dict(zip(("dropout", "gumbel", "layerdrop"), model_keys, strict=True)),
+        )
+        quantized, valid_BxM = out.quantized, masked.valid_BxM
+        negative_BxMxN = negative_indices(negative_key, valid_BxM, head.negatives)
+
+        def logits(prediction_BxMxF, target_BxMxF) -> jax.Array:
+            return losses.contrastive_logits(
+                prediction_BxMxF, target_BxMxF, quantized.codes_BxMxG, negative_BxMxN, head.logit_temperature
+            )
+
+        largest_BxMxC = logits(out.prediction_BxMxF, out.target_BxMxF)
+        contrastive, accuracy = losses.contrastive(largest_BxMxC, valid_BxM)
+        weight = contrastive.weight
+        diversity = losses.diversity(quantized.probs_BxMxGxV, valid_BxM, weight)
+        penalty = Term(out.penalty * weight if learned_frontend else jnp.zeros_like(weight), weight)
+        total = contrastive.sum + head.diversity_weight * diversity.sum + head.penalty_weight * penalty.sum
+
+        target_BxMxF = jax.lax.stop_gradient(out.target_BxMxF)
+        others = [logits(prediction_BxMxF, target_BxMxF) for prediction_BxMxF in out.others_BxMxF]
+        beside, metrics = sandwich.loss_beside(
+            [losses.contrastive(logits_BxMxC, valid_BxM)[0] for logits_BxMxC in others],
+            [losses.contrastive_distillation(largest_BxMxC, logits_BxMxC, valid_BxM) for logits_BxMxC in others],
+        )
+        valid_frames = frame_count(model.backbone, batch["length"]).sum().astype(jnp.float32)
+        metrics |= {
+            "loss": Term(total * LOG2E, weight),
+            "loss_contrastive": Term(contrastive.sum * LOG2E, weight),
+            "loss_diversity": Term(head.diversity_weight * diversity.sum * LOG2E, weight),
+            "loss_penalty": Term(head.penalty_weight * penalty.sum * LOG2E, weight),
+            "accuracy": accuracy,
+            **_perplexities(quantized, valid_BxM, weight, head.codes),
+            "temperature": Term(tau * weight, weight),
+            "masked_frac": Term(valid_BxM.sum().astype(jnp.float32), valid_frames),
+        }
+        return Term(total + beside, weight), (metrics, updated.get("batch_stats", {}))
+
+    return micro_loss
+
+
+def _masked_frames(model: PretrainModel, mask: SpanMask, key: jax.Array, batch: dict[str, jax.Array]) -> MaskedFrames:
+    frames = frame_count(model.backbone, batch["wave"].shape[1])
+    length_B = frame_count(model.backbone, batch["length"])
+    slots = mask_slots(frames, prob=mask.prob, span=mask.span)
+    return masked_frames(key, length_B, frames, slots=slots, **dataclasses.asdict(mask))
+
+
+def _perplexities(quantized: Quantized, valid_BxM: jax.Array, weight: jax.Array, codes: int) -> dict[str, Term]:
+    """How many codes are in use: by the hard choices without noise, and by their probabilities."""
+    hard_GxV = losses.mean_probabilities(jax.nn.one_hot(quantized.best_BxMxG, codes), valid_BxM)
+    probs_GxV = losses.mean_probabilities(quantized.probs_BxMxGxV, valid_BxM)
+    return {
+        "code_perplexity": Term(losses.perplexity(hard_GxV) * weight, weight),
+        "prob_perplexity": Term(losses.perplexity(probs_GxV) * weight, weight),
+    }
+
+
+def _inherit(
+    options: ConfigDict, inherited: BackboneConfig | PretrainHeadConfig | CTCHeadConfig | None
+) -> dict[str, Any]:
+    """Options with those that are None taken from what the run starts from; a head of another kind gives none."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return given | {
+        name: getattr(inherited, name) for name in options if name not in given and hasattr(inherited, name)
+    }

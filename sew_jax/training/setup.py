@@ -1,0 +1,217 @@
+"""What happens before the first update: data and model are opened, an earlier run is found, programs are compiled."""
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.compression import Draw
+from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.pipeline import Batches, label_slots
+from sew_jax.data.problems import DamagedAudio, write_problems
+from sew_jax.files import WORKDIR_HINT, write_json, writing_to
+from sew_jax.metrics.metrics_file import MetricsFile
+from sew_jax.rates import SAMPLE_RATE
+from sew_jax.runtime.programs import compile_table
+from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
+from sew_jax.training.finetuning import open_finetuning
+from sew_jax.training.pretraining import open_pretraining
+from sew_jax.training.reporter import first_screen, say_start
+from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows
+from sew_jax.training.step import TrainState, make_step, new_state
+from sew_jax.training.task import Task
+from sew_jax.training.validation import Validation
+
+
+class Run(NamedTuple):
+    """What the loop works with.
+
+    Attributes:
+      key: of the run; each update folds its number into it.
+      record: what the run says of itself in its checkpoints.
+      programs: (settings, bucket) -> executable of an update; empty where there is nothing to do.
+      start: updates done before.
+      state: that of update `start`; the first update takes it over.
+    """
+
+    task: Task
+    mesh: Mesh
+    batches: Batches
+    damaged: DamagedAudio
+    key: jax.Array
+    record: dict[str, Any]
+    checkpoints: Checkpoints
+    metrics: MetricsFile
+    validation: Validation
+    programs: dict[tuple[Draw, int], Any]
+    start: int
+    state: TrainState
+
+
+def open_task(config: ConfigDict) -> Task:
+    """The task that `config.mode` names.
+
+    Raises:
+      UserError: something in the config, the data or `init_from` does not fit.
+    """
+    return open_pretraining(config) if config.mode == "pretrain" else open_finetuning(config)
+
+
+@contextlib.contextmanager
+def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
+    """The run of a workdir, ready for its next update; on exit its files are closed.
+
+    Raises:
+      UserError: config, data, or an earlier run in the workdir do not fit; or the workdir cannot be written.
+    """
+    task = open_task(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    earlier = earlier_record(workdir)
+    plan = _plan(config, task, mesh.size, earlier)
+    template = _Template(config, task, mesh)
+    record = _record(config, task, plan, template.parameters)
+    changes = changes_since(workdir, earlier, record, config.resume)
+    first_screen(config, task, plan, mesh, template.parameters, template.bytes_per_device)
+
+    with contextlib.ExitStack() as stack:
+        with writing_to(workdir, WORKDIR_HINT):
+            workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
+        restored = checkpoints.restore(template.like)
+        start = restored.step if restored else 0
+        say_start(workdir, start, restored.damaged if restored else [], changes)
+        metrics = stack.enter_context(contextlib.closing(_open_files(workdir, task, record, start)))
+        state = restored.state if restored else template.first_state()
+        validation = stack.enter_context(
+            contextlib.closing(Validation(config, task, mesh, workdir, start, template.like, metrics, checkpoints))
+        )
+        programs = {}
+        if start < config.num_steps and not validation.exhausted:
+            programs = _compile(config, task, plan, template)
+        batches = Batches(
+            task.source,
+            plan,
+            seed=config.seed,
+            vocabulary=task.vocabulary,
+            start=start,
+            stop=config.num_steps,
+            speed=config.input.speed,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+        damaged = DamagedAudio(config.data, config.input.max_bad, workdir if _first_host() else None)
+        yield Run(
+            task, mesh, batches, damaged, template.key, record, checkpoints, metrics, validation, programs, start, state
+        )
+
+
+class _Template:
+    """Shapes and placement of a run's state, before there is one.
+
+    Attributes:
+      key: of the run, on all devices.
+      like: shapes of the state, with their shardings.
+      parameters: of the model, counted.
+    """
+
+    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh):
+        self.mesh, self._task = mesh, task
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.key = jax.jit(jax.random.key, static_argnums=0, out_shardings=self.replicated)(config.seed)
+        shapes = jax.eval_shape(self._make_state, self.key)
+        self.shardings = tree_shardings(mesh, shapes)
+        self.like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings
+        )
+        self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.params))
+        self.bytes_per_device = bytes_per_device(shapes, self.shardings)
+
+    def _make_state(self, key: jax.Array) -> TrainState:
+        return new_state(self._task.init(key), self._task.optimizer)
+
+    def first_state(self) -> TrainState:
+        """That of a run without checkpoints."""
+        state = jax.jit(self._make_state, out_shardings=self.shardings)(self.key)
+        params = self._task.warm_start(state.params, self.replicated)
+        return state.replace(params=jax.device_put(params, self.shardings.params))
+
+
+def _first_host() -> bool:
+    return jax.process_index() == 0
+
+
+def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] | None) -> BatchPlan:
+    buckets, multiple = choose_buckets(task.samples, config.input.buckets), devices * config.accumulate
+    rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), multiple)
+    before = earlier_rows(earlier, config.to_dict())  # a run keeps its batches whatever devices it goes on with
+    if before and before.keys() == rows.keys():
+        rows = before
+    return BatchPlan(
+        task.samples,
+        rows,
+        config.seed,
+        shuffle=True,
+        sizes=task.source.sizes,
+        exponent=config.input.corpus_exponent,
+        multiple=multiple,
+    )
+
+
+def _record(config: ConfigDict, task: Task, plan: BatchPlan, parameters: int) -> dict[str, Any]:
+    """What a run says of itself, as a reader of its file will see it; `data` must not change under its feet."""
+    record = {
+        "config": config.to_dict(),
+        "architecture": task.architecture,
+        "parameters": parameters,
+        "data": {"utterances": len(task.source), "sha256": task.source.fingerprint()},
+        "rows": plan.drawn,
+    }
+    return json.loads(json.dumps(record))
+
+
+def _open_files(workdir: Path, task: Task, record: dict[str, Any], start: int) -> MetricsFile:
+    """Writes what describes the run; its metrics, those of updates after `start` dropped."""
+    with writing_to(workdir, WORKDIR_HINT):
+        if not _first_host():
+            return MetricsFile(None, start)
+        write_json(workdir / RECORD, record)
+        write_problems(workdir, task.problems)
+        if task.vocabulary:
+            task.vocabulary.save(workdir)
+        return MetricsFile(workdir / "metrics.jsonl", start)
+
+
+def _compile(config: ConfigDict, task: Task, plan: BatchPlan, template: _Template) -> dict[tuple[Draw, int], Any]:
+    """The program of an update for each of the task's draws and each bucket; it takes its state over."""
+    jitted = jax.jit(
+        make_step(task.micro_loss, task.optimizer, task.schedule, config.accumulate),
+        static_argnames="compression",
+        donate_argnums=0,
+        out_shardings=(template.shardings, template.replicated),
+    )
+    keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
+    return compile_table(jitted, keys, functools.partial(_arguments, task, plan, template), "training")
+
+
+def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw, int]) -> tuple[Any, ...]:
+    """Shapes of what an update of a bucket takes."""
+    bucket, sharding = of[1], batch_sharding(template.mesh)
+    rows = plan.rows[bucket]
+
+    def shape(dtype, *dims: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=sharding)
+
+    batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32)}
+    if task.vocabulary:
+        batch["labels"] = shape(jnp.int32, label_slots(task.source, plan)[bucket])
+        batch["label_length"] = shape(jnp.int32)
+    return template.like, batch, template.key
