@@ -100,7 +100,7 @@ def training_states(task, variables, wave, setting):
 @pytest.mark.parametrize("setting", ["s1q1k1", "s2q1k1", "s3q2k1"])
 @pytest.mark.parametrize("mode", ["pretrain", "finetune"])
 def test_features_are_the_hidden_states_of_the_training_model(runs, mode, setting):
-    """To 1e-6: of a padded row as it is, and of the utterance alone, whose sums are rounded otherwise, of the largest."""
+    """To 1e-6 in a padded row; to 1e-6 of the largest alone, where sums are rounded otherwise."""
     corpus, compression = runs / "corpus", Compression.parse(setting)
     task = open_task(pretraining(corpus) if mode == "pretrain" else finetuning(corpus, runs / "pretrain"))
     variables = jax.jit(task.init)(jax.random.key(1))
