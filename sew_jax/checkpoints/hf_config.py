@@ -9,7 +9,7 @@ from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.layers import EPSILON
 
 # What Hugging Face's configuration classes assume where config.json is silent (transformers 4.57.6)
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "vocab_size": 32,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -40,14 +40,14 @@ _DEFAULTS = {
     "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
     "conv_stride": [5, 2, 2, 2, 2, 2, 2],
 }
-_SEW_DEFAULTS = {
+_SEW_DEFAULTS: dict[str, Any] = {
     "squeeze_factor": 2,
     "conv_dim": [64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512],
     "conv_kernel": [10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1],
     "conv_stride": [5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1],
 }
 # Defaults too, and all that we have the mathematics of
-_REQUIRED = {
+_REQUIRED: dict[str, Any] = {
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
     "layer_norm_eps": EPSILON,
@@ -117,7 +117,7 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
     if family not in _CLASSES:
         raise UserError(f"{source}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
     given = {key: value for key, value in config.items() if value is not None}
-    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
+    c: dict[str, Any] = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
     for key, default in _DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(c[key], kinds):
@@ -163,7 +163,11 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
     backbone, head, squeeze = architecture
     _check_expressible(family, architecture)
     stack = conv_stack(backbone)
-    c = {"model_type": family, "architectures": [_CLASSES[family][type(head)]], "torch_dtype": "float32"}
+    c: dict[str, Any] = {
+        "model_type": family,
+        "architectures": [_CLASSES[family][type(head)]],
+        "torch_dtype": "float32",
+    }
     c |= {theirs: getattr(backbone, ours) for ours, theirs in _BACKBONE.items()}
     c |= dict(zip(("conv_dim", "conv_kernel", "conv_stride"), map(list, zip(*stack, strict=True)), strict=True))
     c |= {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": EPSILON}

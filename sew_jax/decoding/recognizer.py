@@ -88,14 +88,15 @@ class Recognizer:
             return
         sharding = batch_sharding(self.mesh)
 
-        def shapes(key: tuple[Compression, int]):
+        def shapes(key):
             count = rows[key[1]]
             wave = jax.ShapeDtypeStruct((count, key[1]), dtype, sharding=sharding)
             return self.params, {"wave": wave, "length": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)}
 
         jitted = jax.jit(functools.partial(output, self.model), static_argnames="compression")
-        for key, program in compile_table(jitted, missing, shapes, what).items():
-            self.programs[self._key(output, *key, rows[key[1]], dtype)] = program
+        compiled = compile_table(jitted, missing, shapes, what)
+        for setting, bucket in missing:
+            self.programs[self._key(output, setting, bucket, rows[bucket], dtype)] = compiled[setting, bucket]
 
     def run(self, output: Output, setting: Compression, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """What a compiled program gives of a batch that lies on the mesh; it returns before the devices are done."""
@@ -119,13 +120,13 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
       UserError: there is none, or its files do not fit each other.
     """
     pretrained = open_pretrained(init_from)
-    has_head = isinstance(pretrained.head, CTCHeadConfig)
-    if need_text and not has_head:
+    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) else None
+    if need_text and not head:
         raise no_head(init_from)
-    backbone = dataclasses.replace(pretrained.backbone, remat="none", **({"dtype": dtype} if dtype else {}))
-    head = pretrained.head if has_head else None
+    changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
+    backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
-    if not has_head:
+    if not head:
         saved = {"backbone": saved["backbone"]}
     # a model that never masks may lack the mask embedding, which is not used here
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
@@ -133,7 +134,7 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute")
     model = CTCModel(backbone, head or CTCHeadConfig())
-    vocabulary = pretrained.vocabulary if has_head else None
+    vocabulary = pretrained.vocabulary if head else None
     return Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
 
 
@@ -171,7 +172,7 @@ def hidden_states(layer: int | None) -> Output:
             return output
 
         with nn.intercept_methods(keep):
-            hidden = Backbone(model.backbone).apply(
+            hidden: Any = Backbone(model.backbone).apply(
                 {"params": params["backbone"]}, batch["wave"], batch["length"], compression, deterministic=True
             )
         x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B
