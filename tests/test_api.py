@@ -23,7 +23,7 @@ from sew_jax.models.backbone import Backbone
 from sew_jax.models.encoder import Layer
 from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.training.task import open_task
+from sew_jax.training.setup import open_task
 from sew_jax.transcription.chunking import bucket_of
 from sew_jax.transcription.transcribe import transcribe
 from tests.evaluation.test_tradeoff import point
