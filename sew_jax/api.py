@@ -186,24 +186,27 @@ class Model:
     ) -> np.ndarray:
         """Hidden states at 50 Hz, (T, D) float32; also of a pre-training checkpoint, or of one without a head.
 
-        The audio is computed as a whole, so memory grows with its length. Frame t is that of the samples around 320 t
-        + 200.
+        The audio is computed as a whole, so memory grows with its length. Frame t begins at sample 320 t.
 
         Args:
           rate: in Hz, of an array that comes without one.
           setting: empty: the first of training.
           layer: None: the backbone's output, which its heads read (final norm and up-sampler included). From 1 to the
-            number of layers: what that transformer layer adds up to, before the final norm of pre-norm models and
-            before the up-sampler. At squeeze S a layer has a state for S frames, which is given S times. Frames that
-            a model with `tail="drop"` (SEW's) leaves out are 0.
+            number of layers, or from -1, the last, backwards: what that transformer layer gives, before the final norm
+            of pre-norm models and before the up-sampler. At squeeze S a layer has one state for S frames, which is
+            given S times. Frames that a model with `tail="drop"` (SEW's) leaves out are 0.
 
         Raises:
           UserError: an argument makes no sense, or audio cannot be read.
         """
         layers = self._recognizer.model.backbone.layers
-        if layer is not None and layer not in range(1, layers + 1):
-            raise UserError(f"layer: {layer!r} must be 1 to {layers}, or None for the backbone's output")
-        return self._computed(hidden_states(None if layer is None else int(layer)), wave, rate, setting)
+        if layer is None:
+            return self._computed(hidden_states(None), wave, rate, setting)
+        if not layer or layer not in range(-layers, layers + 1):
+            raise UserError(
+                f"layer: {layer!r} must be 1 to {layers}, -1 for the last, or None for the backbone's output"
+            )
+        return self._computed(hidden_states(int(layer) if layer > 0 else layers + 1 + int(layer)), wave, rate, setting)
 
     def _computed(self, output: Output, audio: Audio, rate: int, setting: str | Compression) -> np.ndarray:
         recognizer = self._recognizer
