@@ -136,9 +136,9 @@ def test_text_from_python(tmp_path, monkeypatch, capsys):
 
 
 def test_training_from_python(tmp_path, monkeypatch, capsys):
-    """The block that trains and evaluates: what it asks of the configs, the functions and their rows exists."""
+    """The block that trains and evaluates: what it asks of the configs, the functions and their points exists."""
     from sew_jax.evaluation import evaluate
-    from sew_jax.evaluation.tradeoff import Row
+    from sew_jax.evaluation.tradeoff import Point
     from sew_jax.training import train
 
     called = []
@@ -146,7 +146,7 @@ def test_training_from_python(tmp_path, monkeypatch, capsys):
     def stand_in(function):
         def note(*arguments):
             called.append(inspect.signature(function).bind(*arguments).arguments)
-            return [types.SimpleNamespace(**{field.name: 1 for field in fields(Row)})]
+            return [types.SimpleNamespace(**{field.name: 1 for field in fields(Point)})]
 
         return note
 
