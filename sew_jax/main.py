@@ -142,7 +142,7 @@ def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
 
             return search
         case "lm":
-            from sew_jax.decoding.ngram import build_lm
+            from sew_jax.decoding.build_lm import build_lm
 
             return build_lm
         case "transcribe":

@@ -1,10 +1,13 @@
 """The suite runs on CPU with 8 virtual devices, whatever the machine has."""
 
 import atexit
+import ctypes
+import gc
 import logging
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import pytest
@@ -27,6 +30,8 @@ jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+_FULL = 2**30  # bytes: a worker that holds more gives back what it does not use
+
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves tasks behind after errors, which tests provoke
 
 
@@ -35,3 +40,34 @@ def pytest_collection_modifyitems(items):
         for platform in ("gpu", "tpu"):
             if item.get_closest_marker(platform):
                 item.add_marker(pytest.mark.skip(reason=f"needs a {platform.upper()}; run it there by hand"))
+
+
+@pytest.fixture(autouse=True)
+def freed_memory_goes_back():
+    """What compiling has freed: the allocator would keep it, some hundred MiB a training."""
+    yield
+    if _resident_bytes() > _FULL:
+        _give_back()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end_with_their_file():
+    """Programs of one file are of no use to another; those on disk are."""
+    yield
+    if _resident_bytes() > _FULL:
+        jax.clear_caches()
+        _give_back()
+
+
+def _resident_bytes() -> int:
+    """0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _give_back() -> None:
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)

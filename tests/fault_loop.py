@@ -2,10 +2,10 @@
 
   python -m tests.fault_loop --kills=100
 
-Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings, worker processes) and fine-tuning
-(frozen at first, layer-drop, two buckets). Each life of a run ends by SIGKILL, SIGTERM, both, or several SIGTERM, at a random
-moment: while it starts, between updates, or while it saves. Every row of metrics must be the same to the bit: loss, setting,
-batch and all else but times. Exit status 1 where one is not.
+Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings, worker processes) and
+fine-tuning (frozen at first, layer-drop, two buckets). Each life of a run ends by SIGKILL, SIGTERM, both, or several
+SIGTERM, at a random moment: while it starts, between updates, or while it saves. Every row of metrics must be the same
+to the bit: loss, setting, batch and all else but times. Exit status 1 where one is not.
 """
 
 import argparse
@@ -31,7 +31,6 @@ UPDATES, CHECKPOINT_EVERY, DEVICES = 40, 4, 2
 _PATIENCE_S = 900
 _SIZE = ("width=32", "layers=2", "heads=2", "ffn_width=32", "pos_kernel=5")
 COMMON = [
-    f"--config.num_steps={UPDATES}",
     f"--config.checkpoint_every={CHECKPOINT_EVERY}",
     "--config.log_every=1",
     "--config.model.layerdrop=0.3",
@@ -107,17 +106,17 @@ def rows_of(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
 
 
-def fault_loop(kills: int, seed: int, folder: Path) -> collections.Counter[str]:
-    """Ends runs `kills` times in all; returns how often each way.
+def fault_loop(kills: int, seed: int, folder: Path, updates: int = UPDATES) -> collections.Counter[str]:
+    """Ends runs of so many updates `kills` times in all; returns how often each way.
 
     Raises:
       AssertionError: a run failed, or left other rows than the unbroken one.
     """
     random_, done = random.Random(seed), collections.Counter()
-    corpus = f"--config.data={make_corpus(folder / 'corpus')}"
+    common = [f"--config.data={make_corpus(folder / 'corpus')}", f"--config.num_steps={updates}"]
     jobs = [
-        Job("pretrain", [*PRETRAIN, corpus]),
-        Job("finetune", [*FINETUNE, corpus, f"--config.init_from={folder / 'unbroken-pretrain'}"]),
+        Job("pretrain", [*PRETRAIN, *common]),
+        Job("finetune", [*FINETUNE, *common, f"--config.init_from={folder / 'unbroken-pretrain'}"]),
     ]
     whole = {}
     run = 0
@@ -126,7 +125,7 @@ def fault_loop(kills: int, seed: int, folder: Path) -> collections.Counter[str]:
         if job.name not in whole:
             finish(start(job, folder / f"unbroken-{job.name}", folder))
             whole[job.name] = rows_of(folder / f"unbroken-{job.name}")
-            assert len(whole[job.name]) == UPDATES
+            assert len(whole[job.name]) == updates
         workdir, ended = folder / f"broken-{run}-{job.name}", True
         while ended and done.total() < kills:
             ended = live(start(job, workdir, folder), random_)

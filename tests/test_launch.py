@@ -48,10 +48,11 @@ if "describe" in sys.argv or "sew_jax.main" in sys.argv:
     if plan.name == "states":
         print(steps[0])
     elif steps[0] == "wait":
-        until = time.time() + 10
+        until = time.time() + 100  # a test that forgets its signal must not leave this behind
         while not stops and time.time() < until:
             time.sleep(0.01)
-        (here / "saved").touch()
+        if stops:
+            (here / "saved").touch()
     elif steps[0].startswith("-"):
         os.kill(os.getpid(), -int(steps[0]))
     else:
@@ -62,7 +63,7 @@ if name == "mountpoint":
 
 
 class Box:
-    """A copy of what the scripts need, with an environment that is not finished, and programs that only note their calls."""
+    """A copy of what the scripts need, with an unfinished environment, and programs that only note their calls."""
 
     def __init__(self, path):
         self.path, self.repository, self.calls_file = path, path / "sew_jax", path / "calls"
@@ -93,13 +94,12 @@ class Box:
 
     def start(self, script, *arguments, **options):
         options = {"env": self.environment, "cwd": self.path} | options
-        return subprocess.Popen(
-            self.command(script, *arguments),
-            **options,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # bash can't trap what was ignored before
+        # bash can't trap what was ignored before, as Ctrl-C is where tests run in the background
+        heed = (
+            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
         )
+        command = [sys.executable, "-ISc", heed, *self.command(script, *arguments)]
+        return subprocess.Popen(command, **options, stderr=subprocess.PIPE, text=True)
 
     def plan(self, *statuses):
         (self.path / "plan").write_text(" ".join(map(str, statuses)))
@@ -144,15 +144,16 @@ DRY = {
         ["slurm", "--nodes=2", "--gpus=4", "--partition=gpu", "--", *HARD],
         [
             "pip jax[cuda13]",
-            "sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --requeue --signal=B:USR1@120 --partition=gpu in-job",
+            "sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --requeue --signal=B:USR1@120 --partition=gpu "
+            "in-job",
         ],
     ),
     "slurm in-job": (["slurm", "in-job", "--", *HARD], ["srun --cpus-per-task=8 sew_jax.main JAX_PLATFORMS=cuda,cpu"]),
     "tpu create": (
         ["tpu_vm", "create", "pod", "--zone=z", "--project=p", "--type=v5litepod-16"],
         [
-            "gcloud queued-resources create pod --node-id=pod --zone=z --project=p --accelerator-type=v5litepod-16 --spot "
-            "--runtime-version=v2-alpha-tpuv5-lite"
+            "gcloud queued-resources create pod --node-id=pod --zone=z --project=p --accelerator-type=v5litepod-16 "
+            "--spot --runtime-version=v2-alpha-tpuv5-lite"
         ],
     ),
     "tpu setup": (
@@ -357,9 +358,9 @@ def test_gpu_box_restarts_after_a_crash_alone(plan, restarts, runs, status, box)
     assert done.stderr.count("goes on from the last checkpoint in 0 s") == runs - 1
 
 
-def wait_for_runs(box, count):
-    until = time.time() + 10
-    while len(box.runs()) < count and time.time() < until:
+def wait_for_runs(box, count, process):
+    while len(box.runs()) < count:
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     assert len(box.runs()) == count
 
@@ -368,9 +369,9 @@ def wait_for_runs(box, count):
 def test_gpu_box_lets_the_run_save(number, box):
     box.plan("wait", 0)
     process = box.start("gpu_box", "--delay=0", "--", *HARD)
-    wait_for_runs(box, 1)
+    wait_for_runs(box, 1, process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 0 and "stopped by a signal, status 0" in stderr, stderr
     assert (box.path / "saved").exists() and len(box.runs()) == 1
 
@@ -382,7 +383,7 @@ def test_gpu_box_can_be_stopped_between_two_runs(box):
         if "goes on from the last checkpoint in 60 s" in line:
             break
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     assert process.returncode == 1 and len(box.runs()) == 1
 
 
@@ -392,9 +393,9 @@ def test_a_slurm_job_whose_time_is_up_saves_and_is_queued_again(box):
         box.plan("wait" if queued else 0)
         environment = box.environment | {"SLURM_JOB_ID": "7"}
         process = box.start("slurm", "in-job", "--", *HARD, env=environment)
-        wait_for_runs(box, 1)
+        wait_for_runs(box, 1, process)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=90)
         assert process.returncode == 0 and len(box.runs()) == 1, stderr
         assert (["scontrol", "requeue", "7"] in box.calls()) == queued
 
@@ -402,9 +403,9 @@ def test_a_slurm_job_whose_time_is_up_saves_and_is_queued_again(box):
 def test_a_pod_that_is_taken_away_does_not_count_as_done(box):
     box.plan("wait")
     process = box.start("gke", "in-pod", "base", "--", *HARD)
-    wait_for_runs(box, 1)
+    wait_for_runs(box, 1, process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 42 and (box.path / "saved").exists(), stderr
     for status in (0, 1, 2):
         box.plan(status)

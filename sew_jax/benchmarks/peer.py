@@ -12,7 +12,7 @@ import numpy as np
 
 from sew_jax.benchmarks.contest import Bench
 from sew_jax.benchmarks.memory import RESIDENT, Memory
-from sew_jax.checkpoints.hf_weights import Architecture, write_architecture
+from sew_jax.checkpoints.hf_config import Architecture, write_architecture
 from sew_jax.console import say
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig

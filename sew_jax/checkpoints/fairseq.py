@@ -1,7 +1,7 @@
 """fairseq's own checkpoints (`.pt`) in Hugging Face's terms, so that `convert` need know one form only.
 
-torch reads them, with `weights_only=True`: nothing in such a file can run code. A file that holds objects of fairseq's is
-therefore refused.
+torch reads them, with `weights_only=True`: nothing in such a file can run code. A file that holds objects of
+fairseq's is therefore refused.
 """
 
 import re
@@ -30,22 +30,23 @@ _NAMES = [
 _PROJECTION = {
     "sew": [(r"^post_extract_proj\.", "feature_projection.")],
     "wav2vec2": [
-        (r"^post_extract_proj\.", "feature_projection.projection."), (r"^layer_norm\.", "feature_projection.layer_norm."),
+        (r"^post_extract_proj\.", "feature_projection.projection."),
+        (r"^layer_norm\.", "feature_projection.layer_norm."),
     ],
-}  # fmt: skip
+}
 _HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
 _STRIDES = {7: [5] + [2] * 6, 13: [5] + [2, 1] * 6}
 # Heads of a pre-training that is not ours: HuBERT's targets, and SEW's (which transformers does not know either)
 _LEFT_BEHIND = {"hubert": ("label_embs_concat", "final_proj."), "sew": ("quantizer.", "project_q.", "final_proj.")}
 
 
-def to_hugging_face(checkpoint: Any, origin: str) -> tuple[dict[str, Any], bool, dict[str, Any]]:
-    """(config.json, whether the wave is normalised, tensors) of a checkpoint. Of its tensors only names and shapes matter.
+def to_hugging_face(checkpoint: Any, source: str) -> tuple[dict[str, Any], bool, dict[str, Any]]:
+    """(config.json, whether the wave is normalised, tensors) of a checkpoint, of whose tensors names and shapes matter.
 
     Raises:
       UserError: it is of no model that we know, or says too little of itself.
     """
-    options = _options(checkpoint, origin)
+    options = _options(checkpoint, source)
     tensors = {
         re.sub(r"^(w2v_encoder\.)?(w2v_model\.)?", "", name): x for name, x in checkpoint["model"].items()
     }  # of a fine-tuned model, w2v_encoder.proj is left as proj
@@ -55,7 +56,7 @@ def to_hugging_face(checkpoint: Any, origin: str) -> tuple[dict[str, Any], bool,
     tensors = {name: x for name, x in tensors.items() if not name.startswith(_LEFT_BEHIND.get(family, ()))}
     rules = _NAMES + _PROJECTION["sew" if family == "sew" else "wav2vec2"]
     tensors = {_rename(name, rules): x for name, x in tensors.items()}
-    config = _config(family, options, tensors, origin)
+    config = _config(family, options, tensors, source)
     if config["architectures"][0] != "Model":  # a head's class names its backbone's parameters with a prefix
         tensors = {name if name.startswith(_HEADS) else f"{family}.{name}": x for name, x in tensors.items()}
     return config, bool(options.get("normalize", False)), tensors
@@ -78,13 +79,13 @@ def read_dictionary(path: Path, symbols: int) -> Vocabulary:
     return vocabulary
 
 
-def _options(checkpoint: Any, origin: str) -> dict[str, Any]:
+def _options(checkpoint: Any, source: str) -> dict[str, Any]:
     """The model's options, whichever of fairseq's ways they were written in; a fine-tuned model holds them nested."""
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model"), Mapping):
-        raise UserError(f"{origin}: it is no fairseq checkpoint; it has no `model`")
+        raise UserError(f"{source}: it is no fairseq checkpoint; it has no `model`")
     written = checkpoint.get("cfg") or checkpoint.get("args")
     if written is None:
-        raise UserError(f"{origin}: it has neither `cfg` nor `args`, which say what model it is")
+        raise UserError(f"{source}: it has neither `cfg` nor `args`, which say what model it is")
     nested = _flat(written)
     inner = nested.pop("w2v_args", None)
     return nested | (_flat(inner) if inner is not None else {})
@@ -108,7 +109,7 @@ def _rename(name: str, rules: list[tuple[str, str]]) -> str:
     return name
 
 
-def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
     """What the shapes say, and the options where shapes are silent."""
     try:
         layers = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", name)))
@@ -119,16 +120,22 @@ def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], or
         ffn, width = tensors["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape
         taps = tensors["encoder.pos_conv_embed.conv.weight_v"].shape
     except (KeyError, ValueError) as error:
-        raise UserError(f"{origin}: it is no wav2vec 2.0, HuBERT or SEW model of fairseq's ({error})") from error
+        raise UserError(f"{source}: it is no wav2vec 2.0, HuBERT or SEW model of fairseq's ({error})") from error
     config = {
-        "model_type": family, "hidden_size": width, "num_hidden_layers": layers, "intermediate_size": ffn,
+        "model_type": family,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": ffn,
         "num_attention_heads": options.get("encoder_attention_heads", 12),
-        "num_conv_pos_embeddings": taps[2], "num_conv_pos_embedding_groups": width // taps[1],
-        "conv_dim": [c[0] for c in convs], "conv_kernel": [c[2] for c in convs], "conv_stride": _STRIDES.get(count, []),
+        "num_conv_pos_embeddings": taps[2],
+        "num_conv_pos_embedding_groups": width // taps[1],
+        "conv_dim": [c[0] for c in convs],
+        "conv_kernel": [c[2] for c in convs],
+        "conv_stride": _STRIDES.get(count, []),
         "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in tensors,
         "feat_extract_norm": "layer" if "feature_extractor.conv_layers.1.layer_norm.weight" in tensors else "group",
         "hidden_act": options.get("activation_fn", "gelu"),
-    }  # fmt: skip
+    }
     if family == "sew":
         config["squeeze_factor"] = tensors["encoder.upsample.projection.weight"].shape[0] // width
     else:

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder: config.json, tensors in safetensors (one file or shards), preprocessor and tokenizer.
+"""The files of a Hugging Face folder: config.json, tensors (one file or shards), preprocessor and tokenizer.
 
 Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and that with `weights_only=True`.
 """
@@ -17,15 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
+from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
 from sew_jax.checkpoints.hf_weights import (
     MASK_EMBEDDING,
-    Architecture,
     from_hugging_face,
     parameter_names,
     parameter_shapes,
-    read_architecture,
     to_hugging_face,
-    write_architecture,
 )
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
@@ -79,11 +77,11 @@ def open_released(name: str) -> Released:
         return _open_fairseq(Path(name).expanduser())
     path = _locate(name)
     config = _read_json(path / _CONFIG)
-    told = _read_preprocessor(path)
-    rate = told.get("sampling_rate") or SAMPLE_RATE
+    preprocessor = _read_preprocessor(path)
+    rate = preprocessor.get("sampling_rate") or SAMPLE_RATE
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
-    architecture = read_architecture(config, told.get("do_normalize") is not False, str(path))
+    architecture = read_architecture(config, preprocessor.get("do_normalize") is not False, str(path))
     vocabulary = None
     if isinstance(architecture.head, CTCHeadConfig):
         vocabulary = _read_vocabulary(path, architecture.head.symbols)
@@ -132,11 +130,15 @@ def write_folder(
 def _preprocessor(architecture: Architecture) -> dict[str, Any]:
     backbone = architecture.backbone
     return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": SAMPLE_RATE,
-        "padding_value": 0.0, "padding_side": "right", "do_normalize": backbone.normalize_wave,
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "do_normalize": backbone.normalize_wave,
         # group norm averages over padding too, so those models are run without a mask
         "return_attention_mask": backbone.conv_norm == "layer",
-    }  # fmt: skip
+    }
 
 
 def _locate(name: str) -> Path:
@@ -194,7 +196,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor_names(path: Path) -> set[str]:
-    """What `_read_tensors` would give, told by the files' headers; a torch file is read for it."""
+    """Names of what `_read_tensors` would give, by the files' headers; a torch file is read for it."""
     names: set[str] = set()
     for file in _tensor_files(path):
         if file.name == _PICKLE:

@@ -19,7 +19,7 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadCon
 HUGGING_FACE = "hf:"
 
 
-class Origin(NamedTuple):
+class Pretrained(NamedTuple):
     """A trained model, its parameters not read yet."""
 
     name: str  # as `init_from` gave it
@@ -32,8 +32,8 @@ class Origin(NamedTuple):
     record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
 
 
-def open_origin(init_from: str) -> Origin:
-    """The origin that `init_from` names: a workdir, or `hf:` and a folder or hub name.
+def open_pretrained(init_from: str) -> Pretrained:
+    """The model that `init_from` names: a workdir, or `hf:` and a folder or hub name.
 
     Raises:
       UserError: it names none, or its files do not fit each other.
@@ -45,10 +45,10 @@ def open_origin(init_from: str) -> Origin:
     return _workdir(init_from)
 
 
-def _workdir(name: str) -> Origin:
+def _workdir(name: str) -> Pretrained:
     workdir = Path(name)
     record = _read_record(workdir)
-    architecture, tuned = record["architecture"], record["config"].get("mode") == "finetune"
+    architecture, has_text = record["architecture"], record["config"].get("mode") == "finetune"
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         if best := newest_record(workdir / BEST):
@@ -59,23 +59,23 @@ def _workdir(name: str) -> Origin:
 
     try:
         backbone = BackboneConfig(**architecture["backbone"])
-        head = (CTCHeadConfig if tuned else PretrainHeadConfig)(**architecture["head"])
+        head = (CTCHeadConfig if has_text else PretrainHeadConfig)(**architecture["head"])
         trained = settings_table(**record["config"]["compression"])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
         ) from error
-    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if tuned else None
-    return Origin(name, backbone, head, vocabulary, trained, load, lambda: parameter_shapes(backbone, head), record)
+    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if has_text else None
+    return Pretrained(name, backbone, head, vocabulary, trained, load, lambda: parameter_shapes(backbone, head), record)
 
 
-def _hugging_face(name: str) -> Origin:
+def _hugging_face(name: str) -> Pretrained:
     released = open_released(name.removeprefix(HUGGING_FACE))
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         return released.family, jax.device_put(released.parameters(), sharding)
 
-    return Origin(
+    return Pretrained(
         name=name,
         backbone=released.architecture.backbone,
         head=released.architecture.head,
@@ -97,6 +97,8 @@ def _read_record(workdir: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(k), dict) for k in ("architecture", "config")):
-        mend = f"write hf:{workdir} if it is a Hugging Face folder"
-        raise UserError(f"init_from: {path} is not that of a pretrain or finetune run; {mend}")
+        raise UserError(
+            f"init_from: {path} is not that of a pretrain or finetune run; "
+            f"write hf:{workdir} if it is a Hugging Face folder"
+        )
     return record

@@ -1,18 +1,14 @@
-"""Beam search over CTC symbols, with a lexicon and an n-gram where there are any: flashlight's decoders with KenLM inside.
+"""Beam search over CTC symbols, with a lexicon and an n-gram if there are any: flashlight's, with KenLM inside.
 
 The one file that touches flashlight-text. Free of JAX, since worker processes import it.
 """
 
-import concurrent.futures
 import contextlib
 import copy
 import dataclasses
 import math
-import multiprocessing
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from flashlight.lib.text.decoder import (
@@ -29,23 +25,20 @@ from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 from ml_collections import ConfigDict
 
-from sew_jax.console import Progress, say
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon
 from sew_jax.errors import UserError
-from sew_jax.processes import die_with_parent
 
 _NEVER = -1e4  # a log-probability that no path survives which has another
-_SCREEN = 5.0  # seconds between lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
 class BeamOptions:
     """A beam search. Weights are SEW's, which are fairseq's defaults too; so is the beam.
 
-    A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its words and
-    their end + word_score * words + sil_score * frames of the delimiter.
+    A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its
+    words and their end + word_score * words + sil_score * frames of the delimiter.
 
     Attributes:
       lm: path of an ARPA, also gzipped, or a KenLM binary: an n-gram of words, or one of the model's symbols.
@@ -71,8 +64,8 @@ class BeamOptions:
     def __post_init__(self):
         if self.beam < 1 or not 1 <= self.nbest <= self.beam or self.beam_tokens < 0 or not self.threshold > 0:
             raise UserError(
-                f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, threshold={self.threshold:g} "
-                "must be at least 1, 1 to beam, at least 0, and above 0"
+                f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, "
+                f"threshold={self.threshold:g} must be at least 1, 1 to beam, at least 0, and above 0"
             )
         for name in ("lm_weight", "word_score", "sil_score"):
             if not math.isfinite(getattr(self, name)):
@@ -80,7 +73,7 @@ class BeamOptions:
 
 
 def chosen_options(config: ConfigDict) -> BeamOptions | None:
-    """What `config.lm` and `config.beam` ask for: beam search with an n-gram, with `none`, or (empty) the best path alone.
+    """What `config.lm` and `config.beam` ask for: search with an n-gram, with `none`, or (empty) the best path alone.
 
     Raises:
       UserError: a value makes no sense.
@@ -91,12 +84,12 @@ def chosen_options(config: ConfigDict) -> BeamOptions | None:
                 "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
             )
         return None
-    told = {key: value for key, value in config.beam.items() if key != "workers"}
-    return BeamOptions(lm="" if config.lm == "none" else config.lm, **told)
+    options = {key: value for key, value in config.beam.items() if key != "workers"}
+    return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)
 
 
 class Beam:
-    """Log-probabilities to hypotheses. A lexicon's words alone are written, each followed by the delimiter, but for the last."""
+    """Log-probabilities to hypotheses. Words of the lexicon alone are written, with the delimiter between them."""
 
     def __init__(self, vocabulary: Vocabulary, options: BeamOptions, lexicon: Lexicon | None = None):
         """
@@ -138,13 +131,13 @@ class Beam:
         if self._trie:  # one frame more, where a delimiter is free: else a last word without one would be lost
             emissions[-1, self._vocabulary.word_end] = -self._options.sil_score
             frames += 1
-        found = {}
+        best: dict[str, Hypothesis] = {}
         for result in self._decoder.decode(emissions.ctypes.data, frames, symbols):
             hypothesis = self._hypothesis(result, log_prob_TxV)
-            found.setdefault(hypothesis.text, hypothesis)
-            if len(found) == self._options.nbest:
+            best.setdefault(hypothesis.text, hypothesis)
+            if len(best) == self._options.nbest:
                 break
-        return list(found.values())
+        return list(best.values())
 
     def _hypothesis(self, result, log_prob_TxV: np.ndarray) -> Hypothesis:
         path_T = np.array(result.tokens[1 : 1 + len(log_prob_TxV)])  # a start precedes it
@@ -168,11 +161,15 @@ class Beam:
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
-        shared = dict(
-            beam_size=options.beam, beam_size_token=options.beam_tokens or len(vocabulary),
-            beam_threshold=options.threshold, lm_weight=options.lm_weight, sil_score=options.sil_score,
-            log_add=options.log_add, criterion_type=CriterionType.CTC,
-        )  # fmt: skip
+        shared = {
+            "beam_size": options.beam,
+            "beam_size_token": options.beam_tokens or len(vocabulary),
+            "beam_threshold": options.threshold,
+            "lm_weight": options.lm_weight,
+            "sil_score": options.sil_score,
+            "log_add": options.log_add,
+            "criterion_type": CriterionType.CTC,
+        }
         if self._trie is None:
             self._decoder = LexiconFreeDecoder(
                 LexiconFreeDecoderOptions(**shared), self._lm, vocabulary.word_end, vocabulary.blank, []
@@ -191,98 +188,16 @@ def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:
     Raises:
       UserError: there is no such model.
     """
-    sentences = [sentence.split() for sentence in sentences]
-    words = list(dict.fromkeys(word for sentence in sentences for word in sentence))
+    split = [sentence.split() for sentence in sentences]
+    words = list(dict.fromkeys(word for sentence in split for word in sentence))
     model, labels, totals = _load(lm, words), {word: i for i, word in enumerate(words)}, []
-    for sentence in sentences:
+    for sentence in split:
         state, total = model.start(False), 0.0
         for word in sentence:
             state, score = model.score(state, labels[word])
             total += score
         totals.append(total + model.finish(state)[1])
     return totals
-
-
-class BeamPool:
-    """Beam search in several processes, each of which loads the n-gram once: a KenLM binary is shared by them, an ARPA is not.
-
-    Args:
-      workers: processes; -1: as many as cores; 0 or 1: this one.
-
-    Raises:
-      UserError: as Beam; what is wrong with an n-gram beyond its vocabulary is found when decoding begins.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, options: BeamOptions, workers: int):
-        self.options, self._executor = options, None
-        lexicon = open_lexicon(vocabulary, options.lm, options.lexicon)
-        say(f"  beam      {options.beam}, n-gram {options.lm or 'none'}, lexicon {lexicon}")
-        workers = workers if workers >= 0 else os.cpu_count() or 1
-        if workers > 1:  # processes, as flashlight holds Python's lock; spawned, as a fork would copy JAX's threads
-            self._executor = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _begin, (vocabulary, options, lexicon)
-            )
-        else:
-            self._beam = Beam(vocabulary, options, lexicon)
-
-    def __enter__(self) -> "BeamPool":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._executor:
-            self._executor.shutdown(cancel_futures=True)
-
-    def decode(
-        self, log_probs: Sequence[np.ndarray], options: BeamOptions | None = None, *, quiet: bool = False
-    ) -> list[list[Hypothesis]]:
-        """The hypotheses of each utterance, in order.
-
-        Args:
-          log_probs: (frames, symbols) of each.
-          options: others than those of the pool, with the same `lm` and `lexicon`.
-          quiet: says nothing of its progress.
-        """
-        options = options or self.options
-        results: list = [None] * len(log_probs)
-        progress, shown = Progress(len(log_probs)), time.monotonic()
-        for done, (i, hypotheses) in enumerate(self._run(log_probs, options), 1):
-            results[i] = hypotheses
-            progress.update(done)
-            if not quiet and time.monotonic() - shown > _SCREEN:
-                shown = time.monotonic()
-                say(f"  beam {done}/{len(log_probs)} utterances | {progress.rate:.1f}/s | eta {progress.left}")
-        return results
-
-    def _run(self, log_probs, options) -> Iterator[tuple[int, list[Hypothesis]]]:
-        if not self._executor:
-            beam = self._beam.with_options(options)
-            yield from ((i, beam(log_prob)) for i, log_prob in enumerate(log_probs))
-            return
-        longest_first = sorted(range(len(log_probs)), key=lambda i: -len(log_probs[i]))
-        try:
-            futures = {self._executor.submit(_decode, log_probs[i], options): i for i in longest_first}
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "beam: a worker process was killed, as happens where memory ends; fewer workers need less, and a KenLM binary is "
-                "loaded once for all of them"
-            ) from error
-
-
-_told, _beam = None, None  # of a worker
-
-
-def _begin(*told) -> None:
-    global _told
-    die_with_parent()
-    _told = told
-
-
-def _decode(log_prob_TxV: np.ndarray, options: BeamOptions) -> list[Hypothesis]:
-    global _beam
-    _beam = _beam or Beam(*_told)  # here: what it raises reaches the parent
-    return _beam.with_options(options)(log_prob_TxV)
 
 
 def _load(path: str, words: list[str]) -> KenLM:

@@ -1,8 +1,7 @@
 """Splits to evaluate on: utterances with references, in batches that wait on the devices."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,9 +15,9 @@ from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.decoding.recognizer import Output, Recognizer
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.distributed import of_all_processes
-from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding, place_batch
 
 
@@ -43,12 +42,12 @@ class EvalSet:
         batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, **hosts)
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
-        _tell_damaged([p for batch in loaded for p in batch.problems], config)
+        _report_damaged([p for batch in loaded for p in batch.problems], config)
         members = [
             [
                 (row, int(u))
                 for row, (u, length) in enumerate(
-                    zip(plan[batch.index].utterances, of_all_processes(batch.arrays["length"]), strict=True)
+                    zip(plan[batch.number].utterances, of_all_processes(batch.arrays["length"]), strict=True)
                 )
                 if u >= 0 and length > 0
             ]
@@ -69,13 +68,12 @@ class EvalSet:
         """Of audio."""
         return float(self.samples.sum()) / SAMPLE_RATE
 
-    def run(self, programs, setting: Compression, params) -> tuple[list[np.ndarray], float]:
-        """What programs give at a setting: (U,) arrays (frames, ...) on the host, and the seconds that took."""
+    def run(self, recognizer: Recognizer, output: Output, setting: Compression) -> tuple[list[np.ndarray], float]:
+        """An output of a recognizer at a setting: (U,) arrays (frames, ...) on the host, and the seconds that took."""
         outputs, spent = [np.empty(0)] * len(self.ids), 0.0
-        for bucket, arrays, members in self.batches:
-            program = programs[setting, bucket]
+        for _, arrays, members in self.batches:
             start = time.perf_counter()
-            frames, length = jax.device_get(program(params, arrays))
+            frames, length = jax.device_get(recognizer.run(output, setting, arrays))
             spent += time.perf_counter() - start
             for row, utterance in members:
                 outputs[utterance] = frames[row, : length[row]]
@@ -95,8 +93,8 @@ def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabu
     rows = rows_to_measure([source for source, _ in sources], buckets, config.input.batch_seconds, mesh.size)
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
-        _tell_damaged(problems, config)
-        _tell_unknown(source, vocabulary)
+        _report_damaged(problems, config)
+        _report_unknown(source, vocabulary)
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
     return [EvalSet(split, source, rows, mesh, config) for split, (source, _) in zip(splits, sources, strict=True)]
 
@@ -116,25 +114,20 @@ def rows_to_measure(
 
 
 def compile_for(
-    sets: Sequence[EvalSet], settings: Sequence[Compression], function: Callable, params: Any, what: str
-) -> dict:
-    """The programs of `function(params, batch, compression)` that sets need, by (setting, bucket)."""
-    examples = {bucket: arrays for part in sets for bucket, arrays, _ in part.batches}
-    return compile_table(
-        jax.jit(function, static_argnames="compression"),
-        [(setting, bucket) for setting in settings for bucket in examples],
-        lambda key: (params, examples[key[1]]),
-        what,
-    )
+    recognizer: Recognizer, output: Output, sets: Sequence[EvalSet], settings: Sequence[Compression], what: str
+) -> None:
+    """Compiles the programs of an output that sets need at settings, those that are not there yet."""
+    rows = {bucket: len(arrays["length"]) for part in sets for bucket, arrays, _ in part.batches}
+    recognizer.compile(output, settings, rows, what)
 
 
-def _tell_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
+def _report_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
     for problem in problems[:5]:
         say(f"  ! {problem.id} {problem.reason}; it is left out")
     check_damaged(problems, config.data, config.input.max_bad)
 
 
-def _tell_unknown(source: Source, vocabulary: Vocabulary) -> None:
+def _report_unknown(source: Source, vocabulary: Vocabulary) -> None:
     unknown = [(source.id(i), bad) for i in range(len(source)) if (bad := vocabulary.unknown(source.text(i)))]
     if unknown:
         name, bad = unknown[0]

@@ -1,20 +1,34 @@
-"""Decoding of log-probabilities that come bit by bit, in segments that end between words, so that memory stays flat."""
+"""Decoding of log-probabilities that come bit by bit, in segments that end between words: memory stays flat."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.decoding.greedy import Hypothesis
+from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.greedy import Hypothesis, best_path
 
 Decoder = Callable[[np.ndarray], Hypothesis]  # log-probabilities (T, V) -> what was said
 
 
-class SegmentDecoder:
-    """Decodes one clip.
+def make_decoder(vocabulary: Vocabulary, options: BeamOptions | None) -> Decoder:
+    """Beam search, or (None) the best path.
 
-    A segment ends in the middle of its longest pause, where the best path has closed a word and begun none: greedy decoding
-    then gives what it gives of the whole, and a language model begins anew at a pause.
+    Raises:
+      UserError: a language model or lexicon cannot be used.
+    """
+    if options is None:
+        return functools.partial(best_path, vocabulary=vocabulary)
+    beam = Beam(vocabulary, options)
+    return lambda log_prob_TxV: beam(log_prob_TxV)[0]
+
+
+class SegmentDecoder:
+    """Decodes one recording.
+
+    A segment ends in the middle of its longest pause, where the best path has closed a word and begun none: greedy
+    decoding then gives what it gives of the whole, and a language model begins anew at a pause.
 
     Args:
       decode: of one segment.

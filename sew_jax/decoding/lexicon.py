@@ -22,8 +22,8 @@ class Lexicon(NamedTuple):
     """What a beam search may write.
 
     Attributes:
-      entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several spellings.
-        None at all: any string of symbols.
+      entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several
+        spellings. None at all: any string of symbols.
       left_out: words with characters that the vocabulary lacks.
     """
 
@@ -35,44 +35,46 @@ class Lexicon(NamedTuple):
             return "none, any string of symbols"
         text = f"{len(dict(self.entries)):,} words"
         if self.left_out:
-            text += f"; {len(self.left_out):,} with characters that the vocabulary lacks are left out (first: {self.left_out[0]})"
+            text += f"; {len(self.left_out):,} with characters that the vocabulary lacks are left out"
+            text += f" (first: {self.left_out[0]})"
         return text
 
 
 def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
     """The lexicon of a language model and a file, of which either may be empty.
 
-    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where there is no
-    model either, any string is allowed.
+    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where
+    there is no model either, any string is allowed.
 
     Args:
       lm: path of an ARPA (also gzipped) or a KenLM binary.
-      lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD  W O R D |`,
-        as fairseq and wav2letter write it); any other is words.
+      lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD
+        W O R D |`, as fairseq and wav2letter write it); any other is words.
 
     Raises:
       UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary.
     """
     known = lm_words(lm) if lm else ()
     if lexicon:
-        found = _read_file(vocabulary, lexicon)
-        _check(vocabulary, found, f"lexicon: {lexicon}")
-        if known and not dict(found.entries).keys() & set(known):
+        read = _read_file(vocabulary, lexicon)
+        _check(vocabulary, read, f"lexicon: {lexicon}")
+        if known and not dict(read.entries).keys() & set(known):
             raise UserError(
-                f"lexicon: {lexicon} has no word of {lm} (such as {known[0]!r}); both must be written alike, in the same case"
+                f"lexicon: {lexicon} has no word of {lm} (such as {known[0]!r}); both must be written alike, "
+                "in the same case"
             )
-        return found
+        return read
     if known is None:
         raise UserError(f"lm: {lm} holds no words, only their hashes; name a list of them as well, by lexicon")
     if not known or vocabulary.delimiter in known:
         return Lexicon()
-    found = _spell(vocabulary, known)
-    _check(vocabulary, found, f"lm: {lm}")
-    return found
+    spelled = _spell(vocabulary, known)
+    _check(vocabulary, spelled, f"lm: {lm}")
+    return spelled
 
 
 def lm_words(path: str) -> tuple[str, ...] | None:
-    """The vocabulary of an ARPA or a KenLM binary, without its special words; None for a binary that was built without it.
+    """The vocabulary of an ARPA or a KenLM binary without special words; None for a binary that was built without it.
 
     Raises:
       UserError: the file cannot be read, or is neither.
@@ -130,7 +132,8 @@ def _binary_words(file) -> list[str] | None:
 
 def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
     ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
-    entries, left_out, plain = {}, {}, []  # dicts, to keep the order without doubles
+    entries: dict[tuple[str, tuple[int, ...]], None] = {}  # dicts, to keep the order without doubles
+    left_out: dict[str, None] = {}
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""
@@ -176,8 +179,8 @@ def _check(vocabulary: Vocabulary, lexicon: Lexicon, name: str) -> None:
         return
     word = lexicon.left_out[0]
     case = next((c for c in (word.upper(), word.lower()) if c != word and not vocabulary.unknown(c)), "")
-    mend = f"the vocabulary would spell it {case!r}: write the file so" if case else "use one of the same alphabet"
+    advice = f"the vocabulary would spell it {case!r}: write the file so" if case else "use one of the same alphabet"
     raise UserError(
         f"{name} does not match the model's vocabulary, which spells {len(lexicon.entries)} of its {total:,} words "
-        f"(not {word!r}, for one); {mend}"
+        f"(not {word!r}, for one); {advice}"
     )

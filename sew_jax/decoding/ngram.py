@@ -1,22 +1,16 @@
-"""An n-gram of words by interpolated modified Kneser-Ney smoothing (Chen & Goodman 1998; Heafield et al. 2013), as an ARPA file.
+"""An n-gram of words by interpolated modified Kneser-Ney smoothing, as an ARPA file.
 
+After Chen and Goodman (1998) and Heafield et al. (2013).
 All of the text's n-grams are arrays: one of an order is a number, made of that of its first words and its last word.
 """
 
 import array
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from sew_jax.console import format_duration, say
-from sew_jax.data.sources import open_source
-from sew_jax.decoding.beam import sentence_log10
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole, writing_to
 
 SPECIAL = ("<unk>", "<s>", "</s>")  # their numbers are 0, 1, 2
 _UNKNOWN, _BEGIN, _END = range(3)
@@ -25,7 +19,7 @@ _FALLBACK = (0.0, 0.5, 1.0, 1.5)  # discounts where the text is too small to tel
 
 
 class Grams(NamedTuple):
-    """The N n-grams of one order: rows of word numbers, with natural probability and weight of backing off from them."""
+    """The N n-grams of one order: word numbers, natural probability, and weight of backing off from them."""
 
     words_Nxk: np.ndarray
     probability_N: np.ndarray
@@ -38,46 +32,6 @@ class NGram(NamedTuple):
     words: list[str]
     orders: list[Grams]
     undiscounted: list[int]  # orders whose discounts the text could not tell
-
-
-def build_lm(config: ConfigDict, workdir: Path) -> Path:
-    """Writes lm.arpa into the workdir, from the transcripts of `data` and the lines of `text`; returns its path.
-
-    Raises:
-      UserError: there is no text, or it cannot be read.
-    """
-    begin = time.monotonic()
-    say("sew_jax lm")
-    sentences = []
-    if config.data:
-        sentences += _transcripts(config, config.split)
-        say(f"  data      {config.data}:{config.split}: {len(sentences):,} transcripts")
-    if config.text:
-        lines = list(_lines(config.text))
-        say(f"  text      {config.text}: {len(lines):,} lines")
-        sentences += lines
-    model = estimate(sentences, config.order)
-    for order, grams in enumerate(model.orders, 1):
-        told = "" if order not in model.undiscounted else "; too few to tell discounts, which are 0.5, 1 and 1.5"
-        say(f"  {order}-grams   {len(grams.probability_N):,}{told}")
-    if len(model.orders) < config.order:
-        say(f"  ! no sentence is long enough for order {config.order}; it is {len(model.orders)}")
-    path = workdir / "lm.arpa"
-    with writing_to(workdir, "mend that or name another --workdir"):
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, arpa(model).encode())
-    if config.eval_split:
-        held_out = [line.split() for line in _transcripts(config, config.eval_split)]
-        total = sum(sentence_log10(str(path), map(" ".join, held_out)))
-        words, known = [word for line in held_out for word in line], set(model.words)
-        unknown = sum(word not in known for word in words)
-        perplexity = 10 ** (-total / (len(words) + len(held_out)))
-        say(
-            f"  perplexity {perplexity:.1f} of {config.eval_split}: {len(words):,} words and {len(held_out):,} ends; {unknown:,} words "
-            "are not in the model"
-        )
-    say(f"done in {format_duration(time.monotonic() - begin)}: {path}")
-    return path
 
 
 def estimate(sentences: Iterable[str], order: int) -> NGram:
@@ -97,14 +51,14 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         ends = np.flatnonzero(place_T >= k - 1)
         if not len(ends):
             break
-        keys, found, which, count = np.unique(
-            gram_T[ends - 1] * size + word_T[ends], return_index=True, return_inverse=True, return_counts=True
-        )
+        # one number an n-gram: where its first words stand in the order below, and its last word
+        number_T = gram_T[ends - 1] * size + word_T[ends]
+        keys, place, which, count = np.unique(number_T, return_index=True, return_inverse=True, return_counts=True)
         firsts.append(keys // size)
         lasts.append(keys % size)
-        rests.append(gram_T[ends[found]])
+        rests.append(gram_T[ends[place]])  # gram_T still holds the order below
         counts.append(count)
-        gram_T = np.full(len(word_T), -1)
+        gram_T = np.full(len(word_T), -1)  # of each word of the text, the n-gram that it ends
         gram_T[ends] = which
 
     grams, undiscounted = [], []
@@ -126,6 +80,7 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         contexts = len(lower) if k == 1 else len(grams[-1].probability_N)
         total = np.bincount(first, count, contexts)
         seen = total > 0
+        # what the discounts take from a context's n-grams goes to the lower order, in proportion to it
         left = np.where(seen, np.bincount(first, discount, contexts) / np.where(seen, total, 1), 1.0)
         probability = (count - discount) / total[first] + left[first] * lower[rest]
         if k > 1:
@@ -151,7 +106,7 @@ def arpa(model: NGram) -> str:
 
 
 def _number(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Words by number; the numbers of all words of the text with <s> and </s>, and the place of each in its sentence."""
+    """Words by number; the number of each word of the text, <s> and </s> too, and its place in its sentence."""
     numbers = {word: i for i, word in enumerate(SPECIAL)}
     text, places = array.array("q"), array.array("q")
     for sentence in sentences:
@@ -175,20 +130,5 @@ def _discounts(count_N: np.ndarray) -> np.ndarray | None:
     if not (n1 and n2 and n3 and n4):
         return None
     y = n1 / (n1 + 2 * n2)
-    found = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return found if (found[1:] > 0).all() else None
-
-
-def _transcripts(config: ConfigDict, split: str) -> list[str]:
-    source, _ = open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad)
-    return [source.text(i) for i in range(len(source))]
-
-
-def _lines(path: str) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
-    except OSError as error:
-        raise UserError(f"text: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"text: {path} is no text in UTF-8") from error
+    discounts = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+    return discounts if (discounts[1:] > 0).all() else None

@@ -1,59 +1,150 @@
-"""A fine-tuned model as what evaluation, transcription and export share: waves in, symbols of each frame out."""
+"""The one way from audio to text: a trained model on its devices, and its programs, each compiled once.
+
+Evaluation, transcription, export and the Python API share it: waves in; symbols, log-probabilities or hidden states
+of each frame out. B utterances, N samples, T frames at 50 Hz, V symbols, D width.
+"""
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.hf_weights import parameter_shapes
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
+from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.encoder import Layer
+from sew_jax.models.lengths import repeat_frames, zero_padding
 from sew_jax.models.parameters import merge_params
+from sew_jax.runtime.programs import compile_table
+from sew_jax.runtime.sharding import batch_sharding
+
+# (model, parameters, {"wave": (B, N), "length": (B,)}, setting) -> ((B, T, ...), frames of each utterance (B,))
+Output = Callable[[CTCModel, Any, dict[str, jax.Array], Compression], tuple[jax.Array, jax.Array]]
 
 
-class FineTuned(NamedTuple):
-    """A model that transcribes."""
+class Recognizer:
+    """A model, its parameters on all devices of a mesh, and its programs.
 
-    model: CTCModel
-    params: Any
-    vocabulary: Vocabulary
-    trained: list[Compression]  # the table of its training
-    state: str  # which of it: an update, or of a released one the family
+    Attributes:
+      name: as `init_from` gave it.
+      state: which state of it: an update, or of a released one the family.
+      model: without a vocabulary its head has no parameters, and hidden states alone can be had.
+      params: its parameters.
+      vocabulary: of the symbols of its CTC head; None where it has no such head.
+      trained: the table of its training.
+      mesh: the devices.
+      programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share
+    them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        state: str,
+        model: CTCModel,
+        params: Any,
+        vocabulary: Vocabulary | None,
+        trained: list[Compression],
+        mesh: Mesh,
+    ):
+        self.name, self.state, self.model, self.params = name, state, model, params
+        self.vocabulary, self.trained, self.mesh = vocabulary, trained, mesh
+        self.programs: dict[tuple, Any] = {}
+
+    def compile(
+        self,
+        output: Output,
+        settings: Iterable[Compression],
+        rows: Mapping[int, int],
+        what: str,
+        dtype: Any = jnp.int16,
+    ) -> None:
+        """Compiles those programs of settings x buckets that are not there yet.
+
+        Args:
+          rows: bucket in samples -> utterances of a batch, a multiple of the devices.
+          what: name of the programs in the progress lines.
+          dtype: of the waves: int16, or float32 of which 1 is full scale.
+
+        Raises:
+          UserError: a per-layer setting has another number of layers than the model.
+        """
+        for setting in (settings := list(settings)):
+            setting.layer_pools(self.model.backbone.layers)
+        keys = [(setting, bucket) for setting in settings for bucket in rows]
+        missing = [key for key in keys if self._key(output, *key, rows[key[1]], dtype) not in self.programs]
+        if not missing:
+            return
+        sharding = batch_sharding(self.mesh)
+
+        def shapes(key):
+            count = rows[key[1]]
+            wave = jax.ShapeDtypeStruct((count, key[1]), dtype, sharding=sharding)
+            return self.params, {"wave": wave, "length": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)}
+
+        jitted = jax.jit(functools.partial(output, self.model), static_argnames="compression")
+        compiled = compile_table(jitted, missing, shapes, what)
+        for setting, bucket in missing:
+            self.programs[self._key(output, setting, bucket, rows[bucket], dtype)] = compiled[setting, bucket]
+
+    def run(self, output: Output, setting: Compression, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """What a compiled program gives of a batch that lies on the mesh; it returns before the devices are done."""
+        rows, bucket = batch["wave"].shape
+        return self.programs[self._key(output, setting, bucket, rows, batch["wave"].dtype)](self.params, batch)
+
+    @staticmethod
+    def _key(output: Output, setting: Compression, bucket: int, rows: int, dtype) -> tuple:
+        return output, setting, bucket, rows, jnp.dtype(dtype).name
 
 
-def load_finetuned(init_from: str, dtype: str, sharding: NamedSharding) -> FineTuned:
-    """A model with a CTC head: the newest checkpoint of a finetune run, or a released one.
+def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool = True) -> Recognizer:
+    """The newest checkpoint of a run, or a released one, with its parameters on each device of the mesh.
 
     Args:
+      init_from: workdir of a run, or `hf:` and a folder.
       dtype: of the computation; empty keeps that of training.
+      need_text: a model without a CTC head is refused; else its hidden states alone can be had.
 
     Raises:
       UserError: there is none, or its files do not fit each other.
     """
-    origin = open_origin(init_from)
-    if not isinstance(origin.head, CTCHeadConfig):
-        raise UserError(f"init_from: {init_from} has no CTC head yet; fine-tune it first (configs/finetune.py)")
-    backbone = dataclasses.replace(origin.backbone, remat="none", **({"dtype": dtype} if dtype else {}))
-    model = CTCModel(backbone, origin.head)
-    state, saved = origin.load(sharding)
+    pretrained = open_pretrained(init_from)
+    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) else None
+    if need_text and not head:
+        raise no_head(init_from)
+    changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
+    backbone = dataclasses.replace(pretrained.backbone, **changes)
+    state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
+    if not head:
+        saved = {"backbone": saved["backbone"]}
     # a model that never masks may lack the mask embedding, which is not used here
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
-    fresh = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
-    params, _, _ = merge_params(fresh, saved, init_from, may_be_new=())
-    say(
-        f"  model     {init_from}, {state}: {sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, {backbone.dtype} compute"
-    )
-    return FineTuned(model, params, origin.vocabulary, origin.trained, state)
+    params, _, _ = merge_params(parameter_shapes(backbone, head), saved, init_from, may_be_new=())
+    size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute")
+    model = CTCModel(backbone, head or CTCHeadConfig())
+    vocabulary = pretrained.vocabulary if head else None
+    return Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
+
+
+def no_head(name: str) -> UserError:
+    """What is said of a model that gives no text."""
+    return UserError(f"init_from: {name} has no CTC head yet; fine-tune it first (configs/finetune.py)")
 
 
 def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
-    """Log-probability of each symbol at each frame, (B, T, symbols) float32, and the frames of each utterance, (B,)."""
+    """Natural log-probability of each symbol at each frame, (B, T, V) float32, and frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return jax.nn.log_softmax(logits), length
 
@@ -62,3 +153,35 @@ def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compressi
     """The most likely symbol of each frame, (B, T), and the frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return logits.argmax(-1).astype(jnp.int32), length
+
+
+@functools.cache  # the same output has the same programs
+def hidden_states(layer: int | None) -> Output:
+    """Hidden states at 50 Hz, (B, T, D) float32: the backbone's output, or (from 1) what a transformer layer gives.
+
+    A layer's frames are squeezed; they are repeated up to 50 Hz.
+    """
+
+    def compute(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
+        outputs_BxWxD = []
+
+        def keep(call, arguments, options, context):
+            output = call(*arguments, **options)
+            if isinstance(context.module, Layer) and context.method_name == "__call__":
+                outputs_BxWxD.append(output)
+            return output
+
+        with nn.intercept_methods(keep):
+            hidden: Any = Backbone(model.backbone).apply(
+                {"params": params["backbone"]}, batch["wave"], batch["length"], compression, deterministic=True
+            )
+        x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B
+        if layer is not None:
+            squeeze, frames = compression.squeeze, x_BxTxD.shape[1]
+            x_BxTxD = repeat_frames(outputs_BxWxD[layer - 1], squeeze, frames)
+            x_BxTxD = jnp.pad(x_BxTxD, ((0, 0), (0, frames - x_BxTxD.shape[1]), (0, 0)))
+            whole_B = length_B // squeeze * squeeze if model.backbone.tail == "drop" else length_B
+            x_BxTxD = zero_padding(x_BxTxD, whole_B)  # a dropped tail has no state
+        return x_BxTxD.astype(jnp.float32), length_B
+
+    return compute

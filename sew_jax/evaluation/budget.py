@@ -1,79 +1,78 @@
-"""A budget of time or of errors, and the row of a trade-off table that fits it best."""
+"""A budget of time or of errors, and the point of a trade-off that fits it best."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.errors import UserError
-from sew_jax.evaluation.tradeoff import Row, read_tradeoff
+from sew_jax.evaluation.tradeoff import Point, read_tradeoff
 
 _BUDGET = re.compile(r"(?:(rtf|wer)=)?(\d+\.?\d*|\.\d+)(%?)")
 
 
-def chosen_setting(config: ConfigDict, default: Compression | None = None) -> Compression:
-    """The setting that `config.setting` names, or that `config.budget` picks from the table in `config.tradeoff`.
+def chosen_setting(setting: str, budget: str, tradeoff: Path | str, default: Compression | None = None) -> Compression:
+    """The setting that `setting` names, or that `budget` picks from a table.
 
     Args:
+      tradeoff: workdir of an evaluation, or its tradeoff.json; needed with a budget alone.
       default: where neither is given; None means s1q1k1.
 
     Raises:
-      UserError: both are given, one is not understood, or no row fits the budget.
+      UserError: both are given, one is not understood, or no point fits the budget.
     """
-    if config.setting and config.budget:
-        raise UserError(f"setting={config.setting} and budget={config.budget} are both given; one picks the setting")
-    if not config.budget:
-        return Compression.parse(config.setting) if config.setting else default or Compression()
-    if not config.tradeoff:
+    if setting and budget:
+        raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
+    if not budget:
+        return Compression.parse(setting) if setting else default or Compression()
+    if not tradeoff:
         raise UserError("budget: it needs a table; set --config.tradeoff to the workdir of configs/evaluate.py")
-    path = Path(config.tradeoff)
-    row = choose(read_tradeoff(path.parent if path.name == "tradeoff.json" else path), config.budget)
-    say(
-        f"  budget    {config.budget}: {row.setting}, WER {row.wer:.2%} at {row.relative_time:.2f} of s1q1k1's time and rtf={row.rtf:.3g}"
-    )
-    return Compression.parse(row.setting)
+    point = choose(read_tradeoff(tradeoff), budget)
+    time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
+    say(f"  budget    {budget}: {point.setting}, WER {point.wer:.2%} at {time}")
+    return Compression.parse(point.setting)
 
 
-def choose(rows: Sequence[Row], budget: str) -> Row:
-    """The row that makes the fewest errors in a time, or the fastest one that makes at most so many.
+def choose(points: Sequence[Point], budget: str) -> Point:
+    """The point that makes the fewest errors in a time, or the fastest one that makes at most so many.
 
-    Of a setting's rows the first one with greedy decoding counts, which is that of the first split.
+    Of a setting's points the first one with greedy decoding counts, which is that of the first split.
 
     Args:
       budget: `0.5` (of the time of s1q1k1), `rtf=0.05` (seconds for a second of audio), `wer=0.12` or `wer=12%`.
 
     Raises:
-      UserError: it spells none of these, or no row fits; the message says which is nearest.
+      UserError: it spells none of these, or no point fits; the message says which is nearest.
     """
     match = _BUDGET.fullmatch(budget.strip())
     if not match:
         raise UserError(
-            f"budget: {budget!r} is not understood; write 0.5 (of the time of s1q1k1), rtf=0.05 (of real time) or wer=12%"
+            f"budget: {budget!r} is not understood; write 0.5 (of the time of s1q1k1), rtf=0.05 (of real time) or "
+            "wer=12%"
         )
     kind, bound = match[1], float(match[2]) / (100 if match[3] else 1)
     if kind == "wer" and bound > 1:
         raise UserError(
             f"budget: {budget} is more than every word; write wer={match[2]}% or a fraction such as wer=0.12"
         )
-    greedy: dict[str, Row] = {}
-    for row in rows:
-        if row.decoder == "greedy":
-            greedy.setdefault(row.setting, row)
+    greedy: dict[str, Point] = {}
+    for point in points:
+        if point.decoder == "greedy":
+            greedy.setdefault(point.setting, point)
     if not greedy:
-        raise UserError("budget: the table has no row with greedy decoding; run configs/evaluate.py again")
+        raise UserError("budget: the table has no point with greedy decoding; run configs/evaluate.py again")
     measure, other, name = {
         None: ("relative_time", "wer", "time relative to s1q1k1"),
         "rtf": ("rtf", "wer", "real-time factor"),
         "wer": ("wer", "relative_time", "WER"),
     }[kind]
-    fitting = [row for row in greedy.values() if getattr(row, measure) <= bound]
+    fitting = [point for point in greedy.values() if getattr(point, measure) <= bound]
     if fitting:
-        return min(fitting, key=lambda row: (getattr(row, other), getattr(row, measure)))
-    nearest = min(greedy.values(), key=lambda row: getattr(row, measure))
+        return min(fitting, key=lambda point: (getattr(point, other), getattr(point, measure)))
+    nearest = min(greedy.values(), key=lambda point: getattr(point, measure))
     best = "most accurate" if kind == "wer" else "fastest"
     raise UserError(
-        f"budget: no setting has a {name} of {bound:g} or less; the {best} row is {nearest.setting} at {getattr(nearest, measure):.3g}"
+        f"budget: no setting has a {name} of {bound:g} or less; the {best} row is {nearest.setting} "
+        f"at {getattr(nearest, measure):.3g}"
     )

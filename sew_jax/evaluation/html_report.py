@@ -1,4 +1,4 @@
-"""tradeoff.html: an evaluation as one file that a browser shows without a network. How it looks is page.html's job."""
+"""tradeoff.html: an evaluation as one file that a browser shows without a network; html_report.html says how."""
 
 import json
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ def write_page(path: Path, payload: dict[str, Any], most_bytes: int = 20_000_000
         split: _split([row for row in payload["rows"] if row["split"] == split], texts)
         for split, texts in payload["transcripts"].items()
     }
-    size = sum(len(_json(told).encode()) for told in splits.values())
+    size = sum(len(_json(part).encode()) for part in splits.values())
     if size > most_bytes:
-        splits = {split: _sample(told, most_bytes / size) for split, told in splits.items()}
+        splits = {split: _sample(part, most_bytes / size) for split, part in splits.items()}
     data = _json({"about": payload["about"], "rows": payload["rows"], "splits": splits})
     # within a script element `<` alone can end it or open a comment
     page = _TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", data.replace("<", "\\u003c"))
@@ -45,7 +45,7 @@ def _json(value: Any) -> str:
 
 
 def _split(rows: Sequence[dict[str, Any]], texts: dict[str, Any]) -> dict[str, Any]:
-    """What page.html reads of a split: its transcripts, and for each row what it got wrong and how it compares."""
+    """What html_report.html reads of a split: transcripts, and for each row what went wrong and how it compares."""
     references = [" ".join(text.split()) for text in texts["references"]]
     words_U = [len(text.split()) for text in references]
     systems, details, errors_U = {}, {}, {}
@@ -91,27 +91,27 @@ def _difference(errors_U: list[int], other_U: list[int], words_U: list[int]) -> 
 
 
 def _edits(alignment: Alignment) -> str:
-    """An alignment without its words: `2s1di` is two words right, one substituted, one right, one deleted, one inserted."""
+    """An alignment without its words: `2s1di` is two right, a substitution, one right, a deletion, an insertion."""
     text, right = "", 0
-    for said, heard in alignment:
-        if said == heard:
+    for reference, hypothesis in alignment:
+        if reference == hypothesis:
             right += 1
             continue
-        text += (str(right) if right else "") + ("i" if not said else "d" if not heard else "s")
+        text += (str(right) if right else "") + ("i" if not reference else "d" if not hypothesis else "s")
         right = 0
     return text
 
 
-def _sample(told: dict[str, Any], share: float) -> dict[str, Any]:
+def _sample(part: dict[str, Any], share: float) -> dict[str, Any]:
     """A split with the transcripts of a share of its utterances, evenly chosen."""
-    count = told["utterances"]
+    count = part["utterances"]
     keep = np.linspace(0, count - 1, int(count * share)).astype(int).tolist()
 
     def kept(values: list) -> list:
         return [values[i] for i in keep]
 
-    return told | {
-        "ids": kept(told["ids"]),
-        "references": kept(told["references"]),
-        "systems": {key: {part: kept(v) for part, v in system.items()} for key, system in told["systems"].items()},
+    return part | {
+        "ids": kept(part["ids"]),
+        "references": kept(part["references"]),
+        "systems": {key: {k: kept(v) for k, v in system.items()} for key, system in part["systems"].items()},
     }

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.console import say
-from sew_jax.decoding.beam import BeamOptions, BeamPool
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 
@@ -28,7 +29,9 @@ class Trial(NamedTuple):
 def tune(
     pool: BeamPool, log_probs: Sequence[np.ndarray], references: Sequence[str], *, trials: int = 30, seed: int = 0
 ) -> tuple[BeamOptions, list[Trial]]:
-    """The pool's options with the `lm_weight` and `word_score` of fewest word errors (then character errors, then the first tried).
+    """The pool's options with the `lm_weight` and `word_score` of fewest word errors.
+
+    Of equals that of fewest character errors is taken, then the first tried.
 
     The weights of the pool's options are tried first, then draws over the whole range, then draws around the best.
 
@@ -53,8 +56,8 @@ def tune(
         else:
             point = (options.lm_weight, options.word_score)
         weighed = dataclasses.replace(options, lm_weight=point[0], word_score=point[1], nbest=1)
-        found = pool.decode(log_probs, weighed, quiet=True)
-        errors = sum((count(r, h[0].text) for r, h in zip(references, found, strict=True)), ErrorCounts())
+        hypotheses = pool.decode(log_probs, weighed, quiet=True)
+        errors = sum((count(r, h[0].text) for r, h in zip(references, hypotheses, strict=True)), ErrorCounts())
         tried.append(Trial(*point, errors))
     chosen = best(tried)
     say(
@@ -71,7 +74,8 @@ def best(tried: Sequence[Trial]) -> Trial:
 
 def _draw(random: np.random.Generator, around: Trial | None) -> tuple[float, float]:
     point = []
-    for (low, high), middle in zip((LM_WEIGHTS, WORD_SCORES), around or (None, None), strict=False):
+    middles = (around.lm_weight, around.word_score) if around else (None, None)
+    for (low, high), middle in zip((LM_WEIGHTS, WORD_SCORES), middles, strict=True):
         value = random.uniform(low, high) if middle is None else random.normal(middle, _NEAR * (high - low))
         point.append(float(np.clip(value, low, high)))
     return point[0], point[1]

@@ -8,25 +8,26 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from sew_jax.checkpoints.hf_config import Architecture, write_architecture
 from sew_jax.checkpoints.hf_folder import write_folder
-from sew_jax.checkpoints.hf_weights import Architecture, write_architecture
-from sew_jax.checkpoints.pretrained import Origin, open_origin
+from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
-from sew_jax.decoding.recognizer import load_finetuned
+from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
-from sew_jax.evaluation.tradeoff import Row, read_tradeoff
+from sew_jax.evaluation.tradeoff import Point, read_tradeoff
 from sew_jax.export.model_card import programs_use, transformers_use, write_card
 from sew_jax.export.stablehlo import parse_buckets, write_programs
 from sew_jax.files import writing_to
 from sew_jax.models.config import PretrainHeadConfig
+from sew_jax.runtime.sharding import make_mesh
 
 _FORMATS = ("stablehlo", "hf")
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes settings of the model that `config.init_from` names into the workdir, and a README.md that says how to use them.
+    """Writes settings of the model that `config.init_from` names into the workdir, with a README.md on their use.
 
     Raises:
       UserError: there is no such model, or the form cannot express the settings.
@@ -34,74 +35,94 @@ def export(config: ConfigDict, workdir: Path) -> None:
     if config.format not in _FORMATS:
         raise UserError(f"format: {config.format!r} is unknown; choose one of {', '.join(_FORMATS)}")
     several = "," in config.setting and not config.budget
-    settings = parse_table(config.setting) if several else [chosen_setting(config)]
-    rows = _rows(config.tradeoff, settings) if config.tradeoff else []
-    origin = open_origin(config.init_from)
+    settings = (
+        parse_table(config.setting) if several else [chosen_setting(config.setting, config.budget, config.tradeoff)]
+    )
+    points = _points(config.tradeoff, settings) if config.tradeoff else []
+    pretrained = open_pretrained(config.init_from)
     with writing_to(workdir, "mend that or name another --workdir"):
         if config.format == "hf":
-            _hugging_face(config, origin, settings, rows, workdir)
+            _hugging_face(config, pretrained, settings, points, workdir)
         else:
-            _stablehlo(config, origin, settings, rows, workdir)
+            _stablehlo(config, pretrained, settings, points, workdir)
 
 
-def _rows(tradeoff: str, settings: Sequence[Compression]) -> list[Row]:
+def _points(tradeoff: str, settings: Sequence[Compression]) -> list[Point]:
     """What the table says of the settings, which must all be in it."""
-    path = Path(tradeoff)
-    by_name = [
-        (Compression.parse(r.setting), r) for r in read_tradeoff(path.parent if path.name == "tradeoff.json" else path)
-    ]
+    by_name = [(Compression.parse(point.setting), point) for point in read_tradeoff(tradeoff)]
     missing = [str(s) for s in settings if all(s != named for named, _ in by_name)]
     if missing:
-        mend = f"evaluate it with --config.settings={','.join(missing)}, or leave tradeoff empty"
-        raise UserError(f"tradeoff: {tradeoff} has no row for {missing[0]}; {mend}")
-    return [row for setting in settings for named, row in by_name if named == setting]
+        raise UserError(
+            f"tradeoff: {tradeoff} has no row for {missing[0]}; evaluate it with "
+            f"--config.settings={','.join(missing)}, or leave tradeoff empty"
+        )
+    return [point for setting in settings for named, point in by_name if named == setting]
 
 
-def _stablehlo(config: ConfigDict, origin: Origin, settings: Sequence[Compression], rows, workdir: Path) -> None:
-    buckets = parse_buckets(config.buckets, origin.backbone)
+def _stablehlo(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    settings: Sequence[Compression],
+    points: Sequence[Point],
+    workdir: Path,
+) -> None:
+    buckets = parse_buckets(config.buckets, pretrained.backbone)
     say(f"sew_jax export: {len(settings)} settings x {len(buckets)} lengths as StableHLO")
-    tuned = load_finetuned(config.init_from, config.dtype, SingleDeviceSharding(jax.devices()[0]))
-    origin = origin._replace(backbone=tuned.model.backbone)
-    programs = write_programs(workdir, tuned, settings, buckets)
-    tuned.vocabulary.save(workdir)
-    write_card(workdir, origin, tuned.state, settings, rows, programs_use(programs, tuned.vocabulary), "jax")
+    recognizer = load_recognizer(config.init_from, config.dtype, make_mesh(1, 1, jax.devices()[:1]))
+    pretrained = pretrained._replace(backbone=recognizer.model.backbone)
+    programs = write_programs(workdir, recognizer, settings, buckets)
+    recognizer.vocabulary.save(workdir)
+    use = programs_use(programs, recognizer.vocabulary)
+    write_card(workdir, pretrained, recognizer.state, settings, points, use, "jax")
     say(f"{workdir}/README.md says how they are run")
 
 
-def _hugging_face(config: ConfigDict, origin: Origin, settings: Sequence[Compression], rows, workdir: Path) -> None:
+def _hugging_face(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    settings: Sequence[Compression],
+    points: Sequence[Point],
+    workdir: Path,
+) -> None:
     if len(settings) > 1:
         raise UserError(
             f"setting: a Hugging Face folder holds one, not {len(settings)}; --config.format=stablehlo takes several"
         )
     (setting,) = settings
-    backbone, squeeze = origin.backbone, setting.squeeze
-    if setting != Compression(squeeze):
+    if setting != Compression(setting.squeeze):
         raise UserError(
-            f"setting: transformers has no query or key-value pooling; {Compression(squeeze)} can be exported"
+            f"setting: transformers has no query or key-value pooling; {Compression(setting.squeeze)} can be exported"
         )
+    family, architecture = _expressed(pretrained, setting, config.drop_tail)
+    state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
+    write_folder(workdir, family, architecture, params, pretrained.vocabulary)
+    name = write_architecture(family, architecture)["architectures"][0]
+    exported = pretrained._replace(backbone=architecture.backbone, head=architecture.head)
+    write_card(workdir, exported, state, settings, points, transformers_use(architecture, name), "transformers")
+    say(f"{pretrained.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers")
+
+
+def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) -> tuple[str, Architecture]:
+    """The family of transformers' classes that computes a model at a setting, and the model as it does."""
+    backbone, squeeze = pretrained.backbone, setting.squeeze
     family = "sew" if squeeze > 1 else "wav2vec2"
     if family == "sew" and backbone.upsampler != "linear":
         raise UserError(
-            f"setting: SEW's class in transformers cannot express this model's {backbone.upsampler} up-sampler; export s1q1k1, or "
-            f"{setting} with --config.format=stablehlo, or train with --config.model.upsampler=linear at {setting} alone"
+            f"setting: SEW's class in transformers cannot express this model's {backbone.upsampler} up-sampler; "
+            f"export s1q1k1, or {setting} with --config.format=stablehlo, or train with "
+            f"--config.model.upsampler=linear at {setting} alone"
         )
     if family == "sew" and squeeze not in backbone.upsample_factors:
         has = ", ".join(map(str, backbone.upsample_factors)) or "none"
-        raise UserError(f"setting: {setting} has no up-sampler in {origin.name}, which has those of: {has}")
+        raise UserError(f"setting: {setting} has no up-sampler in {pretrained.name}, which has those of: {has}")
     if family == "sew" and backbone.tail == "keep":
-        if not config.drop_tail:
+        if not drop_tail:
             raise UserError(
-                f"setting: SEW gives no output for the last frames of an utterance, up to {squeeze - 1} of 20 ms, this model "
-                "does; accept that with --config.drop_tail=True"
+                f"setting: SEW gives no output for the last frames of an utterance, up to {squeeze - 1} of 20 ms, "
+                "this model does; accept that with --config.drop_tail=True"
             )
         backbone = dataclasses.replace(backbone, tail="drop")
-    backbone, head = dataclasses.replace(backbone, upsample_factors=(squeeze,)), origin.head
+    backbone, head = dataclasses.replace(backbone, upsample_factors=(squeeze,)), pretrained.head
     if isinstance(head, PretrainHeadConfig) and (family == "sew" or head.projection == "mlp"):
         head = None  # transformers has no such class: the backbone goes alone
-    state, params = origin.load(SingleDeviceSharding(jax.devices()[0]))
-    architecture = Architecture(backbone, head, squeeze)
-    write_folder(workdir, family, architecture, params, origin.vocabulary)
-    name = write_architecture(family, architecture)["architectures"][0]
-    told = origin._replace(backbone=backbone, head=head)
-    write_card(workdir, told, state, settings, rows, transformers_use(architecture, name), "transformers")
-    say(f"{origin.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers")
+    return family, Architecture(backbone, head, squeeze)

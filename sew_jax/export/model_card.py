@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 
 import sew_jax
-from sew_jax.checkpoints.hf_weights import Architecture
-from sew_jax.checkpoints.pretrained import Origin
+from sew_jax.checkpoints.hf_config import Architecture
+from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
-from sew_jax.evaluation.tradeoff import Row
+from sew_jax.evaluation.tradeoff import Point
 from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
@@ -22,50 +22,66 @@ from sew_jax.tables import markdown_table
 
 _COSTED_SECONDS = 10
 # Keys of a run's config that say how its model was made
-_TOLD = (
-    "init_from", "from_scratch", "data", "split", "num_steps", "seed", "dtype", "accumulate", "compression.names",
-    "compression.squeeze", "compression.query_pool", "compression.kv_pool", "optim.lr", "optim.freeze", "mask.time_prob",
-    "mask.channel_prob", "model.layerdrop", "input.batch_seconds",
-)  # fmt: skip
+_RECORDED = (
+    "init_from",
+    "from_scratch",
+    "data",
+    "split",
+    "num_steps",
+    "seed",
+    "dtype",
+    "accumulate",
+    "compression.names",
+    "compression.squeeze",
+    "compression.query_pool",
+    "compression.kv_pool",
+    "optim.lr",
+    "optim.freeze",
+    "mask.time_prob",
+    "mask.channel_prob",
+    "model.layerdrop",
+    "input.batch_seconds",
+)
 
 
 def write_card(
     folder: Path,
-    origin: Origin,
+    pretrained: Pretrained,
     state: str,
     settings: Sequence[Compression],
-    rows: Sequence[Row],
+    points: Sequence[Point],
     use: str,
     library: str,
 ) -> None:
     """Writes README.md, with the front matter that model hubs read.
 
     Args:
-      state: which state of the origin was exported.
-      rows: of a trade-off table; empty leaves word error rate and time out.
+      state: which state of the model was exported.
+      points: of a trade-off; empty leaves word error rate and time out.
       use: how it is run, a section of Markdown.
       library: what runs it.
     """
     named = ", ".join(f"`{setting}`" for setting in settings)
-    ctc = isinstance(origin.head, CTCHeadConfig)
+    ctc = isinstance(pretrained.head, CTCHeadConfig)
     does = "Speech to text (CTC)" if ctc else "Speech to hidden states"
     tags = ["sew_jax", "speech", "audio", *(["automatic-speech-recognition"] if ctc else [])]
     front = [f"library_name: {library}", *([f"pipeline_tag: {tags[-1]}"] if ctc else []), "tags:"]
-    backbone = origin.backbone
+    backbone = pretrained.backbone
     parts = [
         "---\n" + "\n".join([*front, *(f"- {tag}" for tag in tags)]) + "\n---\n",
-        f"# {Path(origin.name).name}, {named}\n",
-        f"{does}, exported by sew_jax from `{origin.name}` ({state}): front end {backbone.frontend}, {backbone.layers} layers "
-        f"of width {backbone.width}, {backbone.dtype} computation. A setting such as `s2q1k2` says what is saved: the transformer "
-        "runs on every 2nd frame (squeeze), its queries are means over 1 frame, its keys and values over 2.\n",
+        f"# {Path(pretrained.name).name}, {named}\n",
+        f"{does}, exported by sew_jax from `{pretrained.name}` ({state}): front end {backbone.frontend}, "
+        f"{backbone.layers} layers of width {backbone.width}, {backbone.dtype} computation. A setting such as `s2q1k2` "
+        "says what is saved: the transformer runs on every 2nd frame (squeeze), its queries are means over 1 frame, "
+        "its keys and values over 2.\n",
         "## Use\n",
         use,
         "## Cost\n",
         _cost(backbone, settings),
     ]
-    if rows:
-        parts += ["## Word error rate and time\n", _reached(rows)]
-    parts += ["## How it was made\n", _made(origin, state)]
+    if points:
+        parts += ["## Word error rate and time\n", _reached(points)]
+    parts += ["## How it was made\n", _made(pretrained, state)]
     write_whole(folder / "README.md", "\n".join(parts).encode())
 
 
@@ -75,13 +91,14 @@ def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
     silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
     files = [(p.file, str(p.setting), f"{p.samples / SAMPLE_RATE:g} s", str(p.samples)) for p in programs]
     return f"""\
-Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from `{WEIGHTS_FILE}`. Needed:
-`pip install jax numpy flatbuffers`, nothing of sew_jax.
+Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from
+`{WEIGHTS_FILE}`. Needed: `pip install jax numpy flatbuffers`, nothing of sew_jax.
 
 {markdown_table(("program", "setting", "at most", "samples N"), files)}
-Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the samples of each
-utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities (B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the
-order of `{VOCABULARY_FILE}`; and the frames (B,) int32 of each utterance, beyond which they mean nothing.
+Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the
+samples of each utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities
+(B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`; and the frames (B,) int32
+of each utterance, beyond which they mean nothing.
 
 ```python
 import json
@@ -114,7 +131,7 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     ctc = isinstance(architecture.head, CTCHeadConfig)
     auto = "AutoModelForCTC" if ctc else "AutoModelForPreTraining" if architecture.head else "AutoModel"
     loader = "AutoProcessor" if ctc else "AutoFeatureExtractor"
-    told = (
+    output = (
         f"logits, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`"
         if ctc
         else "hidden states, a frame each 20 ms"
@@ -127,7 +144,7 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     return f"""\
 `{kind}` of transformers computes it. Needed: `pip install torch transformers soundfile`.
 
-Input: mono audio at {SAMPLE_RATE} Hz as floats, 1 is full scale. Output: {told}.
+Input: mono audio at {SAMPLE_RATE} Hz as floats, 1 is full scale. Output: {output}.
 
 ```python
 import soundfile
@@ -152,44 +169,46 @@ def _cost(backbone: BackboneConfig, settings: Sequence[Compression]) -> str:
     )
 
 
-def _reached(rows: Sequence[Row]) -> str:
-    first = rows[0]
+def _reached(points: Sequence[Point]) -> str:
+    first = points[0]
     lines = [
         (
-            r.setting,
-            r.split or "all",
-            r.decoder,
-            f"{r.wer:.2%}",
-            f"{r.wer_low:.2%} to {r.wer_high:.2%}",
-            f"{r.cer:.2%}",
-            f"{r.relative_time:.2f}",
-            f"{1 / r.rtf:.0f}",
+            point.setting,
+            point.split or "all",
+            point.decoder,
+            f"{point.wer:.2%}",
+            f"{point.wer_low:.2%} to {point.wer_high:.2%}",
+            f"{point.cer:.2%}",
+            f"{point.relative_time:.2f}",
+            f"{1 / point.rtf:.0f}",
         )
-        for r in rows
+        for point in points
     ]
-    splits = {r.split or "all": r for r in rows}.items()
     sizes = [
-        f"{name}: {r.utterances} utterances ({r.audio_seconds / 60:.1f} minutes, {r.words} words)" for name, r in splits
+        f"{split}: {point.utterances} utterances ({point.audio_seconds / 60:.1f} minutes, {point.words} words)"
+        for split, point in {point.split or "all": point for point in points}.items()
     ]
     head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
-    return f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n" + markdown_table(
-        head, lines
-    )
+    intro = f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n"
+    return intro + markdown_table(head, lines)
 
 
-def _made(origin: Origin, state: str) -> str:
-    lines = [("exported by", f"sew_jax {sew_jax.__version__}{_commit()}, jax {jax.__version__}"), ("from", origin.name)]
-    lines += [("state", state), ("trained at", ", ".join(map(str, origin.trained)))]
-    if origin.record:
-        config = origin.record["config"]
+def _made(pretrained: Pretrained, state: str) -> str:
+    lines = [
+        ("exported by", f"sew_jax {sew_jax.__version__}{_commit()}, jax {jax.__version__}"),
+        ("from", pretrained.name),
+    ]
+    lines += [("state", state), ("trained at", ", ".join(map(str, pretrained.trained)))]
+    if pretrained.record:
+        config = pretrained.record["config"]
         lines += [("mode", str(config["mode"]))]
-        for key in _TOLD:
+        for key in _RECORDED:
             value = config
             for part in key.split("."):
                 value = value.get(part) if isinstance(value, dict) else None
             if value not in (None, "") and value is not False:
                 lines.append((key, value if isinstance(value, str) else json.dumps(value)))
-        data = origin.record.get("data") or {}
+        data = pretrained.record.get("data") or {}
         if "utterances" in data:
             lines.append(("utterances", f"{data['utterances']} (SHA-256 of their list {data['sha256'][:12]})"))
     return markdown_table(("", "value"), lines)

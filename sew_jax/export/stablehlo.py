@@ -17,7 +17,7 @@ from jax import export
 
 from sew_jax.compression import Compression
 from sew_jax.console import format_duration, say
-from sew_jax.decoding.recognizer import FineTuned, log_probs
+from sew_jax.decoding.recognizer import Recognizer, log_probs
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig
@@ -58,7 +58,7 @@ def parse_buckets(seconds: str, backbone: BackboneConfig) -> list[int]:
 
 
 def write_programs(
-    folder: Path, tuned: FineTuned, settings: Sequence[Compression], buckets: Sequence[int]
+    folder: Path, recognizer: Recognizer, settings: Sequence[Compression], buckets: Sequence[int]
 ) -> list[Program]:
     """Writes SETTING_SECONDSs.stablehlo for each setting and bucket, and the weights.
 
@@ -69,27 +69,28 @@ def write_programs(
       RuntimeError: a program computes something else.
     """
     for setting in settings:
-        setting.layer_pools(tuned.model.backbone.layers)
+        setting.layer_pools(recognizer.model.backbone.layers)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tuned.params)}
-    names, structure = list(weights), jax.tree.structure(tuned.params)
+    weights = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(recognizer.params)}
+    names, structure = list(weights), jax.tree.structure(recognizer.params)
     programs = []
     for setting in settings:
 
         def compute(weights: dict[str, jax.Array], wave_BxN, length_B, setting=setting):
             params = jax.tree.unflatten(structure, [weights[name] for name in names])
-            return log_probs(tuned.model, params, {"wave": wave_BxN, "length": length_B}, setting)
+            return log_probs(recognizer.model, params, {"wave": wave_BxN, "length": length_B}, setting)
 
         for samples in buckets:
             begin = time.monotonic()
             data = _serialized(compute, weights, samples)
-            difference = _compare(data, compute, weights, samples, tuned.model.backbone)
+            difference = _compare(data, compute, weights, samples, recognizer.model.backbone)
             program = Program(f"{setting}_{samples / SAMPLE_RATE:g}s.stablehlo", setting, samples)
             write_whole(folder / program.file, data)
             programs.append(program)
             took = format_duration(time.monotonic() - begin)
             say(
-                f"  {len(programs)}/{len(settings) * len(buckets)} {program.file}: {len(data) / 2**20:.1f} MiB, within {difference:.1e} of the model, {took}"
+                f"  {len(programs)}/{len(settings) * len(buckets)} {program.file}: {len(data) / 2**20:.1f} MiB, "
+                f"within {difference:.1e} of the model, {took}"
             )
     archive = io.BytesIO()
     np.savez(archive, **jax.device_get(weights))
@@ -108,9 +109,9 @@ def _compare(data: bytes, compute, weights: dict[str, Any], samples: int, backbo
     """Largest difference between a program and the model on noise, one utterance whole and one half as long."""
     wave_BxN = np.random.default_rng(0).integers(-3000, 3000, (2, samples), np.int16)
     length_B = np.array([samples, samples // 2], np.int32)
-    found, frames_B = jax.device_get(jax.jit(export.deserialize(bytearray(data)).call)(weights, wave_BxN, length_B))
+    exported, frames_B = jax.device_get(jax.jit(export.deserialize(bytearray(data)).call)(weights, wave_BxN, length_B))
     expected, expected_B = jax.device_get(jax.jit(compute)(weights, wave_BxN, length_B))
-    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    difference = float(np.abs(exported - expected).max() / np.abs(expected).max())
     if not difference <= _TOLERANCE[backbone.dtype] or not np.array_equal(frames_B, expected_B):
         raise RuntimeError(f"an exported program differs from the model by {difference:.1e}, so it is not written")
     return difference

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import jiwer
 
-Alignment = list[
-    tuple[str, str]
-]  # (reference word, hypothesis word); one of them is empty where a word has no counterpart
+# (reference word, hypothesis word); one of them is empty where a word has no counterpart
+Alignment = list[tuple[str, str]]
 
 
 class Confusions(NamedTuple):
@@ -35,24 +34,26 @@ def align(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignmen
 
 
 def _pairs(chunk: jiwer.AlignmentChunk, reference: list[str], hypothesis: list[str]) -> Alignment:
-    said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-    heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-    return list(zip(said or [""] * len(heard), heard or [""] * len(said), strict=True))
+    theirs = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+    ours = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    return list(zip(theirs or [""] * len(ours), ours or [""] * len(theirs), strict=True))
 
 
 def word_errors(alignment: Alignment) -> int:
     """Substitutions, deletions and insertions together."""
-    return sum(said != heard for said, heard in alignment)
+    return sum(reference != hypothesis for reference, hypothesis in alignment)
 
 
 def count_confusions(alignments: Sequence[Alignment], most: int = 10) -> Confusions:
-    """The `most` frequent errors of each kind; those of equal frequency by the alphabet."""
+    """The `most` frequent errors of each kind, word by word; those of equal frequency by the alphabet."""
     counts = collections.Counter(pair for alignment in alignments for pair in alignment if pair[0] != pair[1])
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return Confusions(
-        [(said, heard, count) for (said, heard), count in ranked if said and heard][:most],
-        [(said, count) for (said, heard), count in ranked if not heard][:most],
-        [(heard, count) for (said, heard), count in ranked if not said][:most],
+        [(reference, hypothesis, count) for (reference, hypothesis), count in ranked if reference and hypothesis][
+            :most
+        ],
+        [(reference, count) for (reference, hypothesis), count in ranked if not hypothesis][:most],
+        [(hypothesis, count) for (reference, hypothesis), count in ranked if not reference][:most],
     )
 
 
@@ -60,7 +61,7 @@ def worst_utterances(alignments: Sequence[Alignment], most: int = 10) -> list[in
     """Numbers of the utterances with most errors, of equally many the shorter first; those without errors left out."""
 
     def badness(i: int) -> tuple[int, int, int]:
-        words = sum(said != "" for said, _ in alignments[i])
+        words = sum(reference != "" for reference, _ in alignments[i])
         return -word_errors(alignments[i]), words, i
 
     return [i for i in sorted(range(len(alignments)), key=badness) if word_errors(alignments[i])][:most]

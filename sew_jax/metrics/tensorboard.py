@@ -1,40 +1,27 @@
-"""TensorBoard's event files: rows of `metrics.jsonl` as scalars, the plot and transcripts of an evaluation.
+"""TensorBoard's event files: rows of `metrics.jsonl` as scalars, the picture and texts of an evaluation.
 
-The one file that knows tensorboardX. Files lie in the workdir itself, so that `tensorboard --logdir runs` calls a run by
-its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
+The one file that knows tensorboardX. Files lie in the workdir itself, so that `tensorboard --logdir runs` calls a run
+by its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
 """
 
 import math
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import text
 
-from sew_jax.tables import markdown_table
-
-if TYPE_CHECKING:  # it draws with matplotlib, for which training need not wait
-    from sew_jax.evaluation.tradeoff import Row
-
 _PREFIX = "events"  # files are events.out.tfevents.SECONDS.HOST.SUFFIX
 _EVALUATION = ".evaluation"
 
 
-class Sample(NamedTuple):
-    """An utterance, and what each setting heard."""
-
-    id: str
-    reference: str
-    hypotheses: Mapping[str, str]
-
-
 class EventFile:
-    """An update's numbers as `training/NAME` and its loss as `loss/SETTING`, an evaluation's as `held-out NAME/SETTING`.
+    """An update's numbers: `training/NAME`, its loss also `loss/SETTING`; an evaluation's: `held-out NAME/SETTING`.
 
     One file for each start of a run that has rows: TensorBoard reads a folder's files one after the other, so that rows
     of one start must not lie in two of them.
@@ -90,36 +77,18 @@ class EventFile:
             self._writer.close()
 
 
-def write_tradeoff_events(folder: Path, plot_png: bytes, rows: Sequence["Row"], samples: Sequence[Sample]) -> None:
-    """Writes an evaluation's plot, table and transcripts, in place of those of an earlier evaluation.
+def write_evaluation_events(folder: Path, plot_png: bytes, texts: Mapping[str, str]) -> None:
+    """Writes an evaluation's plot, as `tradeoff`, and its texts, in place of those of an earlier evaluation.
 
     Args:
-      plot_png: the trade-off plot, a PNG file's bytes.
-      rows: of the trade-off table, shown as text.
-      samples: utterances whose transcripts are shown, one text each.
+      plot_png: a PNG file's bytes.
+      texts: tag -> Markdown.
     """
     earlier = list(folder.glob(f"{_PREFIX}.out.tfevents.*{_EVALUATION}"))
     width, height = struct.unpack(">II", plot_png[16:24])  # of the header that each PNG file begins with
     image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=plot_png)
-    lines = [
-        (
-            r.setting,
-            r.split or "all",
-            r.decoder,
-            f"{r.wer:.2%}",
-            f"{r.cer:.2%}",
-            f"{r.relative_time:.2f}",
-            f"{r.relative_macs:.2f}",
-        )
-        for r in rows
-    ]
-    summaries = [
-        Summary(value=[Summary.Value(tag="tradeoff", image=image)]),
-        text("tradeoff/table", markdown_table(("setting", "split", "decoder", "WER", "CER", "time", "MACs"), lines)),
-    ]
-    for sample in samples:
-        heard = [("reference", sample.reference), *sample.hypotheses.items()]
-        summaries.append(text(f"transcripts/{sample.id}", markdown_table(("", sample.id), heard)))
+    summaries = [Summary(value=[Summary.Value(tag="tradeoff", image=image)])]
+    summaries += [text(tag, markdown) for tag, markdown in texts.items()]
     for path in earlier:
         path.unlink()
     writer = EventsWriter(str(folder / _PREFIX), _EVALUATION)

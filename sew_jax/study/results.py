@@ -1,20 +1,19 @@
 """What runs of a study leave, one file each: what was done, by whom, and the errors of each utterance."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
-from sew_jax.decoding.recognizer import best_symbols, load_finetuned
+from sew_jax.decoding.recognizer import best_symbols, load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.wer import count_errors
@@ -52,24 +51,22 @@ class Scorer:
         """`config` is an evaluation's."""
         self._config, self._splits, self._mesh = config, splits, mesh
         self._sets: list[EvalSet] = []
-        self._programs: dict[str, dict] = {}  # architecture -> (setting, bucket) -> program
+        self._programs: dict[str, dict] = {}  # architecture -> a recognizer's programs
 
     def __call__(self, workdir: Path, settings: Sequence[Compression]) -> dict[str, Any]:
         """Of the model in a workdir: ids, words and characters of each utterance, and its errors at each setting."""
-        tuned = load_finetuned(str(workdir), self._config.dtype, NamedSharding(self._mesh, PartitionSpec()))
+        recognizer = load_recognizer(str(workdir), self._config.dtype, self._mesh)
         if not self._sets:
-            self._sets = open_eval_sets(self._config, self._splits, tuned.vocabulary, self._mesh)
-        shape = json.dumps([dataclasses.asdict(tuned.model.backbone), dataclasses.asdict(tuned.model.head)])
-        programs = self._programs.setdefault(shape, {})
-        missing = [s for s in settings if (s, self._sets[0].batches[0][0]) not in programs]
-        if missing:
-            function = functools.partial(best_symbols, tuned.model)
-            programs |= compile_for(self._sets, missing, function, tuned.params, "scoring")
+            self._sets = open_eval_sets(self._config, self._splits, recognizer.vocabulary, self._mesh)
+        model = recognizer.model
+        shape = json.dumps([dataclasses.asdict(model.backbone), dataclasses.asdict(model.head)])
+        recognizer.programs = self._programs.setdefault(shape, recognizer.programs)
+        compile_for(recognizer, best_symbols, self._sets, settings, "scoring")
         splits, scores = {}, []
         for part in self._sets:
             for setting in settings:
-                paths, _ = part.run(programs, setting, tuned.params)
-                texts = [greedy(path, tuned.vocabulary) for path in paths]
+                paths, _ = part.run(recognizer, best_symbols, setting)
+                texts = [greedy(path, recognizer.vocabulary) for path in paths]
                 counts = [count_errors(r, text) for r, text in zip(part.references, texts, strict=True)]
                 splits[part.split] = {
                     "ids": part.ids,

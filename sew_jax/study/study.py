@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sew_jax.checks.check import check_config
+from sew_jax.checks.check import check_config, recorded_defaults
 from sew_jax.console import format_duration, say
 from sew_jax.data.listing import split_names
 from sew_jax.errors import Diverged, UserError
@@ -259,6 +259,8 @@ def _check_earlier(config: ConfigDict, workdir: Path) -> None:
         with writing_to(workdir, WORKDIR_HINT):
             write_json(path, new)
     old = json.loads(path.read_text(encoding="utf-8"))
+    # a study from before a key existed was as the key's default says
+    old = {key: value for key, value in recorded_defaults("study").items() if key in new} | old
     for key in sorted(old.keys() | new.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in _FREE) or key.split(".")[-1] in _FREE_ANYWHERE
         if not free and old.get(key) != new.get(key):

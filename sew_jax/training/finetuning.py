@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import Origin, open_origin
+from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Draw, settings_table
 from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary, check_texts, open_vocabulary
@@ -48,11 +48,11 @@ def open_finetuning(config: ConfigDict) -> Task:
     Raises:
       UserError: something in the config, the data or `init_from` does not fit.
     """
-    origin = open_origin(config.init_from)
+    pretrained = open_pretrained(config.init_from)
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(
-        origin.backbone,
+        pretrained.backbone,
         **config.model,
         upsample_factors=upsample_factors(table),
         dtype=config.dtype,
@@ -62,14 +62,14 @@ def open_finetuning(config: ConfigDict) -> Task:
     draws = draws_of(config, table, backbone)
     min_samples = round(config.input.min_seconds * SAMPLE_RATE)
     source, problems = open_audio(config, min_samples=min_samples, need_text=True)
-    vocabulary = _choose_vocabulary(config.vocabulary, origin, source)
+    vocabulary = _choose_vocabulary(config.vocabulary, pretrained, source)
     head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
     model = CTCModel(backbone, head)
     options, mask = config.optim, config.mask
     schedule = optim.tri_stage(
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
-    freezing = _freezing(config, model, origin)
+    freezing = _freezing(config, model, pretrained)
 
     return Task(
         table=table,
@@ -82,7 +82,7 @@ def open_finetuning(config: ConfigDict) -> Task:
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=model.initialize,
         warm_start=warm_start_from(
-            None if scratch else origin, leave="" if vocabulary == origin.vocabulary else "symbols"
+            None if scratch else pretrained, leave="" if vocabulary == pretrained.vocabulary else "symbols"
         ),
         micro_loss=ctc_micro_loss(
             model,
@@ -96,10 +96,10 @@ def open_finetuning(config: ConfigDict) -> Task:
     )
 
 
-def _choose_vocabulary(name: str, origin: Origin, source: Source) -> Vocabulary:
+def _choose_vocabulary(name: str, pretrained: Pretrained, source: Source) -> Vocabulary:
     """What the config names, else the checkpoint's, else letters; it spells the texts of the source."""
-    if not name and origin.vocabulary:
-        vocabulary = origin.vocabulary
+    if not name and pretrained.vocabulary:
+        vocabulary = pretrained.vocabulary
     else:
         vocabulary = open_vocabulary(name or "letters", map(source.text, range(len(source))))
     check_texts(vocabulary, source)
@@ -113,7 +113,7 @@ class Freezing(NamedTuple):
     lr_scale: Callable[[str], float] | None
 
 
-def _freezing(config: ConfigDict, model: CTCModel, origin: Origin) -> Freezing:
+def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Freezing:
     """A pre-trained extractor never moves, what else is pre-trained after `optim.freeze`; what is new, at once."""
     if config.from_scratch:
         return Freezing(lambda path: 0, None)
@@ -122,7 +122,7 @@ def _freezing(config: ConfigDict, model: CTCModel, origin: Origin) -> Freezing:
     new: set[str] = set()
     if start > 0 or scale != 1:
         shapes = jax.eval_shape(model.initialize, jax.random.key(config.seed))["params"]
-        new = set(merge_params(shapes, origin.shapes(), origin.name)[1])
+        new = set(merge_params(shapes, pretrained.shapes(), pretrained.name)[1])
 
     def is_new(path: str) -> bool:
         return path in new or path.startswith("symbols/")

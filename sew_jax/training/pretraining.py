@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.compression import Draw, settings_table
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
@@ -82,14 +82,14 @@ def open_pretraining(config: ConfigDict) -> Task:
       UserError: something in the config, the data or `init_from` does not fit.
     """
     table = settings_table(**config.compression)
-    origin = open_origin(config.init_from) if config.init_from else None
+    pretrained = open_pretrained(config.init_from) if config.init_from else None
     backbone = BackboneConfig(
-        **_inherit(config.model, origin and origin.backbone),
+        **_inherit(config.model, pretrained and pretrained.backbone),
         upsample_factors=upsample_factors(table),
         dtype=config.dtype,
         remat=config.remat,
     )
-    head = PretrainHeadConfig(**_inherit(config.head, origin and origin.head))
+    head = PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head))
     draws = draws_of(config, table, backbone)
     mask = SpanMask(**config.mask)
     # a span needs its frames and a last one, which is never masked
@@ -109,7 +109,7 @@ def open_pretraining(config: ConfigDict) -> Task:
         model=learning.model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=learning.model.initialize,
-        warm_start=warm_start_from(origin),
+        warm_start=warm_start_from(pretrained),
         micro_loss=learning.micro_loss,
         optimizer=learning.optimizer,
         schedule=learning.schedule,
@@ -203,10 +203,10 @@ def _perplexities(quantized: Quantized, valid_BxM: jax.Array, weight: jax.Array,
 
 
 def _inherit(
-    options: ConfigDict, of_origin: BackboneConfig | PretrainHeadConfig | CTCHeadConfig | None
+    options: ConfigDict, inherited: BackboneConfig | PretrainHeadConfig | CTCHeadConfig | None
 ) -> dict[str, Any]:
     """Options with those that are None taken from what the run starts from; a head of another kind gives none."""
     given = {name: value for name, value in options.items() if value is not None}
     return given | {
-        name: getattr(of_origin, name) for name in options if name not in given and hasattr(of_origin, name)
+        name: getattr(inherited, name) for name in options if name not in given and hasattr(inherited, name)
     }

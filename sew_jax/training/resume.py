@@ -1,11 +1,18 @@
-"""Whether the run in a workdir can go on: what may have changed, what may not, and what the user allows to."""
+"""Whether the run in a workdir can go on: what may have changed, what may not, and what the user allows to.
 
+A key of the config, or a field of the model, that the record of an older run lacks has there the default that its rule
+or its dataclass gives it, which is what the run was; so a key that joins later does not end older runs.
+"""
+
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from sew_jax.checkpoints.checkpointer import newest_record
+from sew_jax.checks.check import recorded_defaults
 from sew_jax.errors import UserError
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.runtime.distributed import same_everywhere
 
 RECORD = (
@@ -25,6 +32,9 @@ _FREE_KEYS = (
     "input.max_bad",
     "optim.max_skipped",
 )
+
+
+_NO_KEY = "no such key"
 
 
 def earlier_record(workdir: Path) -> dict[str, Any] | None:
@@ -51,7 +61,8 @@ def earlier_rows(earlier: dict[str, Any] | None, config: dict[str, Any]) -> dict
     """Utterances of each bucket's batches in the earlier run, where these stay the same whatever the devices now."""
     if not earlier:
         return None
-    old, new = (_flat(c) for c in (earlier["config"], config))
+    new = _flat(config)
+    old = _filled(earlier["config"], new)
     if any(old.get(key) != new[key] for key in ("input.batch_seconds", "input.buckets")):
         return None
     return {int(bucket): rows for bucket, rows in earlier["rows"].items()}
@@ -65,21 +76,21 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
     """
     new = _flat(record["config"])
     allow = [key.strip() for key in allowed.split(",") if key.strip()]
+    old, changes = _filled(earlier["config"], new) if earlier else {}, []
     for key in allow:
-        if not any(_covers(key, other) for other in new):
+        if not any(_covers(key, other) for other in (*old, *new)):
             raise UserError(f"resume: {key!r} is no key of the config; write for example --config.resume=optim.lr,data")
     if not earlier:
         return []
-    old, changes = _flat(earlier["config"]), []
     for key in sorted(old.keys() | new.keys()):
         if any(_covers(free, key) for free in _FREE_KEYS) or old.get(key) == new.get(key):
             continue
         if not any(_covers(allowing, key) for allowing in allow):
             raise UserError(
-                f"workdir: {workdir} holds a run with config.{key}={old.get(key)!r}, this one has {new.get(key)!r}; "
+                f"workdir: {workdir} holds a run with config.{key}={old.get(key, _NO_KEY)!r}, this one has {new.get(key, _NO_KEY)!r}; "
                 f"use the same value to resume it, or another --workdir, or allow the change with --config.resume={key}"
             )
-        changes.append(f"{key} was {old.get(key)!r}, is {new.get(key)!r}")
+        changes.append(f"{key} was {old.get(key, _NO_KEY)!r}, is {new.get(key, _NO_KEY)!r}")
     if earlier["data"] != record["data"]:
         change = (
             f"{earlier['data'].get('utterances')} utterances then, {record['data']['utterances']} now, or other lengths"
@@ -105,9 +116,22 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
 
 def _model_change(earlier: dict[str, Any], record: dict[str, Any]) -> str:
     """A difference of the models that the configs do not show, as where `init_from` names another checkpoint now."""
-    old, new = (_flat(r["architecture"]) for r in (earlier, record))
+    old, new = (_flat_architecture(r) for r in (earlier, record))
     keys = sorted(key for key in old.keys() | new.keys() if not key.endswith(".remat") and old.get(key) != new.get(key))
     return f"{keys[0]}={old.get(keys[0])!r} then, {new.get(keys[0])!r} now" if keys else ""
+
+
+def _flat_architecture(record: dict[str, Any]) -> dict[str, Any]:
+    head = CTCHeadConfig if record["config"].get("mode") == "finetune" else PretrainHeadConfig
+    parts = {"backbone": BackboneConfig, "head": head}
+    defaults = {name: json.loads(json.dumps(dataclasses.asdict(part()))) for name, part in parts.items()}
+    return _flat(defaults) | _flat(record["architecture"])
+
+
+def _filled(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """An earlier config, flat, with the keys of today's that it lacks."""
+    defaults = {key: value for key, value in recorded_defaults(earlier.get("mode", "")).items() if key in new}
+    return defaults | _flat(earlier)
 
 
 def _covers(key: str, other: str) -> bool:

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import Origin
+from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression, Draw, sandwich_draws, uniform_draws
 from sew_jax.console import say
 from sew_jax.data.problems import Problem
@@ -184,16 +184,16 @@ def adam(
     )
 
 
-def warm_start_from(origin: Origin | None, leave: str = "") -> WarmStart:
-    """Fresh parameters replaced by those of an origin, but for the part named `leave`; no change without an origin."""
+def warm_start_from(pretrained: Pretrained | None, leave: str = "") -> WarmStart:
+    """Fresh parameters replaced by those of a pre-trained model, but for the part named `leave`; no change without one."""
 
     def warm_start(fresh: Params, sharding: Sharding) -> Params:
-        if not origin:
+        if not pretrained:
             return fresh
-        state, saved = origin.load(sharding)
+        state, saved = pretrained.load(sharding)
         left = [leave] if saved.pop(leave, None) else []
-        params, new, unused = merge_params(fresh, saved, origin.name)
-        say(f"parameters from {origin.name}, {state}" + _aside("new", new) + _aside("left behind", left + unused))
+        params, new, unused = merge_params(fresh, saved, pretrained.name)
+        say(f"parameters from {pretrained.name}, {state}" + _aside("new", new) + _aside("left behind", left + unused))
         return params
 
     return warm_start

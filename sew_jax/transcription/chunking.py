@@ -1,7 +1,8 @@
-"""Long audio in chunks that overlap, and what a model says of the chunks joined to what it says of the whole.
+"""Long audio in chunks that overlap, and what a model says of the chunks merged to what it says of the whole.
 
-Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means the same
-20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of JAX.
+Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means
+the same 20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of
+JAX.
 """
 
 import math
@@ -19,7 +20,7 @@ _BUCKETS_PER_OCTAVE, _SHORTEST_BUCKET = 2, 2.0  # seconds
 
 
 class Chunk(NamedTuple):
-    """Samples `begin` and on of a clip; `last` closes it."""
+    """Samples `begin` and on of a recording; `last` closes it."""
 
     begin: int
     wave: np.ndarray  # int16
@@ -39,7 +40,7 @@ class Chunking(NamedTuple):
         return self.length // FRAME_SAMPLES
 
     def count(self, samples: int) -> int:
-        """Chunks of a clip."""
+        """Chunks of a recording."""
         return 1 + max(-(-(samples - self.length) // self.hop), 0)
 
 
@@ -54,20 +55,21 @@ def make_chunking(chunk_seconds: float, overlap_seconds: float, setting: Compres
     length, hop = round(chunk_seconds * SAMPLE_RATE), round((chunk_seconds - overlap_seconds) * SAMPLE_RATE)
     if overlap_seconds < _LEAST_OVERLAP:
         raise UserError(
-            f"overlap_seconds: {overlap_seconds:g} is too short to join chunks; give {_LEAST_OVERLAP} or more"
+            f"overlap_seconds: {overlap_seconds:g} is too short to merge chunks; give {_LEAST_OVERLAP} or more"
         )
     if hop < grid:
         raise UserError(
-            f"chunk_seconds: {chunk_seconds:g} must be at least {grid / SAMPLE_RATE:g} s more than overlap_seconds={overlap_seconds:g} at {setting}"
+            f"chunk_seconds: {chunk_seconds:g} must be at least {grid / SAMPLE_RATE:g} s more than "
+            f"overlap_seconds={overlap_seconds:g} at {setting}"
         )
     return Chunking(length, hop // grid * grid, grid)
 
 
 def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
-    """The chunks of a clip that comes in blocks; no more than a chunk and a block are held.
+    """The chunks of a recording that comes in blocks; no more than a chunk and a block are held.
 
-    The last chunk of several begins earlier than its turn, so that it is about as long as the others: statistics over a short
-    one would differ.
+    The last chunk of several begins earlier than its turn, so that it is about as long as the others: statistics over
+    a short one would differ.
     """
     held, at, begin = np.zeros(0, np.int16), 0, 0  # held[0] is sample `at`; the next chunk's turn is at `begin`
     for block in blocks:
@@ -81,8 +83,8 @@ def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
     yield Chunk(begin, held[begin - at :], last=True)
 
 
-class Joiner:
-    """Joins what was computed of a clip's chunks: every frame comes once, in order."""
+class ChunkMerger:
+    """Merges what was computed of a recording's chunks: every frame comes once, in order."""
 
     def __init__(self):
         self._held, self._at = None, 0  # held[0] is frame `_at`; the next chunk may know these better
@@ -106,3 +108,13 @@ def bucket_grid(length: int) -> list[int]:
     while (shorter := math.ceil(length * step ** len(buckets) / grid) * grid) >= _SHORTEST_BUCKET * SAMPLE_RATE:
         buckets.append(shorter)
     return buckets[::-1]
+
+
+def bucket_of(samples: int, length: int) -> int:
+    """The shortest of `bucket_grid(length)` that holds so many samples; the grid goes on upwards beyond `length`."""
+    if samples <= length:
+        return next(bucket for bucket in bucket_grid(length) if bucket >= samples)
+    grid = SAMPLE_RATE // 10
+    while samples > length:
+        length = math.ceil(length * 2 ** (1 / _BUCKETS_PER_OCTAVE) / grid) * grid
+    return length

@@ -1,8 +1,10 @@
-"""Which audio a command line names: files, folders and standard input."""
+"""Recordings: the files, folders and standard input that a command line names, and what Python gives."""
 
 import os
 import sys
 from typing import NamedTuple
+
+import numpy as np
 
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
@@ -14,12 +16,12 @@ from sew_jax.rates import SAMPLE_RATE
 STDIN = "-"
 
 
-class Clip(NamedTuple):
-    """One recording."""
+class Recording(NamedTuple):
+    """Audio of one file, or as much as one."""
 
     name: str  # as the user knows it: its path, or - for standard input
     stem: str  # of files that belong to it: its path below the folder that was named, without the suffix
-    data: str | bytes  # path, or what came on standard input
+    data: str | bytes | np.ndarray  # path, a file's bytes, or int16 samples at 16 kHz
     samples: int  # at 16 kHz
 
     @property
@@ -27,19 +29,21 @@ class Clip(NamedTuple):
         return self.samples / SAMPLE_RATE
 
 
-class Found(NamedTuple):
-    """Clips in order; what cannot be used; and whether one file alone was asked for."""
+class Selection(NamedTuple):
+    """Recordings in order; what cannot be used; and whether one file alone was asked for."""
 
-    clips: list[Clip]
+    recordings: list[Recording]
     problems: list[Problem]
     alone: bool
 
 
-def find_clips(named: str) -> Found:
-    """The clips that `named` stands for: files, folders (all audio below, links to folders aside) and `-`, joined by commas.
+def find_recordings(named: str) -> Selection:
+    """The recordings that `named` stands for: files, folders (all audio below, links to folders aside) and `-`.
 
-    A path with a comma in it is understood where it is all that is named. Of folders' files those with a suffix of audio
-    count, other files are tried as they are named.
+    Several are joined by commas.
+
+    A path with a comma in it is understood where it is all that is named. Of folders' files those with a suffix of
+    audio count, other files are tried as they are named.
 
     Raises:
       UserError: nothing is named.
@@ -64,10 +68,13 @@ def find_clips(named: str) -> Found:
             wanted += [(path, os.path.splitext(os.path.relpath(path, name))[0], path) for path in below]
         else:
             wanted.append((name, os.path.splitext(os.path.basename(name))[0], name))
-    clips = []
-    for found in in_threads(_measured, wanted):
-        (problems if isinstance(found, Problem) else clips).append(found)
-    return Found(clips, problems, alone=len(names) == 1 and not os.path.isdir(names[0]))
+    recordings: list[Recording] = []
+    for one in in_threads(_measured, wanted):
+        if isinstance(one, Problem):
+            problems.append(one)
+        else:
+            recordings.append(one)
+    return Selection(recordings, problems, alone=len(names) == 1 and not os.path.isdir(names[0]))
 
 
 def _audio_below(top: str) -> list[str]:
@@ -78,9 +85,9 @@ def _audio_below(top: str) -> list[str]:
     return sorted(path for path in paths if os.path.splitext(path)[1].lower() in audio.EXTENSIONS)
 
 
-def _measured(wanted: tuple[str, str, str | bytes]) -> Clip | Problem:
+def _measured(wanted: tuple[str, str, str | bytes]) -> Recording | Problem:
     name, stem, data = wanted
     try:
-        return Clip(name, stem, data, audio.probe(data))
+        return Recording(name, stem, data, audio.probe(data))
     except AudioError as error:
         return Problem(name, str(error))

@@ -1,4 +1,4 @@
-"""What was said in a clip, as JSON, plain text and subtitles, on standard output or in files of their own."""
+"""What was said in a recording, as JSON, plain text and subtitles, on standard output or in files of their own."""
 
 import json
 from collections.abc import Sequence
@@ -10,82 +10,118 @@ from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.errors import UserError
 from sew_jax.files import write_whole, writing_to
 from sew_jax.rates import FRAME_SECONDS
-from sew_jax.transcription.recordings import Clip
+from sew_jax.transcription.recordings import Recording
 from sew_jax.transcription.subtitles import srt, vtt
 
 _SUBTITLES = {"srt": srt, "vtt": vtt}
 FORMATS = ("jsonl", "text", *_SUBTITLES)
 
 
-class Transcript(NamedTuple):
-    """What was said in a clip, and at which setting it was heard."""
+class TimedWord(NamedTuple):
+    """A word, when it was said (seconds from the beginning), and how sure the model is of it (0 to 1)."""
 
-    clip: Clip
+    text: str
+    begin: float
+    end: float
+    confidence: float
+
+
+class Transcript(NamedTuple):
+    """What was said in a recording, and at which setting it was transcribed."""
+
+    recording: Recording
     setting: Compression
     hypothesis: Hypothesis
 
+    @property
+    def text(self) -> str:
+        return self.hypothesis.text
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return self.recording.seconds
+
+    @property
+    def words(self) -> tuple[TimedWord, ...]:
+        """A word's confidence is the geometric mean of its symbols' best frames."""
+        return tuple(
+            TimedWord(word.text, word.begin * FRAME_SECONDS, word.end * FRAME_SECONDS, word.confidence)
+            for word in self.hypothesis.words
+        )
+
+    @property
+    def confidence(self) -> float | None:
+        """The mean of its words'; None where there are none."""
+        words = self.hypothesis.words
+        return sum(word.confidence for word in words) / len(words) if words else None
+
+    def __repr__(self) -> str:
+        return f"Transcript({self.text!r} of {self.recording.name} at {self.setting})"
+
     def as_json(self) -> str:
-        """One line; times are seconds, a transcript's confidence is the mean of its words' (null where there are none)."""
+        """One line; times are seconds."""
         words = [
             {
                 "word": word.text,
-                "begin": round(word.begin * FRAME_SECONDS, 2),
-                "end": round(word.end * FRAME_SECONDS, 2),
+                "begin": round(word.begin, 2),
+                "end": round(word.end, 2),
                 "confidence": round(word.confidence, 4),
             }
-            for word in self.hypothesis.words
+            for word in self.words
         ]
-        confidences = [word.confidence for word in self.hypothesis.words]
-        row = {
-            "audio": self.clip.name,
-            "seconds": round(self.clip.seconds, 3),
-            "text": self.hypothesis.text,
+        line = {
+            "audio": self.recording.name,
+            "seconds": round(self.seconds, 3),
+            "text": self.text,
             "words": words,
             "setting": self.setting.name,
-            "confidence": round(sum(confidences) / len(confidences), 4) if confidences else None,
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
         }
-        return json.dumps(row, ensure_ascii=False)
+        return json.dumps(line, ensure_ascii=False)
 
 
 class TranscriptWriter:
     """Writes transcripts one after the other.
 
-    Subtitles of several clips are files in the workdir, and their paths are written in their stead.
+    Subtitles of several recordings are files in the workdir, and their paths are written in their stead.
 
     Args:
       form: one of FORMATS.
-      clips: all that are to come.
+      recordings: all that are to come.
       alone: whether there is but one, whose name needs not be said.
 
     Raises:
-      UserError: there is no such format, or two clips would write the same file.
+      UserError: there is no such format, or two recordings would write the same file.
     """
 
-    def __init__(self, form: str, clips: Sequence[Clip], alone: bool, out: TextIO, workdir: Path):
+    def __init__(self, form: str, recordings: Sequence[Recording], alone: bool, out: TextIO, workdir: Path):
         if form not in FORMATS:
             raise UserError(f"format: {form!r} is unknown; choose one of {', '.join(FORMATS)}")
         self._form, self._alone, self._out, self._workdir = form, alone, out, workdir
         if form not in _SUBTITLES or alone:
             return
-        taken: dict[Path, Clip] = {}
-        for clip in clips:
-            other = taken.setdefault(self._file(clip), clip)
-            if other is not clip:
+        taken: dict[Path, Recording] = {}
+        for recording in recordings:
+            file = self._file(recording)
+            other = taken.setdefault(file, recording)
+            if other is not recording:
                 raise UserError(
-                    f"audio: {other.name} and {clip.name} would both be written to {self._file(clip)}; name them in two runs with a workdir each"
+                    f"audio: {other.name} and {recording.name} would both be written to {file}; "
+                    "name them in two runs with a workdir each"
                 )
 
     def write(self, transcript: Transcript) -> None:
         """Writes the next one at once. Raises UserError where a file cannot be written."""
-        clip, hypothesis = transcript.clip, transcript.hypothesis
+        recording, words = transcript.recording, transcript.hypothesis.words
         if self._form == "jsonl":
             text = transcript.as_json() + "\n"
         elif self._form == "text":
-            text = f"{hypothesis.text}\n" if self._alone else f"{clip.name}\t{hypothesis.text}\n"
+            text = f"{transcript.text}\n" if self._alone else f"{recording.name}\t{transcript.text}\n"
         else:
-            text = _SUBTITLES[self._form](hypothesis.words)
+            text = _SUBTITLES[self._form](words)
             if not self._alone:
-                file = self._file(clip)
+                file = self._file(recording)
                 with writing_to(self._workdir, "mend that or name another --workdir"):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(file, text.encode())
@@ -93,5 +129,5 @@ class TranscriptWriter:
         self._out.write(text)
         self._out.flush()
 
-    def _file(self, clip: Clip) -> Path:
-        return self._workdir / f"{clip.stem}.{self._form}"
+    def _file(self, recording: Recording) -> Path:
+        return self._workdir / f"{recording.stem}.{self._form}"

@@ -24,9 +24,10 @@ def small():
     return config
 
 
-def test_tables_of_a_small_model(tmp_path, capfd):
+def test_tables_of_a_small_model_without_a_peer(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = small()
-    config.profile = True
+    config.profile = config.peers = True
     report = benchmark(config, tmp_path)
     assert json.loads((tmp_path / "benchmark.json").read_text()) == report
     (inference,) = report["inference"]
@@ -46,7 +47,9 @@ def test_tables_of_a_small_model(tmp_path, capfd):
         assert row["peak_mb"] > 100  # Python and JAX alone
     for folder in ("inference_2/s1q1k1", "inference_2/s4q1k1", "training/s2q1k1"):
         assert list((tmp_path / "profile" / folder).rglob("*.xplane.pb"))
-    assert "promised" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "promised" in out and out.count("no peer: torch and transformers not installed") == 2
+    assert "peer" not in inference and "peer" not in report["training"]
 
 
 def test_overhead_of_a_small_model(tmp_path, capfd):
@@ -83,13 +86,6 @@ def test_what_does_not_fit_is_named_before_anything_runs(key, value, words, tmp_
     config[key] = value
     with pytest.raises(UserError, match=words):
         benchmark(config, tmp_path)
-
-
-def test_without_a_peer_it_says_so_and_goes_on(tmp_path, capfd):
-    config = small()
-    config.parts, config.peers, config.settings = "inference", True, "s1q1k1"
-    report = benchmark(config, tmp_path)
-    assert "no peer: " in capfd.readouterr().out and "peer" not in report["inference"][0]
 
 
 @pytest.mark.transformers

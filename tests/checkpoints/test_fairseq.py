@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from sew_jax.checkpoints import fairseq
+from sew_jax.checkpoints.hf_config import read_architecture
 from sew_jax.checkpoints.hf_folder import open_released
-from sew_jax.checkpoints.hf_weights import from_hugging_face, read_architecture
+from sew_jax.checkpoints.hf_weights import from_hugging_face
 from sew_jax.data.vocabulary import LETTERS
 from sew_jax.errors import UserError
 from sew_jax.models.config import ARCHITECTURE

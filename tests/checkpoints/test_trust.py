@@ -12,7 +12,7 @@ import soundfile
 from etils import epath
 
 from configs import prepare as prepare_config
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.data.listing import list_manifest
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
@@ -27,7 +27,7 @@ LOAD = """
 import os, sys
 import jax, jax.numpy
 from absl import logging
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 
 def watch(event, arguments):
     if event in ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
@@ -36,7 +36,7 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 for name in sys.argv[1:]:
-    parameters = open_origin(name).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))[1]
+    parameters = open_pretrained(name).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))[1]
     assert len(jax.tree.leaves(parameters)) > 10
 assert "this" not in sys.modules
 print("loaded")
@@ -76,7 +76,7 @@ def test_a_record_of_another_kind_is_one_line(run, tmp_path, change):
     change(record)
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"init_from: .*config\.json (does not describe a model|is not that of)"):
-        open_origin(str(tmp_path))
+        open_pretrained(str(tmp_path))
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder_unseen(tmp_path):

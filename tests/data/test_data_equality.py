@@ -43,6 +43,7 @@ def places(tmp_path_factory):
 def rows_of(config, workdir):
     """What a run notes, without times."""
     config.num_steps = config.checkpoint_every = UPDATES
+    config.compression.squeeze = (1,)
     train(config, workdir)
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
 
@@ -72,10 +73,11 @@ def test_damage_is_named_and_training_finishes(tmp_path, capfd):
         train(config, tmp_path / "refused")
     config.input.max_bad = 20
     config.num_steps = config.checkpoint_every = UPDATES
+    config.compression.squeeze = (1,)
     assert train(config, tmp_path / "run").step == UPDATES
     left_out = {row["id"] for row in map(json.loads, (tmp_path / "run/left_out.jsonl").read_text().splitlines())}
     screen = capfd.readouterr().out
     said = {name for name in damaged if f"! {name} " in screen}
-    untold = {name for name in damaged if "transcript" in name}  # pre-training has no use for transcripts
-    assert left_out | said >= set(damaged) - untold
+    without_text = {name for name in damaged if "transcript" in name}  # pre-training has no use for transcripts
+    assert left_out | said >= set(damaged) - without_text
     assert not left_out & {f"train/7/1/{name}" for name in GOOD}

@@ -247,7 +247,7 @@ def test_a_dataset_without_whole_metadata_is_named(corpus, tmp_path):
 
 def test_workers_end_when_the_run_is_killed(tmp_path):
     """Not even SIGKILL leaves processes behind."""
-    corpus = many(tmp_path / "corpus" / "train", 60)
+    corpus = many(tmp_path / "corpus" / "train", 320)
     command = [sys.executable, "-m", "sew_jax.main", "--config=configs/prepare.py", f"--config.data={corpus}"]
     process = subprocess.Popen(
         [*command, f"--workdir={tmp_path / 'out'}", "--config.workers=2"],
@@ -255,8 +255,9 @@ def test_workers_end_when_the_run_is_killed(tmp_path):
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None and not list((tmp_path / "out").glob("unfinished/*.json")):
-        time.sleep(0.01)
+    while not list((tmp_path / "out").glob("unfinished/*.json")):
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # and not of itself
     assert_all_end(process.pid)

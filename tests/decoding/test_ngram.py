@@ -8,7 +8,8 @@ import pytest
 
 from configs import lm as lm_config
 from sew_jax.decoding.beam import sentence_log10
-from sew_jax.decoding.ngram import arpa, build_lm, estimate
+from sew_jax.decoding.build_lm import build_lm
+from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.errors import UserError
 from tests.ngrams import log10_of_sentence, log10_of_word, read_arpa
 from tests.runs import WORDS, make_corpus

@@ -9,7 +9,7 @@ import pytest
 from configs import evaluate as evaluate_config
 from configs import lm as configs_lm
 from sew_jax.compression import Compression
-from sew_jax.decoding.ngram import build_lm
+from sew_jax.decoding.build_lm import build_lm
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.metrics.wer import ErrorCounts, count_errors

@@ -1,4 +1,4 @@
-"""The search for schedules, against fronts known by trying everything."""
+"""The search for per-layer settings, against fronts known by trying everything."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.evaluation.pooling_search import Point, find_front, is_uniform, search_schedules
+from sew_jax.evaluation.pooling_search import Candidate, find_front, is_uniform, search_settings
 
 LAYERS, SQUEEZES, FACTORS = 3, (1, 2), (1, 2)
 
@@ -32,7 +32,7 @@ def problem(seed, interaction=0.0):
         for s in SQUEEZES
         for q, k in itertools.product(itertools.product(FACTORS, repeat=LAYERS), repeat=2)
     ]
-    return errors, find_front([Point(s, macs(s), errors(s)) for s in everything]), len(everything)
+    return errors, find_front([Candidate(s, macs(s), errors(s)) for s in everything]), len(everything)
 
 
 def search(errors, trials, seed=0):
@@ -43,7 +43,7 @@ def search(errors, trials, seed=0):
         return [errors(s) for s in settings]
 
     options = dict(layers=LAYERS, squeezes=SQUEEZES, factors=FACTORS, trials=trials, seed=seed)
-    points = search_schedules(measure, macs, **options)
+    points = search_settings(measure, macs, **options)
     assert [p.setting for p in points] == calls and len(set(calls)) == len(calls)  # nothing is measured twice
     return points
 
@@ -54,7 +54,7 @@ def dominates(front, other):
 
 @pytest.mark.parametrize("interaction", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_with_enough_trials_it_finds_the_front_of_all_schedules(seed, interaction):
+def test_with_enough_trials_it_finds_the_front_of_all_settings(seed, interaction):
     errors, best, count = problem(seed, interaction)
     front = find_front(search(errors, count))
     assert [(p.macs, p.errors) for p in front] == [(p.macs, p.errors) for p in best]
@@ -79,7 +79,9 @@ def test_uniform_settings_are_tried_whatever_the_trials_and_a_seed_decides_the_r
 
 def test_the_front_is_what_nothing_beats():
     random = np.random.default_rng(0)
-    points = [Point(Compression(i + 1), float(m), int(e)) for i, (m, e) in enumerate(random.integers(0, 6, (60, 2)))]
+    points = [
+        Candidate(Compression(i + 1), float(m), int(e)) for i, (m, e) in enumerate(random.integers(0, 6, (60, 2)))
+    ]
     front = find_front(points)
     assert [p.macs for p in front] == sorted(p.macs for p in front)
     for point in points:

@@ -8,9 +8,9 @@ import pytest
 from configs import search as search_config
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
-from sew_jax.evaluation.pooling_search import Point
+from sew_jax.evaluation.pooling_search import Candidate
 from sew_jax.evaluation.search import format_comparison, search
-from tests.evaluation.test_tradeoff import row
+from tests.evaluation.test_tradeoff import point
 from tests.runs import make_corpus
 
 MODEL = Path(__file__).parents[1] / "released/wav2vec2_ctc"
@@ -42,11 +42,11 @@ def test_both_fronts_are_found_on_dev_and_reported_on_test(corpus, tmp_path, cap
     assert "trial 6:" in capfd.readouterr().out
 
 
-def test_the_comparison_sets_the_best_schedule_of_no_more_cost_beside_each_uniform_setting():
-    schedule = Compression(1, (1, 2), 1)
-    uniform = [Point(Compression(1, 2, 1), 0.8, 30), Point(Compression(), 1.0, 10)]
-    front = [uniform[0], Point(schedule, 0.9, 9)]
-    lines = format_comparison(front, uniform, 100, [row(p.setting.name) for p in (*uniform, *front)]).splitlines()
+def test_the_comparison_sets_the_best_setting_of_no_more_cost_beside_each_uniform_one():
+    per_layer = Compression(1, (1, 2), 1)
+    uniform = [Candidate(Compression(1, 2, 1), 0.8, 30), Candidate(Compression(), 1.0, 10)]
+    front = [uniform[0], Candidate(per_layer, 0.9, 9)]
+    lines = format_comparison(front, uniform, 100, [point(c.setting.name) for c in (*uniform, *front)]).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["uniform", "found"] * 2
     assert [line.split()[-1] for line in lines[1:]] == ["s1q2k1", "s1q2k1", "s1q1k1", "s1q1.2k1"]
     assert "9.00" in lines[4] and "0.900" in lines[4]

@@ -6,51 +6,77 @@ import json
 import pytest
 
 from sew_jax.errors import UserError
-from sew_jax.evaluation.tradeoff import Row, format_table, mark_front, read_tradeoff, write_tradeoff
+from sew_jax.evaluation.outputs import format_table, write_tradeoff
+from sew_jax.evaluation.tradeoff import Point, mark_front, read_tradeoff
 
 
-def row(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", decoder="greedy"):
-    return Row(
-        setting=setting, split=split, decoder=decoder, wer=wer, wer_low=0.8 * wer, wer_high=1.3 * wer, cer=wer / 3, substitutions=3, deletions=2, insertions=1, words=60, utterances=20,
-        seconds=seconds, seconds_min=seconds * 0.9, seconds_max=seconds * 1.2, repeats=5, decode_seconds=0.0, lm_weight=None, word_score=None, audio_seconds=100.0,
-        rtf=seconds / 100, relative_time=seconds / 2, macs_per_s=1e9, relative_macs=seconds / 2, device="cpu",
-        dtype="float32", trained=trained,
-    )  # fmt: skip
+def point(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", decoder="greedy"):
+    return Point(
+        setting=setting,
+        split=split,
+        decoder=decoder,
+        wer=wer,
+        wer_low=0.8 * wer,
+        wer_high=1.3 * wer,
+        cer=wer / 3,
+        substitutions=3,
+        deletions=2,
+        insertions=1,
+        words=60,
+        utterances=20,
+        seconds=seconds,
+        seconds_min=seconds * 0.9,
+        seconds_max=seconds * 1.2,
+        repeats=5,
+        decode_seconds=0.0,
+        lm_weight=None,
+        word_score=None,
+        audio_seconds=100.0,
+        rtf=seconds / 100,
+        relative_time=seconds / 2,
+        macs_per_s=1e9,
+        relative_macs=seconds / 2,
+        device="cpu",
+        dtype="float32",
+        trained=trained,
+    )
 
 
-ROWS = [
-    row(),
-    row("s2q1k1", 0.12, 1.0),
-    row("s3q1k1", 0.12, 1.5),
-    row("s4q1.2k1", 0.2, 1.0, trained=False),
-    row("s1q2k1", 0.1, 2.0),
+POINTS = [
+    point(),
+    point("s2q1k1", 0.12, 1.0),
+    point("s3q1k1", 0.12, 1.5),
+    point("s4q1.2k1", 0.2, 1.0, trained=False),
+    point("s1q2k1", 0.1, 2.0),
 ]
 
 
 def test_the_front_is_what_nothing_beats():
-    assert [r.on_front for r in mark_front(ROWS)] == [True, True, False, False, True]
+    assert [r.on_front for r in mark_front(POINTS)] == [True, True, False, False, True]
 
 
 def test_each_split_has_its_front_and_decoders_share_it():
-    rows = [
-        *ROWS[:2],
-        row(split="dev", wer=0.5),
-        row(wer=0.05, seconds=2.5, decoder="lm"),
-        row(decoder="lm", seconds=3),
+    points = [
+        *POINTS[:2],
+        point(split="dev", wer=0.5),
+        point(wer=0.05, seconds=2.5, decoder="lm"),
+        point(decoder="lm", seconds=3),
     ]
-    assert [r.on_front for r in mark_front(rows)] == [True, True, True, True, False]
+    assert [r.on_front for r in mark_front(points)] == [True, True, True, True, False]
 
 
-@pytest.mark.parametrize("more", [[], [row(split="dev", wer=0.5), row(wer=0.05, decoder="lm")]], ids=["one", "several"])
-def test_files_hold_the_rows(tmp_path, more):
-    rows = mark_front([*ROWS, *more])
-    write_tradeoff(rows, tmp_path)
-    assert read_tradeoff(tmp_path) == rows
+@pytest.mark.parametrize(
+    "more", [[], [point(split="dev", wer=0.5), point(wer=0.05, decoder="lm")]], ids=["one", "several"]
+)
+def test_files_hold_the_points(tmp_path, more):
+    points = mark_front([*POINTS, *more])
+    write_tradeoff(points, tmp_path)
+    assert read_tradeoff(tmp_path) == points
     objects = json.loads((tmp_path / "tradeoff.json").read_text())
-    keys = "setting wer cer sub del ins words utterances seconds rtf relative_time macs_per_s device dtype decoder on_front"
-    assert set(keys.split()) <= set(objects[0])
+    keys = "setting wer cer sub del ins words utterances seconds rtf relative_time macs_per_s device dtype decoder"
+    assert {*keys.split(), "on_front"} <= set(objects[0])
     with (tmp_path / "tradeoff.csv").open() as file:
-        assert [r["setting"] for r in csv.DictReader(file)] == [r.setting for r in rows]
+        assert [r["setting"] for r in csv.DictReader(file)] == [r.setting for r in points]
     assert (tmp_path / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tradeoff.csv", "tradeoff.json", "tradeoff.png"]
 
@@ -64,11 +90,11 @@ def test_what_is_no_table_is_a_clear_error(tmp_path):
 
 
 def test_the_text_has_a_line_for_each_setting():
-    text = format_table(mark_front(ROWS))
-    assert all(r.setting in text for r in ROWS)
+    text = format_table(mark_front(POINTS))
+    assert all(r.setting in text for r in POINTS)
     assert "not trained on" in text and "10.00" in text and "8.0-13.0" in text and "test, greedy" not in text
 
 
 def test_the_text_names_splits_and_decoders_where_there_are_several():
-    lines = format_table([row(), row(decoder="lm"), row(split="dev")]).splitlines()
+    lines = format_table([point(), point(decoder="lm"), point(split="dev")]).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["test,", "s1q1k1", "test,", "s1q1k1", "dev,", "s1q1k1"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sew_jax.decoding.beam import BeamOptions, BeamPool
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tune_decoder import tune

@@ -8,17 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from configs import export as export_config
 from sew_jax.compression import Compression
-from sew_jax.decoding.recognizer import load_finetuned
+from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
-from sew_jax.evaluation.tradeoff import write_tradeoff
+from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.export import stablehlo
 from sew_jax.export.export import export
 from sew_jax.models.frontend import frame_count
-from tests.evaluation.test_tradeoff import row
+from sew_jax.runtime.sharding import make_mesh
+from tests.evaluation.test_tradeoff import point
 
 RELEASED = Path(__file__).parents[1] / "released"
 LENGTHS = {1: [5000], 3: [8000, 2999, 5000]}  # samples of the batches, of 8,000 at most
@@ -72,29 +72,27 @@ def test_a_fresh_process_gets_the_numbers_of_the_model(name, settings, buckets, 
     assert done.returncode == 0 and not done.stderr, done.stderr
     outputs = np.load(tmp_path / "outputs.npz")
 
-    tuned = load_finetuned(f"hf:{RELEASED / name}", "", SingleDeviceSharding(jax.devices()[0]))
-    apply = jax.jit(tuned.model.apply, static_argnums=3, static_argnames="deterministic")
+    recognizer = load_recognizer(f"hf:{RELEASED / name}", "", make_mesh(1, 1, jax.devices()[:1]))
+    apply = jax.jit(recognizer.model.apply, static_argnums=3, static_argnames="deterministic")
     for setting in settings:
         for batch, lengths in LENGTHS.items():
             for i, length in enumerate(lengths):  # alone and without padding
                 wave = inputs[f"wave{batch}"][i : i + 1, :length]
-                logits, _ = apply(
-                    {"params": tuned.params}, wave, np.array([length]), Compression.parse(setting), deterministic=True
-                )
+                variables, compression = {"params": recognizer.params}, Compression.parse(setting)
+                logits, _ = apply(variables, wave, np.array([length]), compression, deterministic=True)
                 expected = np.asarray(logits[0] - jax.nn.logsumexp(logits[0], -1, keepdims=True))
                 for seconds in buckets:
                     key = f"{setting}_{seconds}s.stablehlo/{batch}"
                     frames = outputs[f"{key}/frames"][i]
-                    assert frames == frame_count(tuned.model.backbone, length) == len(expected)
+                    assert frames == frame_count(recognizer.model.backbone, length) == len(expected)
                     found = outputs[f"{key}/log_probs"][i, :frames]
                     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_programs_are_for_every_platform(tmp_path):
     export(config("wav2vec2_ctc"), tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "README.md", "s1q1k1_0.5s.stablehlo", "weights.npz", "vocab.json", "tokenizer_config.json"
-    }  # fmt: skip
+    files = "README.md s1q1k1_0.5s.stablehlo weights.npz vocab.json tokenizer_config.json"
+    assert {p.name for p in tmp_path.iterdir()} == set(files.split())
     program = jax.export.deserialize(bytearray((tmp_path / "s1q1k1_0.5s.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
     weights = np.load(tmp_path / "weights.npz")
@@ -109,7 +107,7 @@ def test_what_differs_from_the_model_is_not_written(tmp_path, monkeypatch):
 
 
 def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path):
-    write_tradeoff([row(), row("s3q1k1", 0.1234, 1.0)], tmp_path)
+    write_tradeoff([point(), point("s3q1k1", 0.1234, 1.0)], tmp_path)
     options = {"budget": "0.6", "tradeoff": str(tmp_path)}
     export(config("sew_ctc", **options), tmp_path / "export")
     assert (tmp_path / "export/s3q1k1_0.5s.stablehlo").is_file()
@@ -136,7 +134,7 @@ def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path)
     ids=str,
 )
 def test_bad_input(model, changes, message, tmp_path):
-    write_tradeoff([row()], tmp_path)
+    write_tradeoff([point()], tmp_path)
     changes = {k: str(tmp_path) if v == "TABLE" else v for k, v in changes.items()}
     with pytest.raises(UserError, match=message):
         export(config(model, **changes), tmp_path / "export")

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 
 from sew_jax import __version__
-from sew_jax.checkpoints.hf_weights import Architecture
-from sew_jax.checkpoints.pretrained import Origin
+from sew_jax.checkpoints.hf_config import Architecture
+from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import greedy
-from sew_jax.decoding.recognizer import FineTuned, log_probs
+from sew_jax.decoding.recognizer import Recognizer, log_probs
 from sew_jax.export.model_card import programs_use, transformers_use, write_card
 from sew_jax.export.stablehlo import write_programs
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.cost import count_macs
 from sew_jax.models.ctc import CTCModel
+from sew_jax.runtime.sharding import make_mesh
 from sew_jax.tables import markdown_table
-from tests.evaluation.test_tradeoff import row
+from tests.evaluation.test_tradeoff import point
 
 # Not letters in their usual order, with an unusual delimiter and a blank in the midst
 VOCABULARY = Vocabulary(("A", "B", "<pad>", "Ö", "_", "<s>"), delimiter="_", eos=None, unknown_symbol=None)
@@ -43,13 +44,14 @@ def exported(tmp_path_factory):
     head = CTCHeadConfig(symbols=len(VOCABULARY), blank=VOCABULARY.blank)
     model = CTCModel(BACKBONE, head)
     params = jax.jit(model.initialize)(jax.random.key(3))["params"]
-    tuned = FineTuned(model, params, VOCABULARY, SETTINGS, "update 12")
-    programs = write_programs(folder, tuned, SETTINGS, [8000])
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    recognizer = Recognizer("runs/small", "update 12", model, params, VOCABULARY, SETTINGS, mesh)
+    programs = write_programs(folder, recognizer, SETTINGS, [8000])
     VOCABULARY.save(folder)
-    origin = Origin("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, None, RECORD)
-    rows = [row(wer=0.123), row("s2q1.2k1", 0.234, 1.0)]
-    write_card(folder, origin, "update 12", SETTINGS, rows, programs_use(programs, VOCABULARY), "jax")
-    return folder, tuned
+    pretrained = Pretrained("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, None, RECORD)
+    points = [point(wer=0.123), point("s2q1.2k1", 0.234, 1.0)]
+    write_card(folder, pretrained, "update 12", SETTINGS, points, programs_use(programs, VOCABULARY), "jax")
+    return folder, recognizer
 
 
 def card_of(exported) -> str:
@@ -57,7 +59,7 @@ def card_of(exported) -> str:
 
 
 def test_its_lines_transcribe_in_a_fresh_process(exported):
-    folder, tuned = exported
+    folder, recognizer = exported
     audio = np.random.default_rng(0).integers(-9000, 9000, 6500, np.int16)
     with wave.open(str(folder / "speech.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -70,12 +72,12 @@ def test_its_lines_transcribe_in_a_fresh_process(exported):
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     batch = {"wave": audio[None], "length": np.array([len(audio)])}
-    found, frames = log_probs(tuned.model, tuned.params, batch, SETTINGS[0])
+    found, frames = log_probs(recognizer.model, recognizer.params, batch, SETTINGS[0])
     expected = greedy(np.asarray(found.argmax(-1))[0, : frames[0]], VOCABULARY)
     assert expected and " ".join(done.stdout.split()) == expected
 
 
-def test_it_tells_setting_cost_and_results(exported):
+def test_it_says_setting_cost_and_results(exported):
     card = card_of(exported)
     front = card.split("---\n")[1]
     assert "library_name: jax\npipeline_tag: automatic-speech-recognition\ntags:\n- sew_jax\n" in front
@@ -95,7 +97,7 @@ def test_it_tells_setting_cost_and_results(exported):
     assert "Measured on cpu, float32" in card and "test: 20 utterances (1.7 minutes, 60 words)" in card
 
 
-def test_it_tells_how_the_model_was_made(exported):
+def test_it_says_how_the_model_was_made(exported):
     card = card_of(exported)
     assert f"sew_jax {__version__}" in card and f"jax {jax.__version__}" in card
     for key, value in (
@@ -110,10 +112,10 @@ def test_it_tells_how_the_model_was_made(exported):
     assert "| utterances | 34 (SHA-256 of their list 0123456789ab) |" in card and "| state | update 12 |" in card
 
 
-def test_what_is_not_known_is_not_told(tmp_path):
-    origin = Origin("hf:some/model", BackboneConfig(), None, None, [Compression()], None, None)
+def test_what_is_not_known_is_not_said(tmp_path):
+    pretrained = Pretrained("hf:some/model", BackboneConfig(), None, None, [Compression()], None, None)
     use = transformers_use(Architecture(BackboneConfig(), None, 1), "Wav2Vec2Model")
-    write_card(tmp_path, origin, "wav2vec2", [Compression()], [], use, "transformers")
+    write_card(tmp_path, pretrained, "wav2vec2", [Compression()], [], use, "transformers")
     card = (tmp_path / "README.md").read_text()
     assert "Word error rate" not in card and "pipeline_tag" not in card and "| mode |" not in card
     assert "`Wav2Vec2Model` of transformers" in card and "hf:some/model" in card

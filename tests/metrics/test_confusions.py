@@ -16,12 +16,12 @@ def sentences(count, seed=0):
 def test_an_alignment_holds_both_texts_and_the_counted_errors():
     references, hypotheses = sentences(200), sentences(200, seed=1)
     for reference, hypothesis, alignment in zip(references, hypotheses, align(references, hypotheses), strict=True):
-        assert " ".join(said for said, _ in alignment if said) == reference
-        assert " ".join(heard for _, heard in alignment if heard) == hypothesis
+        assert " ".join(word for word, _ in alignment if word) == reference
+        assert " ".join(word for _, word in alignment if word) == hypothesis
         errors = count_errors(reference, hypothesis)
-        assert sum(bool(said and heard and said != heard) for said, heard in alignment) == errors.substitutions
-        assert sum(not heard for _, heard in alignment) == errors.deletions
-        assert sum(not said for said, _ in alignment) == errors.insertions
+        assert sum(bool(r and h and r != h) for r, h in alignment) == errors.substitutions
+        assert sum(not h for _, h in alignment) == errors.deletions
+        assert sum(not r for r, _ in alignment) == errors.insertions
         assert word_errors(alignment) == errors.substitutions + errors.deletions + errors.insertions
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sew_jax.checkpoints.checkpointer import load_params
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.checks.check import check_config
 from sew_jax.errors import UserError
 from sew_jax.models.parameters import path_name
@@ -114,15 +114,15 @@ def test_a_rate_below_zero_is_refused(corpus, pretrained):
 
 @pytest.mark.parametrize("name", ["workdir", "wav2vec2", "wav2vec2_pretraining", "hubert_ctc", "xlsr_ctc", "sew_ctc"])
 def test_an_origin_says_what_it_has_without_reading_it(name, pretrained):
-    origin = open_origin(origins(name, pretrained))
+    origin = open_pretrained(origins(name, pretrained))
     read = {name: x.shape for name, x in by_name(origin.load(PLACE)[1]).items()}
-    told = jax.tree_util.tree_leaves_with_path(origin.shapes())
-    assert {path_name(path): x.shape for path, x in told} == read
+    shapes = jax.tree_util.tree_leaves_with_path(origin.shapes())
+    assert {path_name(path): x.shape for path, x in shapes} == read
 
 
-def test_a_mask_embedding_that_is_missing_is_told(tmp_path):
+def test_a_mask_embedding_that_is_missing_is_named(tmp_path):
     folder = shutil.copytree(RELEASED / "sew_ctc", tmp_path / "unmasked")
     tensors = load_file(folder / "model.safetensors")
     del tensors["sew.masked_spec_embed"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "mask_embedding" not in open_origin(f"hf:{folder}").shapes()["backbone"]
+    assert "mask_embedding" not in open_pretrained(f"hf:{folder}").shapes()["backbone"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
@@ -94,7 +94,7 @@ def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, pretraine
     best = Checkpoints(tmp_path / BEST)
     assert best.latest() == 6
     best.close()
-    state, _ = open_origin(str(tmp_path)).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    state, _ = open_pretrained(str(tmp_path)).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     assert state == "update 6, the best by WER on dev (40.0%)"
 
 

@@ -65,6 +65,47 @@ def test_what_cannot_be_allowed(tmp_path):
         changes_since(tmp_path, None, RECORD, "optim.rate")
 
 
+def older(*paths):
+    """The record of a run from before some keys existed."""
+    record = copy.deepcopy(RECORD)
+    record["config"]["mode"] = "pretrain"
+    for path in paths:
+        *folders, last = path.split("/")
+        item = record
+        for name in folders:
+            item = item[name]
+        item.pop(last, None)
+    return record
+
+
+def test_a_key_that_is_new_since_then_has_its_default(tmp_path):
+    record = older()
+    record["config"]["input"] |= {"speed": 0.0, "corpus_exponent": 1.0}
+    assert changes_since(tmp_path, older(), record, "") == []
+    record["config"]["input"]["speed"] = 0.1
+    with pytest.raises(UserError, match=r"config\.input\.speed=0\.0, this one has 0\.1"):
+        changes_since(tmp_path, older(), record, "")
+    assert changes_since(tmp_path, older(), record, "input.speed") == ["input.speed was 0.0, is 0.1"]
+
+
+def test_a_key_without_a_default_is_refused_by_name(tmp_path):
+    """Nobody knows what the run was; and a key that this version lacks meant something."""
+    for earlier, record in ((older("config/seed"), older()), (older(), older("config/seed"))):
+        with pytest.raises(UserError, match=r"config\.seed=('no such key'|0), this one has (0|'no such key')"):
+            changes_since(tmp_path, earlier, record, "")
+        assert len(changes_since(tmp_path, earlier, record, "seed")) == 1
+
+
+def test_a_field_of_the_model_that_is_new_since_then_has_its_default(tmp_path):
+    earlier, now = older(), older()
+    earlier["architecture"] = {"backbone": {"heads": 12}}
+    now["architecture"] = {"backbone": {"heads": 12, "pool_ffn": False}, "head": {"negatives": 100}}
+    assert changes_since(tmp_path, earlier, now, "") == []
+    now["architecture"]["backbone"]["pool_ffn"] = True
+    with pytest.raises(UserError, match=r"backbone\.pool_ffn=False then, True now"):
+        changes_since(tmp_path, earlier, now, "")
+
+
 def test_rows_are_kept_while_the_batch_is_the_same():
     assert earlier_rows(RECORD, RECORD["config"]) == {16000: 4, 32000: 2}
     assert earlier_rows(RECORD, changed("config/input/batch_seconds", 7.0)["config"]) is None

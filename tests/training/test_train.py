@@ -223,6 +223,24 @@ def test_a_change_is_allowed_by_name(corpus, pretrained, tmp_path, capfd):
         train(config, tmp_path / "copy")
 
 
+def test_a_run_from_before_a_key_existed_goes_on(corpus, pretrained, tmp_path, capfd):
+    workdir = tmp_path / "older"
+    shutil.copytree(pretrained[0], workdir)
+    for path in (workdir / "checkpoints").glob("*/meta/metadata"):
+        record = json.loads(path.read_text())
+        del record["config"]["input"]["speed"], record["config"]["model"]["pool_ffn"]
+        del record["architecture"]["backbone"]["pool_ffn"]
+        path.write_text(json.dumps(record))
+    config = pretraining(corpus)
+    config.num_steps, config.input.speed = 13, 0.1
+    with pytest.raises(UserError, match=r"config\.input\.speed=0\.0, this one has 0\.1"):
+        train(config, workdir)
+    config.input.speed = 0.0
+    assert train(config, workdir).step == 13
+    assert "resumes at update 12" in capfd.readouterr().out
+    assert json.loads((workdir / "config.json").read_text())["config"]["input"]["speed"] == 0.0
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, pretrained, tmp_path, capfd):
     workdir = tmp_path / "run"
     shutil.copytree(pretrained[0], workdir)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sew_jax.checkpoints.checkpointer import BEST
-from sew_jax.checkpoints.pretrained import open_origin
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.data.audio import read
 from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
@@ -52,7 +52,7 @@ def saying(wers, monkeypatch):
 
 def best(workdir):
     """What another run starts from."""
-    return open_origin(str(workdir)).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))[0]
+    return open_pretrained(str(workdir)).load(jax.sharding.SingleDeviceSharding(jax.devices()[0]))[0]
 
 
 def test_a_kill_leaves_the_best_of_what_is_left(root, tmp_path, monkeypatch, capsys):

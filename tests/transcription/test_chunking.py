@@ -1,4 +1,4 @@
-"""Chunks of a clip, and what a model says of them joined: every frame once, and as in the whole."""
+"""Chunks of a recording, and what a model says of them merged: every frame once, and as in the whole."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.rates import FRAME_SAMPLES
-from sew_jax.transcription.chunking import Chunk, Chunking, Joiner, bucket_grid, cut, make_chunking
+from sew_jax.transcription.chunking import Chunk, Chunking, ChunkMerger, bucket_grid, bucket_of, cut, make_chunking
 
 FRONTENDS = [BackboneConfig(frontend="logmel"), BackboneConfig(), BackboneConfig(frontend="compact")]
 SETTINGS = ["s1q1k1", "s3q2k1", "s4q2.3k4.1"]
@@ -25,7 +25,7 @@ def blocks(wave, random):
     return np.split(wave, np.sort(random.integers(0, len(wave) + 1, 5)))
 
 
-def test_chunks_hold_the_clip_overlap_and_lie_on_the_grid():
+def test_chunks_hold_the_recording_overlap_and_lie_on_the_grid():
     random = np.random.default_rng(0)
     for _ in range(300):
         grid = int(random.integers(1, 5))
@@ -51,13 +51,13 @@ def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config,
     random = np.random.default_rng(1)
     chunking = make_chunking(4.0, 0.5, Compression.parse(setting), 2)
     for samples in [1, 500, 64_000, 64_001, *random.integers(64_000, 600_000, 20)]:
-        joiner, joined, spans = Joiner(), [], []
+        merger, merged, spans = ChunkMerger(), [], []
         for chunk in cut([np.zeros(samples, np.int16)], chunking):
             first, frames = chunk.begin // FRAME_SAMPLES, frame_count(config, len(chunk.wave))
             said = np.stack([first + np.arange(frames), np.full(frames, len(spans))], 1)  # frame, chunk
             spans.append((first, first + frames))
-            joined.append(joiner.add(chunk, said))
-        frame_T, chunk_T = np.concatenate(joined).T
+            merged.append(merger.add(chunk, said))
+        frame_T, chunk_T = np.concatenate(merged).T
         np.testing.assert_array_equal(frame_T, np.arange(frame_count(config, int(samples))))
         for number, (before, after) in enumerate(itertools.pairwise(spans)):
             middle = (after[0] + before[1]) // 2  # of what the two share
@@ -68,9 +68,17 @@ def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config,
 def local_model():
     """A model whose frames see but their surroundings: no statistics over time, and attention adds a constant."""
     backbone = BackboneConfig(
-        conv_width=4, conv_norm="layer", width=16, layers=2, heads=2, ffn_width=16, pos_kernel=8, pos_groups=2,
-        pool_ffn=True, upsample_factors=(3, 4),
-    )  # fmt: skip
+        conv_width=4,
+        conv_norm="layer",
+        width=16,
+        layers=2,
+        heads=2,
+        ffn_width=16,
+        pos_kernel=8,
+        pos_groups=2,
+        pool_ffn=True,
+        upsample_factors=(3, 4),
+    )
     model = CTCModel(backbone, CTCHeadConfig(symbols=5))
     params = model.initialize(jax.random.key(0))["params"]
 
@@ -81,7 +89,7 @@ def local_model():
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_joined_chunks_say_what_the_whole_says(setting):
+def test_merged_chunks_say_what_the_whole_says(setting):
     setting = Compression.parse(setting)
     model, params = local_model()
     chunking = make_chunking(4.0, 1.5, setting, 2)
@@ -94,11 +102,11 @@ def test_joined_chunks_say_what_the_whole_says(setting):
         log_prob, frames = program(params, batch, compression=setting)
         return np.asarray(log_prob)[0, : int(frames[0])]
 
-    whole, joiner = said(wave, len(wave)), Joiner()
+    whole, merger = said(wave, len(wave)), ChunkMerger()
     chunks = list(cut([wave], chunking))
-    joined = np.concatenate([joiner.add(chunk, said(chunk.wave, chunking.length)) for chunk in chunks])
+    merged = np.concatenate([merger.add(chunk, said(chunk.wave, chunking.length)) for chunk in chunks])
     assert len(chunks) > 3 and np.ptp(whole, axis=0).min() > 0.01  # frames differ, so that a shift would be seen
-    np.testing.assert_allclose(joined, whole, atol=2e-5)
+    np.testing.assert_allclose(merged, whole, atol=2e-5)
     if setting.squeeze > 1:  # off the grid, frames mean something else
         off = said(wave[2 * FRAME_SAMPLES :], len(wave))
         assert np.abs(off - whole[2 : 2 + len(off)]).max() > 1e-2
@@ -111,10 +119,17 @@ def test_buckets_waste_little_and_are_few():
     assert bucket_grid(16_000) == [16_000]
 
 
+def test_a_bucket_holds_its_samples_and_wastes_little():
+    for samples in [1, 480_000, 480_001, *np.random.default_rng(0).integers(1, 5_000_000, 200).tolist()]:
+        bucket = bucket_of(samples, 480_000)
+        assert bucket >= samples and (bucket <= 1.5 * samples or bucket == bucket_grid(480_000)[0])
+        assert bucket in bucket_grid(480_000) or samples > 480_000
+
+
 @pytest.mark.parametrize(
     ("chunk", "overlap", "message"),
     [
-        (30.0, 0.0, "too short to join"),
+        (30.0, 0.0, "too short to merge"),
         (4.0, 4.0, "at least 0.08 s more than"),
         (1.0, 4.0, "at least 0.08 s more than"),
     ],
@@ -125,6 +140,6 @@ def test_impossible_chunks_are_a_clear_error(chunk, overlap, message):
 
 
 def test_frames_are_copied_from_their_batch():
-    joiner, batch = Joiner(), np.zeros((8, 10, 3))
-    joiner.add(Chunk(0, np.zeros(3200, np.int16), False), batch[0])
-    assert joiner._held.base is None
+    merger, batch = ChunkMerger(), np.zeros((8, 10, 3))
+    merger.add(Chunk(0, np.zeros(3200, np.int16), False), batch[0])
+    assert merger._held.base is None

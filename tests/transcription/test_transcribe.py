@@ -1,4 +1,4 @@
-"""Transcription of a whole run: against evaluation's transcripts, in every form, with audio that is none among the rest."""
+"""Transcription of a whole run: against evaluation, in every form, with audio that is none among the rest."""
 
 import io
 import json
@@ -58,9 +58,8 @@ def rows(text):
 
 def test_short_files_read_as_in_evaluation(runs, said, tmp_path):
     config = evaluate_config.get_config()
-    config.data, config.init_from, config.settings, config.repeats = (
-        str(runs / "corpus"), str(runs / "finetune"), "s2q1k1", 1,
-    )  # fmt: skip
+    config.data, config.init_from = str(runs / "corpus"), str(runs / "finetune")
+    config.settings, config.repeats = "s2q1k1", 1
     evaluate(config, tmp_path)
     expected = [json.loads(line) for line in next(tmp_path.glob("transcripts/*s2q1k1*.jsonl")).read_text().splitlines()]
     found = rows(said(runs / "corpus" / "test", setting="s2q1k1"))

@@ -1,0 +1,186 @@
+"""What an evaluation leaves in its workdir, and shows on the screen."""
+
+import csv
+import datetime
+import io
+import itertools
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import sew_jax
+from sew_jax.decoding.eval_set import EvalSet
+from sew_jax.decoding.recognizer import Recognizer
+from sew_jax.evaluation.html_report import write_page
+from sew_jax.evaluation.plot import plot_tradeoff
+from sew_jax.evaluation.scoring import Scored
+from sew_jax.evaluation.tradeoff import Point, to_objects
+from sew_jax.files import write_json, write_whole
+from sew_jax.metrics.tensorboard import write_evaluation_events
+from sew_jax.tables import markdown_table
+
+_SAMPLES = 10  # utterances whose transcripts TensorBoard shows
+
+
+def write_outputs(workdir: Path, points: Sequence[Point], scored: Sequence[Scored], about: dict[str, str]) -> None:
+    """Writes tradeoff.json, .csv, .png and .html, transcripts/ and TensorBoard's events, each whole or not at all.
+
+    Args:
+      about: label -> text, what the page says of the run.
+    """
+    _write_transcripts(workdir, scored)
+    plot = write_tradeoff(points, workdir)
+    write_evaluation_events(workdir, plot, _texts(points, scored))
+    payload = {"about": about, "rows": to_objects(points), "transcripts": _transcripts(scored)}
+    write_page(workdir / "tradeoff.html", payload)
+
+
+def write_tradeoff(points: Sequence[Point], folder: Path) -> bytes:
+    """Writes tradeoff.json, tradeoff.csv and tradeoff.png; returns the plot, a PNG file's bytes."""
+    objects = to_objects(points)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(objects[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(objects)
+    write_json(folder / "tradeoff.json", objects)
+    write_whole(folder / "tradeoff.csv", table.getvalue().encode())
+    plot = plot_tradeoff(points)
+    write_whole(folder / "tradeoff.png", plot)
+    return plot
+
+
+def format_table(points: Sequence[Point]) -> str:
+    """The table for the screen."""
+    head = (
+        "setting",
+        "WER %",
+        "95 %",
+        "CER %",
+        "sub",
+        "del",
+        "ins",
+        "time",
+        "MACs",
+        "seconds (min-max)",
+        "x real time",
+    )
+    lines = [_cells(point) for point in points]
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+
+    def spell(cells: Sequence[str], remark: str = "") -> str:
+        name, *numbers = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join([name, *numbers, remark]).rstrip()
+
+    text = [spell(head)]
+    groups = itertools.groupby(zip(points, lines, strict=True), lambda pair: _kind(pair[0]))
+    by_kind = {kind: list(group) for kind, group in groups}
+    for kind, group in by_kind.items():
+        if len(by_kind) > 1:
+            text.append(f"{kind}:")
+        text += [spell(cells, _remark(point)) for point, cells in group]
+    text.append(
+        "(time and MACs: s1q1k1 = 1; 95 %: of WER, by resampling utterances; *: nothing is both faster and better)"
+    )
+    return "\n".join(text)
+
+
+def _cells(point: Point) -> tuple[str, ...]:
+    return (
+        point.setting,
+        f"{100 * point.wer:.2f}",
+        f"{100 * point.wer_low:.1f}-{100 * point.wer_high:.1f}",
+        f"{100 * point.cer:.2f}",
+        str(point.substitutions),
+        str(point.deletions),
+        str(point.insertions),
+        f"{point.relative_time:.2f}",
+        f"{point.relative_macs:.2f}",
+        f"{point.seconds:.3g} ({point.seconds_min:.3g}-{point.seconds_max:.3g})",
+        f"{1 / point.rtf:.0f}",
+    )
+
+
+def _remark(point: Point) -> str:
+    return " ".join(filter(None, ["*" if point.on_front else "", "" if point.trained else "not trained on"]))
+
+
+def _kind(point: Point) -> str:
+    return f"{point.split or 'all'}, {point.decoder}"
+
+
+def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet], device: str) -> dict[str, str]:
+    """What was run, and where: label -> text."""
+    listed = "; ".join(
+        f"{part.split or 'all'}: {len(part.ids)} utterances, {part.seconds / 60:.1f} min" for part in sets
+    )
+    beam = {"n-gram": f"{config.lm}, beam {config.beam.beam}"} if config.lm else {}
+    return {
+        "model": f"{config.init_from}, {recognizer.state}",
+        "data": f"{config.data} ({listed})",
+        **beam,
+        "device": f"{device}, {recognizer.model.backbone.dtype}",
+        "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
+        "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
+    }
+
+
+def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
+    """transcripts/SETTING.jsonl, and with another decoder than the greedy one SETTING.DECODER.jsonl: all splits."""
+    folder = workdir / "transcripts"
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, list[str]] = {}
+    for one in scored:
+        lines = files.setdefault(f"{one.setting}.{one.decoder}" if one.search else str(one.setting), [])
+        for i, (name, reference, text) in enumerate(zip(one.part.ids, one.part.references, one.texts, strict=True)):
+            line: dict[str, Any] = {"id": name, "reference": reference, "hypothesis": text, "split": one.part.split}
+            if one.search and one.search.options.nbest > 1:
+                line["nbest"] = [{"text": h.text, "score": round(h.score, 3)} for h in one.search.hypotheses[i]]
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    for name, lines in files.items():
+        write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
+
+
+def _texts(points: Sequence[Point], scored: Sequence[Scored]) -> dict[str, str]:
+    """For TensorBoard, as Markdown: the table, and a few utterances of the first split at all settings."""
+    head = ("setting", "split", "decoder", "WER", "CER", "time", "MACs")
+    lines = [
+        (
+            point.setting,
+            point.split or "all",
+            point.decoder,
+            f"{point.wer:.2%}",
+            f"{point.cer:.2%}",
+            f"{point.relative_time:.2f}",
+            f"{point.relative_macs:.2f}",
+        )
+        for point in points
+    ]
+    texts = {"tradeoff/table": markdown_table(head, lines)}
+    part = scored[0].part
+    mine = [one for one in scored if one.part is part]
+    for i, (name, reference) in enumerate(zip(part.ids[:_SAMPLES], part.references, strict=False)):
+        hypotheses = [(f"{one.setting} {one.decoder}", one.texts[i]) for one in mine]
+        texts[f"transcripts/{name}"] = markdown_table(("", name), [("reference", reference), *hypotheses])
+    return texts
+
+
+def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
+    """All texts, as the page takes them."""
+    splits: dict[str, Any] = {}
+    for one in scored:
+        empty = {"ids": one.part.ids, "references": one.part.references, "hypotheses": {}}
+        split = splits.setdefault(one.part.split, empty)
+        split["hypotheses"][f"{one.setting}/{one.decoder}"] = one.texts
+    return splits

@@ -1,0 +1,118 @@
+"""Word errors of what was decoded, and the points of the trade-off that they make with its times."""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sew_jax.compression import Compression
+from sew_jax.console import say
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.eval_set import EvalSet
+from sew_jax.decoding.greedy import Hypothesis
+from sew_jax.decoding.recognizer import Recognizer
+from sew_jax.evaluation.tradeoff import Point
+from sew_jax.metrics.bootstrap import wer_interval
+from sew_jax.metrics.wer import ErrorCounts, count_errors
+from sew_jax.models.cost import count_macs
+
+
+class Search(NamedTuple):
+    """A beam search: its options, seconds, and the hypotheses of each utterance, the best first."""
+
+    options: BeamOptions
+    seconds: float
+    hypotheses: list[list[Hypothesis]]
+
+
+class Scored(NamedTuple):
+    """A split as decoded at a setting: `texts` and `errors` of each utterance, and seconds of each timed round."""
+
+    part: EvalSet
+    setting: Compression
+    decoder: str
+    texts: list[str]
+    errors: list[ErrorCounts]
+    seconds: list[float]
+    search: Search | None = None  # None: greedy decoding
+
+    @property
+    def total(self) -> ErrorCounts:
+        """Errors of the split."""
+        return sum(self.errors, ErrorCounts())
+
+
+def score(
+    part: EvalSet,
+    setting: Compression,
+    decoder: str,
+    texts: list[str],
+    seconds: list[float],
+    search: Search | None = None,
+) -> Scored:
+    """Counts the errors of texts, one for each utterance of a split, and says how many they are."""
+    errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
+    scored = Scored(part, setting, decoder, texts, errors, seconds, search)
+    name = f"{part.split} {setting}" if part.split else str(setting)
+    say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words")
+    return scored
+
+
+def points_of(recognizer: Recognizer, scored: Sequence[Scored], part: EvalSet, device: str) -> list[Point]:
+    """The points of one split; s1q1k1 must be among them.
+
+    Args:
+      device: what it ran on, in words.
+    """
+    mine = [one for one in scored if one.part is part]
+    reference = Compression()
+    macs = {one.setting: split_macs(recognizer, part, one.setting) for one in mine}
+    base = next(statistics.median(one.seconds) for one in mine if one.setting == reference)
+    points = []
+    for one in mine:
+        errors, median = one.total, statistics.median(one.seconds)
+        low, high = wer_interval([e.errors for e in one.errors], [e.words for e in one.errors])
+        point = Point(
+            setting=one.setting.name,
+            split=part.split,
+            decoder=one.decoder,
+            wer=errors.wer,
+            wer_low=low,
+            wer_high=high,
+            cer=errors.cer,
+            substitutions=errors.substitutions,
+            deletions=errors.deletions,
+            insertions=errors.insertions,
+            words=errors.words,
+            utterances=errors.utterances,
+            seconds=median,
+            seconds_min=min(one.seconds),
+            seconds_max=max(one.seconds),
+            repeats=len(one.seconds),
+            decode_seconds=one.search.seconds if one.search else 0.0,
+            lm_weight=one.search.options.lm_weight if one.search else None,
+            word_score=one.search.options.word_score if one.search else None,
+            audio_seconds=part.seconds,
+            rtf=median / part.seconds,
+            relative_time=median / base,
+            macs_per_s=macs[one.setting] / part.seconds,
+            relative_macs=macs[one.setting] / macs[reference],
+            device=device,
+            dtype=recognizer.model.backbone.dtype,
+            trained=one.setting in recognizer.trained,
+        )
+        points.append(point)
+    return points
+
+
+def count_split_errors(references: Sequence[str], texts: Sequence[str]) -> ErrorCounts:
+    """Errors of all utterances of a split together."""
+    return sum((count_errors(r, t) for r, t in zip(references, texts, strict=True)), ErrorCounts())
+
+
+def split_macs(recognizer: Recognizer, part: EvalSet, setting: Compression) -> int:
+    """Multiply-accumulates of a split at a setting."""
+    lengths, counts = np.unique(part.samples, return_counts=True)
+    each = [count_macs(recognizer.model.backbone, setting, int(n)).total for n in lengths]
+    return int(np.dot(each, counts))
