@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
@@ -169,7 +170,7 @@ STUDY = Mode(
         "settings": Settings(),
         "seeds": Parsed("name at least one number", _numbers(int, 0, SEED.high)),
         "equal": choice("updates", "flop"),
-        "rates": Parsed("name at least one rate", _numbers(float, 0, 10**6), empty=True),
+        "rates": Parsed("name at least one rate", _numbers(float, 0, sys.float_info.max), empty=True),
         "distill": Number("of the divergence from the largest setting", 0),
     },
     together=(_arms_have_settings, _settings_are_of_the_table, _dev_is_apart, one_axis_is_the_rest),
