@@ -72,7 +72,7 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
     if family not in _CLASSES:
         raise UserError(f"{source}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
     given = {key: value for key, value in config.items() if value is not None}
-    c = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
+    c: dict[str, Any] = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
     for key, default in _DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(c[key], kinds):
@@ -118,7 +118,11 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
     backbone, head, squeeze = architecture
     _check_expressible(family, architecture)
     stack = conv_stack(backbone)
-    c = {"model_type": family, "architectures": [_CLASSES[family][type(head)]], "torch_dtype": "float32"}
+    c: dict[str, Any] = {
+        "model_type": family,
+        "architectures": [_CLASSES[family][type(head)]],
+        "torch_dtype": "float32",
+    }
     c |= {theirs: getattr(backbone, ours) for ours, theirs in _BACKBONE.items()}
     c |= dict(zip(("conv_dim", "conv_kernel", "conv_stride"), map(list, zip(*stack, strict=True)), strict=True))
     c |= {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": EPSILON}

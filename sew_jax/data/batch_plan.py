@@ -14,7 +14,7 @@ _GRID = 1600  # samples (0.1 s): bucket lengths are multiples of it
 class Planned(NamedTuple):
     """One batch: `utterances` of static number, -1 where a row is filler; `bucket` is its length in samples."""
 
-    index: int
+    number: int
     epoch: int
     bucket: int
     utterances: np.ndarray

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """
 
     arrays: dict[str, np.ndarray]
-    index: int
+    number: int
     epoch: int
     bucket: int
     ids: tuple[str, ...]  # of the global batch
@@ -70,7 +70,7 @@ class Batches:
         bucket, share = planned.bucket, len(planned.utterances) // self._hosts
         mine = planned.utterances[self._host * share : (self._host + 1) * share]
         wave, length = np.zeros((share, bucket), np.int16), np.zeros(share, np.int32)
-        arrays = {"wave": wave, "length": length}
+        arrays: dict[str, np.ndarray] = {"wave": wave, "length": length}
         if self._vocabulary:
             arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
             arrays["label_length"] = np.zeros(share, np.int32)
@@ -88,7 +88,7 @@ class Batches:
                 labels = self._vocabulary.encode(self._source.text(utterance))
                 arrays["labels"][row, : len(labels)], arrays["label_length"][row] = labels, len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
-        return Batch(arrays, planned.index, planned.epoch, bucket, ids, tuple(problems))
+        return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
 
     def _read(self, utterance: int, bucket: int, epoch: int) -> np.ndarray:
         """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError."""

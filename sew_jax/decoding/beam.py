@@ -188,10 +188,10 @@ def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:
     Raises:
       UserError: there is no such model.
     """
-    sentences = [sentence.split() for sentence in sentences]
-    words = list(dict.fromkeys(word for sentence in sentences for word in sentence))
+    split = [sentence.split() for sentence in sentences]
+    words = list(dict.fromkeys(word for sentence in split for word in sentence))
     model, labels, totals = _load(lm, words), {word: i for i, word in enumerate(words)}, []
-    for sentence in sentences:
+    for sentence in split:
         state, total = model.start(False), 0.0
         for word in sentence:
             state, score = model.score(state, labels[word])

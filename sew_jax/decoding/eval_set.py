@@ -47,7 +47,7 @@ class EvalSet:
             [
                 (row, int(u))
                 for row, (u, length) in enumerate(
-                    zip(plan[batch.index].utterances, of_all_processes(batch.arrays["length"]), strict=True)
+                    zip(plan[batch.number].utterances, of_all_processes(batch.arrays["length"]), strict=True)
                 )
                 if u >= 0 and length > 0
             ]

@@ -132,7 +132,7 @@ def _binary_words(file) -> list[str] | None:
 
 def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
     ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
-    entries, left_out, plain = {}, {}, []  # dicts, to keep the order without doubles
+    entries, left_out = {}, {}  # dicts, to keep the order without doubles
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""

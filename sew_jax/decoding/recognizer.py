@@ -118,13 +118,13 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
       UserError: there is none, or its files do not fit each other.
     """
     pretrained = open_pretrained(init_from)
-    has_head = isinstance(pretrained.head, CTCHeadConfig)
-    if need_text and not has_head:
+    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) else None
+    if need_text and not head:
         raise no_head(init_from)
-    backbone = dataclasses.replace(pretrained.backbone, remat="none", **({"dtype": dtype} if dtype else {}))
-    head = pretrained.head if has_head else None
+    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
+    backbone = dataclasses.replace(pretrained.backbone, remat="none", **options)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
-    if not has_head:
+    if not head:
         saved = {"backbone": saved["backbone"]}
     # a model that never masks may lack the mask embedding, which is not used here
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
@@ -132,7 +132,7 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute")
     model = CTCModel(backbone, head or CTCHeadConfig())
-    vocabulary = pretrained.vocabulary if has_head else None
+    vocabulary = pretrained.vocabulary if head else None
     return Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
 
 
@@ -170,7 +170,7 @@ def hidden_states(layer: int | None) -> Output:
             return output
 
         with nn.intercept_methods(keep):
-            hidden = Backbone(model.backbone).apply(
+            hidden: Any = Backbone(model.backbone).apply(
                 {"params": params["backbone"]}, batch["wave"], batch["length"], compression, deterministic=True
             )
         x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B

@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,7 +29,7 @@ def plot_tradeoff(points: Sequence[Point]) -> bytes:
 
 def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     front = sorted((p for p in points if p.on_front), key=lambda p: p.relative_time)
-    line = {"color": "0.75", "linewidth": 1.5, "zorder": 1, "label": "front"}
+    line: dict[str, Any] = {"color": "0.75", "linewidth": 1.5, "zorder": 1, "label": "front"}
     axes.plot([p.relative_time for p in front], [100 * p.wer for p in front], **line)
     decoders = list(dict.fromkeys(p.decoder for p in points))
     squeezes = sorted({_squeeze(p) for p in points})
@@ -40,7 +41,13 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
             _plot_group(axes, group, f"C{squeezes.index(squeeze)}", marker, trained, ", ".join(filter(None, label)))
     for i, point in enumerate(sorted(points, key=lambda p: (p.relative_time, p.wer))):
         offset, side = ((6, 4), "left") if i % 2 else ((-6, -10), "right")  # neighbours are close on such a curve
-        text = {"textcoords": "offset points", "fontsize": 8, "color": "0.25", "xytext": offset, "ha": side}
+        text: dict[str, Any] = {
+            "textcoords": "offset points",
+            "fontsize": 8,
+            "color": "0.25",
+            "xytext": offset,
+            "ha": side,
+        }
         axes.annotate(point.setting, (point.relative_time, 100 * point.wer), **text)
     axes.set_xlabel("time, relative to s1q1k1")
     axes.set_ylabel("word error rate (%)")

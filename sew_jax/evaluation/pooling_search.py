@@ -72,12 +72,14 @@ def search_settings(
         attempt([change for change in _single_changes(squeeze, layers, factors)])
     for squeeze in squeezes:
         attempt(_additive_optima(tried, macs, squeeze, layers, factors))
-    for draw in itertools.count():
+    draw = 0
+    while True:
         front = [point.setting for point in find_front(list(tried.values()))]
         changes = _random_changes(front, tried, layers, squeezes, factors, (seed, draw))
         if not changes or len(tried) >= trials:
             return list(tried.values())
         attempt(changes)
+        draw += 1
 
 
 def _setting(squeeze: int, queries: Sequence[int], keys: Sequence[int]) -> Compression:

@@ -6,6 +6,7 @@ from typing import Literal
 from sew_jax.errors import UserError
 
 Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "dots", "layers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BackboneConfig:
     dtype: Dtype = "float32"  # of activations; parameters are float32 always
     # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too); the
     # rest is computed again
-    remat: Literal["none", "dots", "layers"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))
@@ -70,7 +71,7 @@ ARCHITECTURE = (
     "pos_kernel", "pos_groups", "tail",
 )  # fmt: skip
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
-REMAT = ("none", "dots", "layers")  # each keeps less than the one before
+REMAT: tuple[Remat, ...] = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),

@@ -93,7 +93,7 @@ class Reporter:
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
         audio = float(batch.arrays["length"].sum()) / SAMPLE_RATE * jax.process_count()
-        row = {"step": step, "epoch": batch.epoch, "batch": batch.index, "setting": setting.name}
+        row = {"step": step, "epoch": batch.epoch, "batch": batch.number, "setting": setting.name}
         row |= {"bucket_s": batch.bucket / SAMPLE_RATE}
         row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
         row |= {
@@ -129,7 +129,7 @@ class Reporter:
     def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
         self.skipped_in_a_row += 1
         self._skipped += 1
-        what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.index})"
+        what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.number})"
         say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
         if self.skipped_in_a_row > self._config.optim.max_skipped:
             raise Diverged(

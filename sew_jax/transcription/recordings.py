@@ -68,9 +68,12 @@ def find_recordings(named: str) -> Selection:
             wanted += [(path, os.path.splitext(os.path.relpath(path, name))[0], path) for path in below]
         else:
             wanted.append((name, os.path.splitext(os.path.basename(name))[0], name))
-    recordings = []
+    recordings: list[Recording] = []
     for one in in_threads(_measured, wanted):
-        (problems if isinstance(one, Problem) else recordings).append(one)
+        if isinstance(one, Problem):
+            problems.append(one)
+        else:
+            recordings.append(one)
     return Selection(recordings, problems, alone=len(names) == 1 and not os.path.isdir(names[0]))
 
 

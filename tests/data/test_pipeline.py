@@ -54,7 +54,7 @@ def test_rows_hold_their_utterances(opened):
 
 def test_a_restart_gives_the_same_batches(opened):
     whole, rest = read(opened), read(opened, start=5)
-    assert [b.index for b in rest] == list(range(5, 12))
+    assert [b.number for b in rest] == list(range(5, 12))
     assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
 
 
@@ -76,11 +76,11 @@ def test_signals_to_the_whole_group_are_left_to_the_run(opened):
     source, plan = opened
     batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=40)
     with read_ahead(batches, workers=2, threads=1) as data:
-        indices = [next(data).index, next(data).index]  # both have started
+        indices = [next(data).number, next(data).number]  # both have started
         for worker in multiprocessing.active_children():
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(worker.pid, number)
-        indices += [batch.index for batch in data]
+        indices += [batch.number for batch in data]
     assert indices == list(range(40))
 
 
