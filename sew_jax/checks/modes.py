@@ -10,7 +10,7 @@ from sew_jax.checks.rules import Choice, Factors, MeshAxis, Rule, Settings, Text
 from sew_jax.compression import settings_table
 from sew_jax.models.config import BackboneConfig
 
-Rules = dict[str, Union[Rule, "Rules", "Mode"]]
+Rules = Mapping[str, Union[Rule, "Rules", "Mode"]]
 Together = Callable[[ConfigDict], Iterator[tuple[str, str]]]  # config -> (key, what is wrong with it)
 
 
