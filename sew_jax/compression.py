@@ -42,7 +42,7 @@ class Compression:
                 raise UserError(
                     f"compression.{field}: {value!r} is not a factor; give integers of at least 1 (1 = off)"
                 )
-            if per_layer:  # a schedule of equal factors is the uniform one, and must compare and hash equal to it
+            if per_layer:  # equal factors in all layers are the uniform setting, and must compare and hash equal to it
                 object.__setattr__(self, field, factors[0] if len(set(factors)) == 1 else factors)
 
     @property
@@ -57,7 +57,7 @@ class Compression:
         """The (Q, K) of each of `layers` layers.
 
         Raises:
-          UserError: a per-layer schedule has another number of layers.
+          UserError: a per-layer setting is of another number of layers.
         """
         return list(zip(_spread(self, "query_pool", layers), _spread(self, "kv_pool", layers), strict=True))
 

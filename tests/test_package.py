@@ -70,7 +70,7 @@ def test_the_installed_command_runs_in_an_empty_folder(wheel, tmp_path):
     assert dry.returncode == 0 and "--config.mesh.fsdp=" in dry.stdout, dry.stdout + dry.stderr
     for name in ("demo.py", "configs/demo.py", "pretrain.py:base,fixed"):
         stopped = run("-m", "sew_jax.main", f"--config={name}", "--config.mode=none")
-        assert stopped.returncode == 2 and "mode 'none' is unknown" in stopped.stderr, stopped.stderr
+        assert stopped.returncode == 2 and "mode: 'none' is unknown" in stopped.stderr, stopped.stderr
     assert not run("-c", "import configs").stdout and run("-c", "import configs").returncode == 1
     assert not list((tmp_path / "empty").iterdir())
 

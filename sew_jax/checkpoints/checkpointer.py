@@ -1,4 +1,4 @@
-"""The one file that knows Orbax: whole checkpoints or none, saved in the background, checked bit for bit when they are read."""
+"""The one file that knows Orbax: whole checkpoints or none, saved in the background, checked to the bit when read."""
 
 import contextlib
 import dataclasses
@@ -47,8 +47,8 @@ class Checkpoints:
 
     A state is a dataclass of arrays with a field `params`.
 
-    The JSON holds a checksum of each array, since Orbax does not notice a changed bit in what it reads. All methods but `latest`
-    raise UserError where the disk is full or may not be written.
+    The JSON holds a checksum of each array, since Orbax does not notice a changed bit in what it reads. All methods
+    but `latest` raise UserError where the disk is full or may not be written.
     """
 
     def __init__(self, workdir: Path, keep: int | None = 2):
@@ -96,7 +96,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def restore(self, like: Any) -> Restored | None:
-        """The newest state that is whole, placed like `like` (shapes with shardings); None where there is no checkpoint.
+        """The newest state that is whole, placed like `like` (shapes with shardings); None without a checkpoint.
 
         Damaged ones newer than it are moved to `workdir`/damaged, out of the way of the updates to come.
 
@@ -247,15 +247,16 @@ def _try_twice(read: Callable[[int], _T], step: int, whose: str) -> tuple[_T | N
             unreachable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
             if last and (unreachable or any(word in reason for word in _UNAVAILABLE)):
                 raise UserError(
-                    f"{whose}: the checkpoint of update {step} cannot be read at the moment ({reason}); nothing was changed, "
-                    "start again when its storage answers"
+                    f"{whose}: the checkpoint of update {step} cannot be read at the moment ({reason}); "
+                    "nothing was changed, start again when its storage answers"
                 ) from error
     return None, reason
 
 
 def _read(workdir: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
-    """Some items of a checkpoint, placed like `like`, and its JSON as `meta`; by this process alone, where Orbax's manager would
-    have all wait for each other.
+    """Some items of a checkpoint, placed like `like`, and its JSON as `meta`.
+
+    By this process alone, where Orbax's manager would have all wait for each other.
     """
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"

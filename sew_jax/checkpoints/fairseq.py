@@ -1,7 +1,7 @@
 """fairseq's own checkpoints (`.pt`) in Hugging Face's terms, so that `convert` need know one form only.
 
-torch reads them, with `weights_only=True`: nothing in such a file can run code. A file that holds objects of fairseq's is
-therefore refused.
+torch reads them, with `weights_only=True`: nothing in such a file can run code. A file that holds objects of
+fairseq's is therefore refused.
 """
 
 import re
@@ -30,9 +30,10 @@ _NAMES = [
 _PROJECTION = {
     "sew": [(r"^post_extract_proj\.", "feature_projection.")],
     "wav2vec2": [
-        (r"^post_extract_proj\.", "feature_projection.projection."), (r"^layer_norm\.", "feature_projection.layer_norm."),
+        (r"^post_extract_proj\.", "feature_projection.projection."),
+        (r"^layer_norm\.", "feature_projection.layer_norm."),
     ],
-}  # fmt: skip
+}
 _HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
 _STRIDES = {7: [5] + [2] * 6, 13: [5] + [2, 1] * 6}
 # Heads of a pre-training that is not ours: HuBERT's targets, and SEW's (which transformers does not know either)
@@ -40,7 +41,7 @@ _LEFT_BEHIND = {"hubert": ("label_embs_concat", "final_proj."), "sew": ("quantiz
 
 
 def to_hugging_face(checkpoint: Any, source: str) -> tuple[dict[str, Any], bool, dict[str, Any]]:
-    """(config.json, whether the wave is normalised, tensors) of a checkpoint. Of its tensors only names and shapes matter.
+    """(config.json, whether the wave is normalised, tensors) of a checkpoint, of whose tensors names and shapes matter.
 
     Raises:
       UserError: it is of no model that we know, or says too little of itself.
@@ -121,14 +122,20 @@ def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], so
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: it is no wav2vec 2.0, HuBERT or SEW model of fairseq's ({error})") from error
     config = {
-        "model_type": family, "hidden_size": width, "num_hidden_layers": layers, "intermediate_size": ffn,
+        "model_type": family,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": ffn,
         "num_attention_heads": options.get("encoder_attention_heads", 12),
-        "num_conv_pos_embeddings": taps[2], "num_conv_pos_embedding_groups": width // taps[1],
-        "conv_dim": [c[0] for c in convs], "conv_kernel": [c[2] for c in convs], "conv_stride": _STRIDES.get(count, []),
+        "num_conv_pos_embeddings": taps[2],
+        "num_conv_pos_embedding_groups": width // taps[1],
+        "conv_dim": [c[0] for c in convs],
+        "conv_kernel": [c[2] for c in convs],
+        "conv_stride": _STRIDES.get(count, []),
         "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in tensors,
         "feat_extract_norm": "layer" if "feature_extractor.conv_layers.1.layer_norm.weight" in tensors else "group",
         "hidden_act": options.get("activation_fn", "gelu"),
-    }  # fmt: skip
+    }
     if family == "sew":
         config["squeeze_factor"] = tensors["encoder.upsample.projection.weight"].shape[0] // width
     else:

@@ -9,45 +9,90 @@ from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.layers import EPSILON
 
 # What Hugging Face's configuration classes assume where config.json is silent (transformers 4.57.6)
-_DEFAULTS = dict(
-    vocab_size=32, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-    hidden_dropout=0.1, activation_dropout=0.1, attention_dropout=0.1, feat_proj_dropout=0.0, final_dropout=0.1,
-    layerdrop=0.1, feat_extract_norm="group", conv_bias=False,
-    num_conv_pos_embeddings=128, num_conv_pos_embedding_groups=16, do_stable_layer_norm=False, squeeze_factor=1,
-    num_codevectors_per_group=320, num_codevector_groups=2, contrastive_logits_temperature=0.1, num_negatives=100,
-    codevector_dim=256, proj_codevector_dim=256, diversity_loss_weight=0.1, feat_quantizer_dropout=0.0, pad_token_id=0,
-    conv_dim=[512] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2],
-)  # fmt: skip
-_SEW_DEFAULTS = dict(
-    squeeze_factor=2, conv_dim=[64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512],
-    conv_kernel=[10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1], conv_stride=[5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1],
-)  # fmt: skip
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.1,
+    "layerdrop": 0.1,
+    "feat_extract_norm": "group",
+    "conv_bias": False,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "do_stable_layer_norm": False,
+    "squeeze_factor": 1,
+    "num_codevectors_per_group": 320,
+    "num_codevector_groups": 2,
+    "contrastive_logits_temperature": 0.1,
+    "num_negatives": 100,
+    "codevector_dim": 256,
+    "proj_codevector_dim": 256,
+    "diversity_loss_weight": 0.1,
+    "feat_quantizer_dropout": 0.0,
+    "pad_token_id": 0,
+    "conv_dim": [512] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+}
+_SEW_DEFAULTS: dict[str, Any] = {
+    "squeeze_factor": 2,
+    "conv_dim": [64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512],
+    "conv_kernel": [10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1],
+    "conv_stride": [5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1],
+}
 # Defaults too, and all that we have the mathematics of
-_REQUIRED = dict(
-    hidden_act="gelu", feat_extract_activation="gelu", layer_norm_eps=EPSILON, add_adapter=False, adapter_attn_dim=None,
-    conv_pos_batch_norm=False, feat_proj_layer_norm=True,
-)  # fmt: skip
+_REQUIRED: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": EPSILON,
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+    "conv_pos_batch_norm": False,
+    "feat_proj_layer_norm": True,
+}
 
 # our field -> theirs
-_BACKBONE = dict(
-    conv_norm="feat_extract_norm", conv_bias="conv_bias", width="hidden_size", layers="num_hidden_layers",
-    heads="num_attention_heads", ffn_width="intermediate_size", pre_norm="do_stable_layer_norm",
-    pos_kernel="num_conv_pos_embeddings", pos_groups="num_conv_pos_embedding_groups", dropout="hidden_dropout",
-    attention_dropout="attention_dropout", activation_dropout="activation_dropout", input_dropout="feat_proj_dropout",
-    layerdrop="layerdrop",
-)  # fmt: skip
-_PRETRAIN_HEAD = dict(
-    codebooks="num_codevector_groups", codes="num_codevectors_per_group", code_width="codevector_dim",
-    final_width="proj_codevector_dim", feature_dropout="feat_quantizer_dropout", negatives="num_negatives",
-    logit_temperature="contrastive_logits_temperature", diversity_weight="diversity_loss_weight",
-)  # fmt: skip
+_BACKBONE = {
+    "conv_norm": "feat_extract_norm",
+    "conv_bias": "conv_bias",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn_width": "intermediate_size",
+    "pre_norm": "do_stable_layer_norm",
+    "pos_kernel": "num_conv_pos_embeddings",
+    "pos_groups": "num_conv_pos_embedding_groups",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "input_dropout": "feat_proj_dropout",
+    "layerdrop": "layerdrop",
+}
+_PRETRAIN_HEAD = {
+    "codebooks": "num_codevector_groups",
+    "codes": "num_codevectors_per_group",
+    "code_width": "codevector_dim",
+    "final_width": "proj_codevector_dim",
+    "feature_dropout": "feat_quantizer_dropout",
+    "negatives": "num_negatives",
+    "logit_temperature": "contrastive_logits_temperature",
+    "diversity_weight": "diversity_loss_weight",
+}
 _CLASSES = {
     "wav2vec2": {
-        type(None): "Wav2Vec2Model", PretrainHeadConfig: "Wav2Vec2ForPreTraining", CTCHeadConfig: "Wav2Vec2ForCTC"
+        type(None): "Wav2Vec2Model",
+        PretrainHeadConfig: "Wav2Vec2ForPreTraining",
+        CTCHeadConfig: "Wav2Vec2ForCTC",
     },
     "hubert": {type(None): "HubertModel", CTCHeadConfig: "HubertForCTC"},
     "sew": {type(None): "SEWModel", CTCHeadConfig: "SEWForCTC"},
-}  # fmt: skip
+}
 
 
 class Architecture(NamedTuple):

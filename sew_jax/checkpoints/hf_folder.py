@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder: config.json, tensors in safetensors (one file or shards), preprocessor and tokenizer.
+"""The files of a Hugging Face folder: config.json, tensors (one file or shards), preprocessor and tokenizer.
 
 Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and that with `weights_only=True`.
 """

@@ -144,7 +144,7 @@ def _one_spelling(name: str) -> str:
 
 
 def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:
-    """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model with a head, less the head."""
+    """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model less its head."""
     model = (
         PretrainModel(backbone, head)
         if isinstance(head, PretrainHeadConfig)

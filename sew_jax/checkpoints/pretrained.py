@@ -98,6 +98,7 @@ def _read_record(workdir: Path) -> dict[str, Any]:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(k), dict) for k in ("architecture", "config")):
         raise UserError(
-            f"init_from: {path} is not that of a pretrain or finetune run; write hf:{workdir} if it is a Hugging Face folder"
+            f"init_from: {path} is not that of a pretrain or finetune run; "
+            f"write hf:{workdir} if it is a Hugging Face folder"
         )
     return record

@@ -1,1 +1,1 @@
-"""What the keys of a config may be: a table for each mode, checked once, at the start and without JAX."""
+"""What the keys of a config may be: rules for each mode, checked once, at the start and without JAX."""

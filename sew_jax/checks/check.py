@@ -1,4 +1,4 @@
-"""Checks a config against the table of its mode."""
+"""Checks a config against the rules of its mode."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def check_config(config: ConfigDict) -> None:
     """Checks every key, then what must hold between keys; takes no time, and needs neither JAX nor data.
 
     Raises:
-      UserError: with the key, its value and what it may be: the first problem in the order of the table.
+      UserError: with the key, its value and what it may be: the first problem in the order of the rules.
     """
     name = config.get("mode")
     if not isinstance(name, str) or name not in MODES:

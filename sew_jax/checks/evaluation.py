@@ -132,7 +132,7 @@ SEARCH = Mode(
         "mode": mode("search"),
         **_EVALUATE,
         "settings": Settings(optional=True),  # named by the search itself
-        "dev_split": Text(mend="name a split to count errors on"),
+        "dev_split": Text(hint="name a split to count errors on"),
         "trials": whole(1, "settings that are tried"),
         "squeeze": Factors(empty=True),
         "factors": Factors(),
@@ -144,7 +144,7 @@ TRANSCRIBE = Mode(
     keys={
         "mode": mode("transcribe"),
         **_PICKED,
-        "audio": Text(mend="name files, folders, or - for standard input, joined by commas"),
+        "audio": Text(hint="name files, folders, or - for standard input, joined by commas"),
         "setting": Settings(),
         "format": choice("jsonl", "text", "srt", "vtt"),
         "lm": Text(),

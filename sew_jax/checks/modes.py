@@ -34,8 +34,8 @@ def mode(name: str) -> Rule:
     return Choice("", (name,))
 
 
-DATA = Text(mend="name a folder of audio, a manifest or a prepared dataset, or write demo")
-INIT_FROM = Text(mend="set --config.init_from to the workdir of a run, or to hf:PATH")
+DATA = Text(hint="name a folder of audio, a manifest or a prepared dataset, or write demo")
+INIT_FROM = Text(hint="set --config.init_from to the workdir of a run, or to hf:PATH")
 DTYPE = choice_of(BackboneConfig, "dtype")
 REMAT = choice_of(BackboneConfig, "remat")
 DTYPE_OR_TRAINED = Choice("empty: as in training", (*DTYPE.allowed, ""))

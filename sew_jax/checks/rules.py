@@ -149,14 +149,14 @@ def choice_of(owner: type, field: str, **options: Any) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Text(Rule):
-    """A text; `mend` says what to write where it may not be empty."""
+    """A text; `hint` says what to write where it may not be empty."""
 
-    mend: str = ""
+    hint: str = ""
 
     def _problem(self, value: Any) -> str:
         if not isinstance(value, str):
             return f"{value!r} must be a text"
-        return f"is empty; {self.mend}" if self.mend and not value.strip() else ""
+        return f"is empty; {self.hint}" if self.hint and not value.strip() else ""
 
 
 @dataclasses.dataclass(frozen=True)

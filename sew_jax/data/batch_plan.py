@@ -12,7 +12,7 @@ _GRID = 1600  # samples (0.1 s): bucket lengths are multiples of it
 
 
 class Planned(NamedTuple):
-    """One batch: `utterances` of static number, -1 where a row is filler; `bucket` is its length in samples."""
+    """Batch `number`: `utterances` in a static number of rows, -1 in filler ones; `bucket`: their length in samples."""
 
     number: int
     epoch: int

@@ -1,4 +1,4 @@
-"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC and a table.
+"""Writes the dataset that training reads: any folder, manifest or TFDS name as records of 16 kHz FLAC with an index.
 
 Work is cut into shards, each a pure function of the list of utterances: a run that was killed goes on where it stopped,
 and ends with the same bytes.
@@ -135,8 +135,8 @@ def _guess_splits(root: epath.Path) -> list[str]:
 
 def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     """Shards of a split, without the entries that have a problem already."""
-    told = sum(entry.text is not None for entry in entries)
-    need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * told >= len(entries))
+    with_text = sum(entry.text is not None for entry in entries)
+    need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * with_text >= len(entries))
     limits = Limits(config.min_seconds, config.max_seconds, need_text)
     good = [entry for entry in entries if not entry.problem]
     each = max(_SMALLEST, -(-len(good) // _SHARDS))

@@ -1,8 +1,8 @@
-"""A prepared dataset: a TFDS dataset of ArrayRecord files, with a table of all its utterances beside them.
+"""A prepared dataset: a TFDS dataset of ArrayRecord files, with an index of all its utterances beside them.
 
     FOLDER/NAME/1.0.0/dataset_info.json, features.json, NAME-SPLIT.array_record-00000-of-00256, index-SPLIT.arrow
 
-Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The table is what the
+Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The index is what the
 batch plan reads instead of the records; it is mapped into memory, so that processes share it.
 """
 
@@ -65,7 +65,7 @@ def write_shard(path: Path, rows: Iterable[tuple[dict, bytes]]) -> int:
 
 
 def index_bytes(table: pa.Table) -> bytes:
-    """The table of a split as an Arrow file."""
+    """The index of a split as an Arrow file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
         writer.write_table(table.combine_chunks())
@@ -87,7 +87,7 @@ def write_metadata(folder: epath.Path, splits: dict[str, tuple[list[int], int]],
 
 
 def index_name(split: str) -> str:
-    """File name of a split's table."""
+    """File name of a split's index."""
     return f"index-{split}.arrow"
 
 
@@ -97,17 +97,17 @@ def dataset_folder(root: epath.Path) -> epath.Path | None:
     Raises:
       UserError: there are several, or it was not written by `prepare`.
     """
-    found = [root] if (root / INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{INFO}"))
-    if len(found) > 1:
-        raise UserError(f"data: {root} holds {len(found)} datasets; name one, such as {found[0]}")
-    if not found:
+    datasets = [root] if (root / INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{INFO}"))
+    if len(datasets) > 1:
+        raise UserError(f"data: {root} holds {len(datasets)} datasets; name one, such as {datasets[0]}")
+    if not datasets:
         return None
-    if not splits_of_dataset(found[0]):
+    if not splits_of_dataset(datasets[0]):
         raise UserError(
-            f"data: {found[0]} is a TFDS dataset without the table that training reads; write it anew: "
+            f"data: {datasets[0]} is a TFDS dataset without the index that training reads; write it anew: "
             "python -m sew_jax.main --config=configs/prepare.py --config.data=tfds:NAME"
         )
-    return found[0]
+    return datasets[0]
 
 
 def splits_of_dataset(folder: epath.Path) -> list[str]:
@@ -131,7 +131,7 @@ class RecordStore:
         self._folder = str(_mirror(folder, splits)) if self._remote else os.fspath(folder)
         self._open()
 
-    def __getstate__(self):  # processes map the table themselves
+    def __getstate__(self):  # processes map the index themselves
         return {"_remote": self._remote, "_splits": self._splits, "_folder": self._folder}
 
     def __setstate__(self, state):
@@ -164,7 +164,7 @@ class RecordStore:
             self._example = tf_example_pb2.Example
             if self._shard_ends[-1] != len(self.index):
                 raise UserError(
-                    f"data: {self._folder} holds {self._shard_ends[-1]} records and a table of {len(self.index)}; "
+                    f"data: {self._folder} holds {self._shard_ends[-1]} records and an index of {len(self.index)}; "
                     "run prepare again"
                 )
             self._records = ArrayRecordDataSource(shards)  # last: tells other threads that all is there

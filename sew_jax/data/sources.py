@@ -24,7 +24,7 @@ _AT_ONCE = 100_000  # rows that are Python objects at a time
 
 
 class Store(Protocol):
-    """Audio by row of a table with the columns id, samples, text (null where there is none) and speaker."""
+    """Audio by row of an index with the columns id, samples, text (null where there is none) and speaker."""
 
     index: pa.Table
 
@@ -138,7 +138,7 @@ def open_source(
     roots = split_names(data)
     if not roots:
         raise UserError("data is empty; set --config.data to a folder, a manifest, or demo")
-    corpora, damaged, by_length, untold = [], [], [], []
+    corpora, damaged, by_length, without_text = [], [], [], []
     for root in roots:
         store, problems = _open_root(root, split)
         damaged += problems
@@ -153,15 +153,17 @@ def open_source(
             keep &= samples <= max_samples
         if need_text:
             has_text = pc.fill_null(pc.greater(pc.binary_length(index["text"]), 0), False).to_numpy()
-            untold += [Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)]
+            without_text += [
+                Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)
+            ]
             keep &= has_text
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))
     usable = sum(map(len, corpora))
-    if untold and not usable:
+    if without_text and not usable:
         raise UserError(
             f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
         )
-    damaged += untold
+    damaged += without_text
     check_damaged(damaged, data, max_bad)
     problems = damaged + by_length
     if not usable:

@@ -49,15 +49,15 @@ def _list_split(name: str, split: str) -> list[Entry]:
 
     features = _builder(name).info.features
     text, speaker = (next((k for k in names if k in features), None) for names in (_TEXT, _SPEAKER))
-    told = {key: True for key in ("id", text, speaker) if key in features}
+    wanted = {key: True for key in ("id", text, speaker) if key in features}
     # audio stays packed: there may be hundreds of hours of it
-    layout = tfds.decode.PartialDecoding(told).extract_features(features)
+    layout = tfds.decode.PartialDecoding(wanted).extract_features(features)
     records = _builder(name).as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     entries = []
     for i in range(len(records)):
         if i and i % _SAY_EVERY == 0:
             say(f"  listing   {split}: {i} of {len(records)}")
-        row = layout.deserialize_example_np(records[i]) if told else {}
+        row = layout.deserialize_example_np(records[i]) if wanted else {}
         entries.append(
             Entry(
                 id=_word(row.get("id", f"{split}-{i:07d}")),

@@ -116,10 +116,10 @@ class Vocabulary:
                 ids |= {symbol: i for symbol, i in added.items() if most is None or i < most}
             if sorted(ids.values()) != list(range(len(ids))):
                 raise ValueError("its ids are not 0, 1, 2, ...")
-            told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-            if path.with_name(_MAP_FILE).is_file() and "added_tokens_decoder" not in told:
-                told |= json.loads(path.with_name(_MAP_FILE).read_text(encoding="utf-8"))
-            tokens = {ours: _token(told[theirs]) for ours, theirs in _TOKENS.items() if theirs in told}
+            tokenizer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            if path.with_name(_MAP_FILE).is_file() and "added_tokens_decoder" not in tokenizer:
+                tokenizer |= json.loads(path.with_name(_MAP_FILE).read_text(encoding="utf-8"))
+            tokens = {ours: _token(tokenizer[theirs]) for ours, theirs in _TOKENS.items() if theirs in tokenizer}
             return cls(tuple(sorted(ids, key=ids.get)), **tokens)
         except FileNotFoundError as error:
             raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
@@ -129,9 +129,9 @@ class Vocabulary:
             ) from error
 
 
-def _token(told: Any) -> str | None:
+def _token(spelled: Any) -> str | None:
     """A special token as tokenizer files spell it: text, or an object with the text as `content`."""
-    return told.get("content") if isinstance(told, dict) else told
+    return spelled.get("content") if isinstance(spelled, dict) else spelled
 
 
 def open_vocabulary(name: str, texts: Iterable[str]) -> Vocabulary:

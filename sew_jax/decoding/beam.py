@@ -1,4 +1,4 @@
-"""Beam search over CTC symbols, with a lexicon and an n-gram where there are any: flashlight's decoders with KenLM inside.
+"""Beam search over CTC symbols, with a lexicon and an n-gram if there are any: flashlight's, with KenLM inside.
 
 The one file that touches flashlight-text. Free of JAX, since worker processes import it.
 """
@@ -37,8 +37,8 @@ _NEVER = -1e4  # a log-probability that no path survives which has another
 class BeamOptions:
     """A beam search. Weights are SEW's, which are fairseq's defaults too; so is the beam.
 
-    A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its words and
-    their end + word_score * words + sil_score * frames of the delimiter.
+    A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its
+    words and their end + word_score * words + sil_score * frames of the delimiter.
 
     Attributes:
       lm: path of an ARPA, also gzipped, or a KenLM binary: an n-gram of words, or one of the model's symbols.
@@ -64,8 +64,8 @@ class BeamOptions:
     def __post_init__(self):
         if self.beam < 1 or not 1 <= self.nbest <= self.beam or self.beam_tokens < 0 or not self.threshold > 0:
             raise UserError(
-                f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, threshold={self.threshold:g} "
-                "must be at least 1, 1 to beam, at least 0, and above 0"
+                f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, "
+                f"threshold={self.threshold:g} must be at least 1, 1 to beam, at least 0, and above 0"
             )
         for name in ("lm_weight", "word_score", "sil_score"):
             if not math.isfinite(getattr(self, name)):
@@ -73,7 +73,7 @@ class BeamOptions:
 
 
 def chosen_options(config: ConfigDict) -> BeamOptions | None:
-    """What `config.lm` and `config.beam` ask for: beam search with an n-gram, with `none`, or (empty) the best path alone.
+    """What `config.lm` and `config.beam` ask for: search with an n-gram, with `none`, or (empty) the best path alone.
 
     Raises:
       UserError: a value makes no sense.
@@ -89,7 +89,7 @@ def chosen_options(config: ConfigDict) -> BeamOptions | None:
 
 
 class Beam:
-    """Log-probabilities to hypotheses. A lexicon's words alone are written, each followed by the delimiter, but for the last."""
+    """Log-probabilities to hypotheses. Words of the lexicon alone are written, with the delimiter between them."""
 
     def __init__(self, vocabulary: Vocabulary, options: BeamOptions, lexicon: Lexicon | None = None):
         """

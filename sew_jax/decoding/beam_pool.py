@@ -21,7 +21,7 @@ _SCREEN = 5.0  # seconds between lines of progress
 
 
 class BeamPool:
-    """Beam search in several processes, each of which loads the n-gram once: a KenLM binary is shared by them, an ARPA is not.
+    """Beam search in several processes, each of which loads the n-gram; a KenLM binary is shared, an ARPA is not.
 
     Args:
       workers: processes; -1: as many as cores; 0 or 1: this one.
@@ -82,8 +82,8 @@ class BeamPool:
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "beam: a worker process was killed, as happens where memory ends; fewer workers need less, and a KenLM binary is "
-                "loaded once for all of them"
+                "beam: a worker process was killed, as happens where memory ends; fewer workers need less, "
+                "and a KenLM binary is loaded once for all of them"
             ) from error
 
 

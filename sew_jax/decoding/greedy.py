@@ -8,7 +8,7 @@ from sew_jax.data.vocabulary import Vocabulary
 
 
 class Word(NamedTuple):
-    """A word on frames begin to end (exclusive) of 20 ms; confidence is the geometric mean of its symbols' best frames."""
+    """A word on frames begin to end (exclusive); confidence is the geometric mean of its symbols' best frames."""
 
     text: str
     begin: int
@@ -17,7 +17,7 @@ class Word(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """What may have been said, and its score: log-probability of the path, with a language model's share if there is one."""
+    """What may have been said, and its score: log-probability of the path, with a language model's share."""
 
     text: str
     score: float

@@ -27,8 +27,8 @@ def make_decoder(vocabulary: Vocabulary, options: BeamOptions | None) -> Decoder
 class SegmentDecoder:
     """Decodes one recording.
 
-    A segment ends in the middle of its longest pause, where the best path has closed a word and begun none: greedy decoding
-    then gives what it gives of the whole, and a language model begins anew at a pause.
+    A segment ends in the middle of its longest pause, where the best path has closed a word and begun none: greedy
+    decoding then gives what it gives of the whole, and a language model begins anew at a pause.
 
     Args:
       decode: of one segment.

@@ -22,8 +22,8 @@ class Lexicon(NamedTuple):
     """What a beam search may write.
 
     Attributes:
-      entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several spellings.
-        None at all: any string of symbols.
+      entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several
+        spellings. None at all: any string of symbols.
       left_out: words with characters that the vocabulary lacks.
     """
 
@@ -43,13 +43,13 @@ class Lexicon(NamedTuple):
 def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
     """The lexicon of a language model and a file, of which either may be empty.
 
-    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where there is no
-    model either, any string is allowed.
+    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where
+    there is no model either, any string is allowed.
 
     Args:
       lm: path of an ARPA (also gzipped) or a KenLM binary.
-      lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD  W O R D |`,
-        as fairseq and wav2letter write it); any other is words.
+      lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD
+        W O R D |`, as fairseq and wav2letter write it); any other is words.
 
     Raises:
       UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary.
@@ -74,7 +74,7 @@ def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
 
 
 def lm_words(path: str) -> tuple[str, ...] | None:
-    """The vocabulary of an ARPA or a KenLM binary, without its special words; None for a binary that was built without it.
+    """The vocabulary of an ARPA or a KenLM binary without special words; None for a binary that was built without it.
 
     Raises:
       UserError: the file cannot be read, or is neither.
@@ -132,7 +132,8 @@ def _binary_words(file) -> list[str] | None:
 
 def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
     ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
-    entries, left_out = {}, {}  # dicts, to keep the order without doubles
+    entries: dict[tuple[str, tuple[int, ...]], None] = {}  # dicts, to keep the order without doubles
+    left_out: dict[str, None] = {}
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""

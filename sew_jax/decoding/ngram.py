@@ -1,5 +1,6 @@
-"""An n-gram of words by interpolated modified Kneser-Ney smoothing (Chen & Goodman 1998; Heafield et al. 2013), as an ARPA file.
+"""An n-gram of words by interpolated modified Kneser-Ney smoothing, as an ARPA file.
 
+After Chen and Goodman (1998) and Heafield et al. (2013).
 All of the text's n-grams are arrays: one of an order is a number, made of that of its first words and its last word.
 """
 
@@ -18,7 +19,7 @@ _FALLBACK = (0.0, 0.5, 1.0, 1.5)  # discounts where the text is too small to tel
 
 
 class Grams(NamedTuple):
-    """The N n-grams of one order: rows of word numbers, with natural probability and weight of backing off from them."""
+    """The N n-grams of one order: word numbers, natural probability, and weight of backing off from them."""
 
     words_Nxk: np.ndarray
     probability_N: np.ndarray
@@ -50,14 +51,14 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         ends = np.flatnonzero(place_T >= k - 1)
         if not len(ends):
             break
-        keys, found, which, count = np.unique(
-            gram_T[ends - 1] * size + word_T[ends], return_index=True, return_inverse=True, return_counts=True
-        )
+        # one number an n-gram: where its first words stand in the order below, and its last word
+        number_T = gram_T[ends - 1] * size + word_T[ends]
+        keys, place, which, count = np.unique(number_T, return_index=True, return_inverse=True, return_counts=True)
         firsts.append(keys // size)
         lasts.append(keys % size)
-        rests.append(gram_T[ends[found]])
+        rests.append(gram_T[ends[place]])  # gram_T still holds the order below
         counts.append(count)
-        gram_T = np.full(len(word_T), -1)
+        gram_T = np.full(len(word_T), -1)  # of each word of the text, the n-gram that it ends
         gram_T[ends] = which
 
     grams, undiscounted = [], []
@@ -79,6 +80,7 @@ def estimate(sentences: Iterable[str], order: int) -> NGram:
         contexts = len(lower) if k == 1 else len(grams[-1].probability_N)
         total = np.bincount(first, count, contexts)
         seen = total > 0
+        # what the discounts take from a context's n-grams goes to the lower order, in proportion to it
         left = np.where(seen, np.bincount(first, discount, contexts) / np.where(seen, total, 1), 1.0)
         probability = (count - discount) / total[first] + left[first] * lower[rest]
         if k > 1:
@@ -104,7 +106,7 @@ def arpa(model: NGram) -> str:
 
 
 def _number(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Words by number; the numbers of all words of the text with <s> and </s>, and the place of each in its sentence."""
+    """Words by number; the number of each word of the text, <s> and </s> too, and its place in its sentence."""
     numbers = {word: i for i, word in enumerate(SPECIAL)}
     text, places = array.array("q"), array.array("q")
     for sentence in sentences:
@@ -128,5 +130,5 @@ def _discounts(count_N: np.ndarray) -> np.ndarray | None:
     if not (n1 and n2 and n3 and n4):
         return None
     y = n1 / (n1 + 2 * n2)
-    found = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return found if (found[1:] > 0).all() else None
+    discounts = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+    return discounts if (discounts[1:] > 0).all() else None

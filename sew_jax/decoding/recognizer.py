@@ -1,7 +1,7 @@
 """The one way from audio to text: a trained model on its devices, and its programs, each compiled once.
 
-Evaluation, transcription, export and the Python API share it: waves in; symbols, log-probabilities or hidden states of each
-frame out. B utterances, N samples, T frames at 50 Hz, V symbols, D width.
+Evaluation, transcription, export and the Python API share it: waves in; symbols, log-probabilities or hidden states
+of each frame out. B utterances, N samples, T frames at 50 Hz, V symbols, D width.
 """
 
 import dataclasses
@@ -44,7 +44,8 @@ class Recognizer:
       vocabulary: of the symbols of its CTC head; None where it has no such head.
       trained: the table of its training.
       mesh: the devices.
-      programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share them.
+      programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share
+    them.
     """
 
     def __init__(
@@ -87,14 +88,15 @@ class Recognizer:
             return
         sharding = batch_sharding(self.mesh)
 
-        def shapes(key: tuple[Compression, int]):
+        def shapes(key):
             count = rows[key[1]]
             wave = jax.ShapeDtypeStruct((count, key[1]), dtype, sharding=sharding)
             return self.params, {"wave": wave, "length": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)}
 
         jitted = jax.jit(functools.partial(output, self.model), static_argnames="compression")
-        for key, program in compile_table(jitted, missing, shapes, what).items():
-            self.programs[self._key(output, *key, rows[key[1]], dtype)] = program
+        compiled = compile_table(jitted, missing, shapes, what)
+        for setting, bucket in missing:
+            self.programs[self._key(output, setting, bucket, rows[bucket], dtype)] = compiled[setting, bucket]
 
     def run(self, output: Output, setting: Compression, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """What a compiled program gives of a batch that lies on the mesh; it returns before the devices are done."""
@@ -121,8 +123,8 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
     head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) else None
     if need_text and not head:
         raise no_head(init_from)
-    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
-    backbone = dataclasses.replace(pretrained.backbone, remat="none", **options)
+    changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
+    backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
     if not head:
         saved = {"backbone": saved["backbone"]}
@@ -142,7 +144,7 @@ def no_head(name: str) -> UserError:
 
 
 def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
-    """Natural log-probability of each symbol at each frame, (B, T, V) float32, and the frames of each utterance, (B,)."""
+    """Natural log-probability of each symbol at each frame, (B, T, V) float32, and frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return jax.nn.log_softmax(logits), length
 

@@ -1,9 +1,9 @@
 """Word error rate and time at every setting, from the same run of the same programs.
 
-Time is measured as SEW's repository does (`tools/eval_w2v.py`): encoder, argmax and the copy to the host, without loading
-and post-processing; beam search, where there is one, is timed once and added. Batches wait on the device; each setting is
-warmed up; repeats go round all settings, so that a disturbance does not hit one of them alone; the median is reported with
-minimum and maximum.
+Time is measured as SEW's repository does (`tools/eval_w2v.py`): encoder, argmax and the copy to the host, without
+loading and post-processing; beam search, where there is one, is timed once and added. Batches wait on the device;
+each setting is warmed up; repeats go round all settings, so that a disturbance does not hit one of them alone; the
+median is reported with minimum and maximum.
 """
 
 import contextlib

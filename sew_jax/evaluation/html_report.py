@@ -1,4 +1,4 @@
-"""tradeoff.html: an evaluation as one file that a browser shows without a network. How it looks is html_report.html's job."""
+"""tradeoff.html: an evaluation as one file that a browser shows without a network; html_report.html says how."""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def _json(value: Any) -> str:
 
 
 def _split(rows: Sequence[dict[str, Any]], texts: dict[str, Any]) -> dict[str, Any]:
-    """What html_report.html reads of a split: its transcripts, and for each row what it got wrong and how it compares."""
+    """What html_report.html reads of a split: transcripts, and for each row what went wrong and how it compares."""
     references = [" ".join(text.split()) for text in texts["references"]]
     words_U = [len(text.split()) for text in references]
     systems, details, errors_U = {}, {}, {}
@@ -91,7 +91,7 @@ def _difference(errors_U: list[int], other_U: list[int], words_U: list[int]) -> 
 
 
 def _edits(alignment: Alignment) -> str:
-    """An alignment without its words: `2s1di` is two words right, one substituted, one right, one deleted, one inserted."""
+    """An alignment without its words: `2s1di` is two right, a substitution, one right, a deletion, an insertion."""
     text, right = "", 0
     for reference, hypothesis in alignment:
         if reference == hypothesis:

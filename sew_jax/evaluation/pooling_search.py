@@ -1,8 +1,9 @@
 """Per-layer settings that cost less than uniform ones at equal errors: the search, whatever measures errors.
 
-Three stages share a budget of trials. First every uniform setting. Then, for each squeeze factor, every change of one layer
-alone; if their errors simply added up, the best setting for any price of a MAC could be read off them, so these are tried
-next. What trials are left go to random changes of members of the front, of one factor as long as that gives something new.
+Three stages share a budget of trials. First every uniform setting. Then, for each squeeze factor, every change of one
+layer alone; if their errors simply added up, the best setting for any price of a MAC could be read off them, so these
+are tried next. What trials are left go to random changes of members of the front, of one factor as long as that gives
+something new.
 """
 
 import itertools
@@ -131,7 +132,7 @@ def _random_changes(
     factors: Sequence[int],
     words: tuple[int, ...],
 ) -> list[Compression]:
-    """New settings, each a member of the front with as few numbers changed as give new ones; none where none is found."""
+    """New settings: members of the front with as few numbers changed as give new ones; none where none is found."""
     new: list[Compression] = []
     for draw in range(_PATIENCE * _MOST_CHANGES):
         parent = front[uniform_int(len(front), *words, draw, "parent")]

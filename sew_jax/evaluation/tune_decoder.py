@@ -74,7 +74,8 @@ def best(tried: Sequence[Trial]) -> Trial:
 
 def _draw(random: np.random.Generator, around: Trial | None) -> tuple[float, float]:
     point = []
-    for (low, high), middle in zip((LM_WEIGHTS, WORD_SCORES), around[:2] if around else (None, None), strict=True):
+    middles = (around.lm_weight, around.word_score) if around else (None, None)
+    for (low, high), middle in zip((LM_WEIGHTS, WORD_SCORES), middles, strict=True):
         value = random.uniform(low, high) if middle is None else random.normal(middle, _NEAR * (high - low))
         point.append(float(np.clip(value, low, high)))
     return point[0], point[1]

@@ -70,9 +70,10 @@ def write_card(
     parts = [
         "---\n" + "\n".join([*front, *(f"- {tag}" for tag in tags)]) + "\n---\n",
         f"# {Path(pretrained.name).name}, {named}\n",
-        f"{does}, exported by sew_jax from `{pretrained.name}` ({state}): front end {backbone.frontend}, {backbone.layers} layers "
-        f"of width {backbone.width}, {backbone.dtype} computation. A setting such as `s2q1k2` says what is saved: the transformer "
-        "runs on every 2nd frame (squeeze), its queries are means over 1 frame, its keys and values over 2.\n",
+        f"{does}, exported by sew_jax from `{pretrained.name}` ({state}): front end {backbone.frontend}, "
+        f"{backbone.layers} layers of width {backbone.width}, {backbone.dtype} computation. A setting such as `s2q1k2` "
+        "says what is saved: the transformer runs on every 2nd frame (squeeze), its queries are means over 1 frame, "
+        "its keys and values over 2.\n",
         "## Use\n",
         use,
         "## Cost\n",
@@ -90,13 +91,14 @@ def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
     silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
     files = [(p.file, str(p.setting), f"{p.samples / SAMPLE_RATE:g} s", str(p.samples)) for p in programs]
     return f"""\
-Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from `{WEIGHTS_FILE}`. Needed:
-`pip install jax numpy flatbuffers`, nothing of sew_jax.
+Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from
+`{WEIGHTS_FILE}`. Needed: `pip install jax numpy flatbuffers`, nothing of sew_jax.
 
 {markdown_table(("program", "setting", "at most", "samples N"), files)}
-Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the samples of each
-utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities (B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the
-order of `{VOCABULARY_FILE}`; and the frames (B,) int32 of each utterance, beyond which they mean nothing.
+Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the
+samples of each utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities
+(B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`; and the frames (B,) int32
+of each utterance, beyond which they mean nothing.
 
 ```python
 import json

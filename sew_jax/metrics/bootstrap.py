@@ -1,7 +1,7 @@
 """How far a word error rate may be trusted: percentile bootstrap over utterances.
 
-Words of an utterance share a speaker and a microphone, so it is utterances that are drawn again, as Bisani and Ney (2004)
-do. U utterances, S and T seeds, R resamples.
+Words of an utterance share a speaker and a microphone, so it is utterances that are drawn again, as Bisani and Ney
+(2004) do. U utterances, S and T seeds, R resamples.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def difference_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of one system's word error rate less another's on the same utterances, as fractions.
 
-    Both are counted on the same draws, so that what is hard for both cancels: where 0 lies outside, the systems differ by
-    more than the choice of utterances explains, even if their own intervals overlap.
+    Both are counted on the same draws, so that what is hard for both cancels: where 0 lies outside, the systems
+    differ by more than the choice of utterances explains, even if their own intervals overlap.
     """
     return _interval(np.subtract(errors_U, other_errors_U), words_U, seed, resamples)
 

@@ -19,7 +19,8 @@ class MetricsFile:
     Args:
       path: the file; None writes nothing (hosts other than the first).
       step: the update that the run starts after; later rows are dropped.
-      beside: the file of the updates, where these rows are of evaluations; it outlives this one, whose events go to its own.
+      beside: the file of the updates, where these rows are of evaluations; it outlives this one, whose events go to
+        its own.
 
     Its methods raise UserError where the disk is full or may not be written.
     """

@@ -1,7 +1,7 @@
 """TensorBoard's event files: rows of `metrics.jsonl` as scalars, the picture and texts of an evaluation.
 
-The one file that knows tensorboardX. Files lie in the workdir itself, so that `tensorboard --logdir runs` calls a run by
-its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
+The one file that knows tensorboardX. Files lie in the workdir itself, so that `tensorboard --logdir runs` calls a run
+by its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
 """
 
 import math
@@ -21,7 +21,7 @@ _EVALUATION = ".evaluation"
 
 
 class EventFile:
-    """An update's numbers as `training/NAME` and its loss as `loss/SETTING`, an evaluation's as `held-out NAME/SETTING`.
+    """An update's numbers: `training/NAME`, its loss also `loss/SETTING`; an evaluation's: `held-out NAME/SETTING`.
 
     One file for each start of a run that has rows: TensorBoard reads a folder's files one after the other, so that rows
     of one start must not lie in two of them.

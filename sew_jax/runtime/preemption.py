@@ -14,7 +14,7 @@ from sew_jax.console import say
 def stop_requests() -> Iterator[Callable[[int], str]]:
     """Yields a function of the updates done: why to stop here, or nothing. Ask it once before each update.
 
-    The first signal is a request, a second one is told that saving goes on, and a third acts as usual. Of several
+    The first signal is a request, a second one is answered that saving goes on, and a third acts as usual. Of several
     processes any one may get the signal: JAX passes it on and names an update that none has passed
     (`multihost_utils.reached_preemption_sync_point`). There SIGTERM is JAX's own, and a third one changes nothing
     either.

@@ -62,8 +62,8 @@ def compile_table(
                 f"{_describe(program)}"
             )
     cached = len(_cache_hits) - hits
-    told = f", {cached} from the cache of earlier runs" if cached else ""
-    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{told}")
+    kept = f", {cached} from the cache of earlier runs" if cached else ""
+    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{kept}")
     return done
 
 

@@ -27,7 +27,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     shape, count = [data, fsdp], len(devices)
     if shape.count(-1) == 1:
-        shape[shape.index(-1)] = count // max(data * fsdp * -1, 1)
+        given = fsdp if data == -1 else data
+        shape[shape.index(-1)] = count // max(given, 1)
     if min(shape) < 1 or shape[0] * shape[1] != count:
         raise UserError(
             f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device(s); "

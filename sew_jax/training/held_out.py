@@ -143,7 +143,7 @@ def _first_seconds(source: Source, rows: int, samples: int) -> dict[str, np.ndar
             continue
         try:
             speech = source.audio((first + row) * len(source) // count, 0, samples)
-        except AudioError:  # what is damaged was told when the split was opened
+        except AudioError:  # what is damaged was named when the split was opened
             continue
         wave[row, : len(speech)], length[row] = speech, len(speech)
     return {"wave": wave, "length": length}
@@ -288,13 +288,13 @@ def _labels(symbols: list[list[int]], rows: int, members: list[tuple[int, int]])
 
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
     """The line on screen."""
-    told = [
+    parts = [
         f"{row['setting']} WER {row['wer']:.1%} {row['loss']:.1f} bits"
         if "wer" in row
         else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
         for row in rows
     ]
-    return f"held-out {held_out.split} | {' | '.join(told)}"
+    return f"held-out {held_out.split} | {' | '.join(parts)}"
 
 
 def mean_wer(rows: list[dict[str, Any]]) -> float:

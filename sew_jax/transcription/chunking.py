@@ -1,7 +1,8 @@
 """Long audio in chunks that overlap, and what a model says of the chunks merged to what it says of the whole.
 
-Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means the same
-20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of JAX.
+Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means
+the same 20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of
+JAX.
 """
 
 import math
@@ -67,8 +68,8 @@ def make_chunking(chunk_seconds: float, overlap_seconds: float, setting: Compres
 def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
     """The chunks of a recording that comes in blocks; no more than a chunk and a block are held.
 
-    The last chunk of several begins earlier than its turn, so that it is about as long as the others: statistics over a short
-    one would differ.
+    The last chunk of several begins earlier than its turn, so that it is about as long as the others: statistics over
+    a short one would differ.
     """
     held, at, begin = np.zeros(0, np.int16), 0, 0  # held[0] is sample `at`; the next chunk's turn is at `begin`
     for block in blocks:

@@ -42,8 +42,8 @@ def find_recordings(named: str) -> Selection:
 
     Several are joined by commas.
 
-    A path with a comma in it is understood where it is all that is named. Of folders' files those with a suffix of audio
-    count, other files are tried as they are named.
+    A path with a comma in it is understood where it is all that is named. Of folders' files those with a suffix of
+    audio count, other files are tried as they are named.
 
     Raises:
       UserError: nothing is named.

@@ -23,8 +23,8 @@ class Cue(NamedTuple):
 def cues(words: Sequence[Word]) -> list[Cue]:
     """Cues of words, in order and none over another.
 
-    A cue ends before a pause, and where another word would make it too long to read or to show. A word that is longer than
-    a whole cue is shown anyway, for as long as a cue may last.
+    A cue ends before a pause, and where another word would make it too long to read or to show. A word that is longer
+    than a whole cue is shown anyway, for as long as a cue may last.
     """
     groups: list[list[Word]] = []
     for word in words:

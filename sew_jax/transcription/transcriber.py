@@ -1,7 +1,7 @@
 """Many recordings through one model at one setting: batches of chunks by length, hypotheses in the recordings' order.
 
-What is held does not grow with the length of a recording: chunks of a batch for each bucket, two batches under way, of each
-recording under way a segment of log-probabilities, and words.
+What is held does not grow with the length of a recording: chunks of a batch for each bucket, two batches under way,
+of each recording under way a segment of log-probabilities, and words.
 """
 
 import collections

@@ -38,6 +38,11 @@ class Transcript(NamedTuple):
         return self.hypothesis.text
 
     @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return self.recording.seconds
+
+    @property
     def words(self) -> tuple[TimedWord, ...]:
         """A word's confidence is the geometric mean of its symbols' best frames."""
         return tuple(
@@ -67,7 +72,7 @@ class Transcript(NamedTuple):
         ]
         line = {
             "audio": self.recording.name,
-            "seconds": round(self.recording.seconds, 3),
+            "seconds": round(self.seconds, 3),
             "text": self.text,
             "words": words,
             "setting": self.setting.name,

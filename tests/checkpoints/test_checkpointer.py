@@ -1,6 +1,7 @@
 """A checkpoint is what was saved, or it is not there."""
 
 import errno
+import re
 import shutil
 
 import jax
@@ -102,23 +103,35 @@ def test_none_that_can_be_read(saved, tmp_path):
     assert restore(tmp_path / "empty", shapes(states[1])) is None
 
 
-def test_storage_that_does_not_answer_is_no_damage(saved, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        ValueError("UNAVAILABLE: Error reading from GCS: 503"),  # TensorStore's are of this kind, whatever they say
+        ValueError("DEADLINE_EXCEEDED: Timeout was reached"),
+        ValueError("RESOURCE_EXHAUSTED: 429 Too many requests"),
+        ValueError("PERMISSION_DENIED: Error opening local file"),
+        ValueError("ABORTED: the transaction was aborted"),
+        ValueError("CANCELLED: the read was cancelled"),
+    ],
+    ids=lambda error: str(error).split(":")[0],
+)
+def test_storage_that_does_not_answer_is_no_damage(saved, tmp_path, monkeypatch, error):
     workdir, states = saved
     shutil.copytree(workdir, tmp_path / "run")
 
     def fail(*_):
-        raise OSError(errno.EIO, "Input/output error")
+        raise error
 
     monkeypatch.setattr(checkpoint, "_read", fail)
-    with pytest.raises(
-        UserError, match=r"update 2 cannot be read at the moment \(.*Input/output error\); nothing was changed"
-    ):
+    words = re.escape(str(error))
+    with pytest.raises(UserError, match=rf"update 2 cannot be read at the moment \(.*{words}\); nothing was changed"):
         restore(tmp_path / "run", shapes(states[1]))
     assert (tmp_path / "run/checkpoints/2").is_dir() and not (tmp_path / "run/damaged").exists()
 
 
 def test_a_run_that_goes_on_meanwhile_is_read_again(saved, tmp_path, monkeypatch):
-    """The checkpoint that was the newest is replaced while it is read, as beside a run that keeps the last ones alone."""
+    """The newest checkpoint is replaced while it is read, as beside a run that keeps the last ones alone."""
     workdir, states = saved
     shutil.copytree(workdir / "checkpoints/1", tmp_path / "run/checkpoints/1")
     read = checkpoint._read

@@ -1,4 +1,4 @@
-"""Released checkpoints against what transformers computed with them (`released/make.py`), and folders that are broken."""
+"""Released checkpoints against what transformers computed with them (`released/make.py`), and broken folders."""
 
 import dataclasses
 import json
@@ -46,9 +46,13 @@ def run(folder, wave, length):
 
     def forward(params, wave, length):
         return model.apply(
-            {"params": params if ctc else params["backbone"]}, wave, length, Compression(squeeze), deterministic=True,
+            {"params": params if ctc else params["backbone"]},
+            wave,
+            length,
+            Compression(squeeze),
+            deterministic=True,
             capture_intermediates=lambda module, name: type(module).__name__ in ("Layer", "LayerNorm"),
-        )  # fmt: skip
+        )
 
     output, captured = jax.jit(forward)(params, wave, length)
     captured = captured["intermediates"]["backbone"] if ctc else captured["intermediates"]
@@ -109,10 +113,15 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
     masked = MaskedFrames(index, np.ones_like(index, bool), mask)
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: given["noise"].reshape(shape))
     out = PretrainModel(backbone, head).apply(
-        {"params": folder.parameters()}, wave, np.array([wave.shape[1]]), masked, Compression(),
-        float(given["temperature"]), deterministic=False,
+        {"params": folder.parameters()},
+        wave,
+        np.array([wave.shape[1]]),
+        masked,
+        Compression(),
+        float(given["temperature"]),
+        deterministic=False,
         rngs={name: jax.random.key(0) for name in ("gumbel", "dropout", "layerdrop")},
-    )  # fmt: skip
+    )
     slot = np.searchsorted(given["masked"], given["negatives"])[None]
     quantized = out.quantized
     logits = losses.contrastive_logits(
@@ -136,9 +145,9 @@ def test_out_again_bit_for_bit(name, tmp_path):
         np.testing.assert_array_equal(before[key], after[key])
     again = open_released(str(tmp_path))
     assert again[1:4] == folder[1:4]  # family, architecture, vocabulary
-    told, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
-    same = told.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
-    assert {k: told[k] for k in same} == {k: written[k] for k in same}
+    given, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
+    same = given.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
+    assert {k: given[k] for k in same} == {k: written[k] for k in same}
 
 
 def one_spelling(tensors):
@@ -194,9 +203,10 @@ BROKEN = {
     "a key missing": (lambda f: retensor(f, lambda t: t.pop("lm_head.bias")), "1 missing: lm_head.bias"),
     "a key too many": (lambda f: retensor(f, lambda t: t.update(x=np.ones(2))), "1 without a place: x"),
     "another shape": (
-        lambda f: retensor(f, lambda t: t.update({"lm_head.bias": np.ones(2)})), r"of another shape: lm_head.bias \(2,\)",
+        lambda f: retensor(f, lambda t: t.update({"lm_head.bias": np.ones(2)})),
+        r"of another shape: lm_head.bias \(2,\)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", BROKEN)
@@ -240,8 +250,8 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.undo()
     package = tmp_path / "huggingface_hub"
     package.mkdir()
-    source = f"def snapshot_download(name, allow_patterns):\n    assert name == 'some/model'\n    return {str(RELEASED / 'sew')!r}\n"
-    (package / "__init__.py").write_text(source)
+    body = f"assert name == 'some/model'\n    return {str(RELEASED / 'sew')!r}"
+    (package / "__init__.py").write_text(f"def snapshot_download(name, allow_patterns):\n    {body}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert open_released("some/model").family == "sew"
 
@@ -260,9 +270,9 @@ def test_null_is_the_default(tmp_path):
 
 def test_the_processors_file_of_transformers_5(tmp_path):
     folder = shutil.copytree(RELEASED / "wav2vec2", tmp_path / "five")
-    told = json.loads((folder / "preprocessor_config.json").read_text())
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": told}))
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": preprocessor}))
     assert open_released(str(folder))[1:4] == open_released(str(RELEASED / "wav2vec2"))[1:4]
 
 

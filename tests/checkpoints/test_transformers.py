@@ -23,9 +23,12 @@ SIZES = {
     "wav2vec2 large": ("Wav2Vec2", LARGE),  # its width, and a few of its layers
     "hubert base": ("Hubert", BASE),
     "hubert large": ("Hubert", LARGE),
-    "sew tiny": ("SEW", BASE | dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048, num_conv_pos_embeddings=31)),
+    "sew tiny": (
+        "SEW",
+        BASE | dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048, num_conv_pos_embeddings=31),
+    ),
     "sew small": ("SEW", BASE | dict(num_conv_pos_embeddings=31)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("size", SIZES)

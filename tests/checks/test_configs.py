@@ -236,7 +236,7 @@ def test_from_python_it_is_the_same(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_key_that_is_nearly_right_is_told():
+def test_a_key_that_is_nearly_right_gets_a_hint():
     config = load_config("pretrain.py")
     with config.unlocked():
         config.optim.warm_up = 0.1

@@ -41,6 +41,20 @@ def test_other_widths_are_rounded_to_sixteen_bits(tmp_path, subtype):
     np.testing.assert_array_equal(read(tmp_path / "a.wav"), np.clip(np.round(stored * 2**15), -(2**15), 2**15 - 1))
 
 
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+def test_audio_that_ends_early_is_named_where_the_decoder_says_nothing(tmp_path, make_tone, rate):
+    """libsndfile reads a cut MP3 without an error, and gives fewer samples than its header promises."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, make_tone(3, rate), rate)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with soundfile.SoundFile(path) as file:
+        promised = file.frames
+        assert 0 < len(file.read()) < promised
+    for reader in (read, lambda path: list(blocks(path, seconds=0.5))):
+        with pytest.raises(AudioError, match=rf"is truncated: \d+ of {promised} samples can be decoded"):
+            reader(path)
+
+
 def test_loud_audio_is_clipped_and_does_not_wrap(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.array([2.0, -2.0]), 16_000, subtype="FLOAT")
     assert read(tmp_path / "a.wav").tolist() == [2**15 - 1, -(2**15)]

@@ -45,6 +45,17 @@ def test_epochs_differ(plan):
     assert first != second and len(set(first) & set(second)) < 3
 
 
+def test_buckets_take_turns_at_random(plan):
+    """As many neighbours of another bucket as in any random order: an epoch must not be one long bucket after another."""
+    size = plan.batches_per_epoch
+    for epoch in (0, 1):
+        buckets = np.array([plan[epoch * size + i].bucket for i in range(size)])
+        _, counts = np.unique(buckets, return_counts=True)
+        shares = counts / size
+        changes = (buckets[1:] != buckets[:-1]).mean()
+        assert len(counts) == 4 and abs(changes - (1 - (shares**2).sum())) < 4 * 0.5 / np.sqrt(size)
+
+
 def test_evaluation_is_sorted_by_length():
     plan = BatchPlan(SAMPLES, rows_per_bucket(choose_buckets(SAMPLES, 3), 16_000 * 60, 1), seed=0, shuffle=False)
     order = [u for i in range(plan.batches_per_epoch) for u in plan[i].utterances if u >= 0]

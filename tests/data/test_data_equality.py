@@ -78,6 +78,6 @@ def test_damage_is_named_and_training_finishes(tmp_path, capfd):
     left_out = {row["id"] for row in map(json.loads, (tmp_path / "run/left_out.jsonl").read_text().splitlines())}
     screen = capfd.readouterr().out
     said = {name for name in damaged if f"! {name} " in screen}
-    untold = {name for name in damaged if "transcript" in name}  # pre-training has no use for transcripts
-    assert left_out | said >= set(damaged) - untold
+    without_text = {name for name in damaged if "transcript" in name}  # pre-training has no use for transcripts
+    assert left_out | said >= set(damaged) - without_text
     assert not left_out & {f"train/7/1/{name}" for name in GOOD}

@@ -71,6 +71,20 @@ def test_neither_workers_nor_hosts_change_the_global_batches(opened, workers, ho
                 np.testing.assert_array_equal(array, np.concatenate([share.arrays[name] for share in shares]))
 
 
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_each_host_has_neighbouring_rows(opened, hosts):
+    """Rows lie on devices in the order of processes, and devices of one process are neighbours (`runtime.sharding`)."""
+    source, _ = opened
+    plan = BatchPlan(source.samples, {28_800: 4}, seed=0, shuffle=True)
+    whole = read((source, plan), stop=3)
+    for host in range(hosts):
+        for batch, share in zip(whole, read((source, plan), stop=3, host=host, hosts=hosts), strict=True):
+            mine = slice(host * 4 // hosts, (host + 1) * 4 // hosts)
+            assert len(set(batch.arrays["length"].tolist())) == 4  # no row is like another
+            for name, array in batch.arrays.items():
+                np.testing.assert_array_equal(share.arrays[name], array[mine])
+
+
 def test_signals_to_the_whole_group_are_left_to_the_run(opened):
     """Ctrl-C and Slurm's SIGTERM reach the workers too, whose batches the last update may still need."""
     source, plan = opened

@@ -152,6 +152,28 @@ def test_links(corpus, tmp_path):
     assert "link to a folder" in reasons["train/1/1/deeper"]
 
 
+def test_a_fingerprint_is_of_ids_lengths_and_their_order(tmp_path):
+    """All that a batch plan turns on: with another of them the same batch would hold other speech."""
+
+    def fingerprint(*utterances):
+        lines = []
+        for name, samples in utterances:
+            soundfile.write(tmp_path / f"{name}.wav", [0.1] * samples, 16_000)
+            lines.append(json.dumps({"audio": f"{name}.wav", "id": name}))
+        (tmp_path / "list.jsonl").write_text("\n".join(lines))
+        return opened(tmp_path / "list.jsonl", "", need_text=False)[0].fingerprint()
+
+    first = fingerprint(("a", 8000), ("b", 9000))
+    assert first == fingerprint(("a", 8000), ("b", 9000))
+    others = [
+        fingerprint(("a", 8000), ("c", 9000)),  # another id alone
+        fingerprint(("a", 8000), ("b", 9001)),
+        fingerprint(("b", 9000), ("a", 8000)),
+        fingerprint(("a", 8000)),
+    ]
+    assert len({first, *others}) == 5
+
+
 def test_a_source_survives_pickling(corpus):
     source, _ = opened(corpus)
     again = pickle.loads(pickle.dumps(source))

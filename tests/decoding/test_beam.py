@@ -62,7 +62,7 @@ def paths(log_prob, words=None):
 
 
 def oracle(log_prob, options, words=None, lm=None):
-    """{text: score}: paths of the same words (without a lexicon: of the same symbols) count as the best or as their sum."""
+    """{text: score}: paths of the same words (without a lexicon: symbols) count as the best or as their sum."""
     found = {}
     for symbols, said, score, delimiters in paths(log_prob, words):
         key = said if words else symbols
@@ -85,9 +85,14 @@ def test_scores_are_those_of_all_paths(kind, sil_score, log_add, files):
     lm = {"lexicon and words": "lm.arpa", "symbols": "symbols.arpa"}.get(kind)
     words = WORDS if "lexicon" in kind else None
     options = BeamOptions(
-        **WHOLE, lm=str(files / lm) if lm else "", lexicon=str(files / "words.txt") if kind == "lexicon" else "",
-        lm_weight=1.7, word_score=-0.6, sil_score=sil_score, log_add=log_add,
-    )  # fmt: skip
+        **WHOLE,
+        lm=str(files / lm) if lm else "",
+        lexicon=str(files / "words.txt") if kind == "lexicon" else "",
+        lm_weight=1.7,
+        word_score=-0.6,
+        sil_score=sil_score,
+        log_add=log_add,
+    )
     for frames, seed in ((1, 0), (4, 1), (5, 2)):
         log_prob = noise(frames, seed)
         expected = oracle(log_prob, options, words, read_arpa((files / lm).read_text()) if lm else None)
@@ -181,8 +186,10 @@ def test_a_lexicon_is_read_from_files_of_any_kind(files, tmp_path):
     (tmp_path / "spelled").write_text("A\tA |\nOTHER B A |\nOTHER\tA B\nBB\tB B |\nX\tX |\nAB BA\nZOÉ A\n", "utf-8")
     spelled = open_lexicon(AB, "", str(tmp_path / "spelled"))
     assert set(spelled.entries) == {
-        *((word, entries[word]) for word in ("A", "AB", "BA", "BB")), ("OTHER", (3, 2, 1)), ("OTHER", (2, 3, 1)),
-    }  # fmt: skip
+        *((word, entries[word]) for word in ("A", "AB", "BA", "BB")),
+        ("OTHER", (3, 2, 1)),
+        ("OTHER", (2, 3, 1)),
+    }
     assert set(spelled.left_out) == {"X", "ZOÉ"} and "2 with characters" in str(spelled)
     (tmp_path / "spelled").write_text("OTHER B A |\nX AB\n", "utf-8")
     [found] = Beam(AB, BeamOptions(lexicon=str(tmp_path / "spelled")))(spoken("BA|AB|", AB))

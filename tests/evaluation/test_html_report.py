@@ -24,20 +24,41 @@ def row(split, key, seconds):
     setting, decoder = key.split("/")
     errors = [word_errors(alignment) for alignment in align(REFERENCES, HYPOTHESES[key])]
     return {
-        "setting": setting, "decoder": decoder, "split": split, "wer": sum(errors) / 10, "wer_low": 0.0, "wer_high": 0.9,
-        "cer": 0.1, "sub": 1, "del": 2, "ins": 3, "words": 10, "utterances": 5, "seconds": seconds, "audio_seconds": 100.0,
-        "rtf": seconds / 100, "relative_time": seconds / 2, "macs_per_s": seconds * 1e9, "relative_macs": seconds / 2,
-        "decode_seconds": 0.5, "trained": setting == "s1q1k1", "on_front": True,
-    }  # fmt: skip
+        "setting": setting,
+        "decoder": decoder,
+        "split": split,
+        "wer": sum(errors) / 10,
+        "wer_low": 0.0,
+        "wer_high": 0.9,
+        "cer": 0.1,
+        "sub": 1,
+        "del": 2,
+        "ins": 3,
+        "words": 10,
+        "utterances": 5,
+        "seconds": seconds,
+        "audio_seconds": 100.0,
+        "rtf": seconds / 100,
+        "relative_time": seconds / 2,
+        "macs_per_s": seconds * 1e9,
+        "relative_macs": seconds / 2,
+        "decode_seconds": 0.5,
+        "trained": setting == "s1q1k1",
+        "on_front": True,
+    }
 
 
 def payload(splits=("test-clean", "test-other")):
     ids = [f"1-2-{i:04d}" for i in range(len(REFERENCES))]
     return {
-        "about": {"model": "runs/finetune", "device": "1 x cpu", "command": "python -m sew_jax.main --config=configs/evaluate.py"},
+        "about": {
+            "model": "runs/finetune",
+            "device": "1 x cpu",
+            "command": "python -m sew_jax.main --config=configs/evaluate.py",
+        },
         "rows": [row(split, key, 2.0 if "s1" in key else 1.0) for split in splits for key in HYPOTHESES],
         "transcripts": {s: {"ids": ids, "references": REFERENCES, "hypotheses": HYPOTHESES} for s in splits},
-    }  # fmt: skip
+    }
 
 
 def embedded(path):
@@ -159,7 +180,8 @@ seen.errors = document.querySelector("#errors h2").textContent;
 seen.kinds = texts("#errors .bar span");
 seen.place = document.querySelector("#place").textContent;
 seen.first = document.querySelector("#transcripts article").innerText.split("\\n");
-seen.marks = [...document.querySelectorAll("#transcripts article:nth-child(5) mark")].map(e => [e.className, e.textContent]);
+seen.marks = [...document.querySelectorAll("#transcripts article:nth-child(5) mark")].map(
+  e => [e.className, e.textContent]);
 press(document.querySelector("#next"));
 seen.second = document.querySelector("#place").textContent;
 document.querySelector("#show").value = "differ";
@@ -183,11 +205,21 @@ def test_a_browser_draws_it(tmp_path):
     page = tmp_path / "tradeoff.html"
     write_page(page, given)
     page.write_text(page.read_text().replace("</body>", CLICKS + "</body>"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync"
     ran = subprocess.run(
-        ["chromium", *flags.split(), "--enable-logging=stderr", f"--user-data-dir={tmp_path}/user", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            "chromium",
+            *flags.split(),
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path}/user",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "CONSOLE" not in ran.stderr and "BROKEN" not in re.sub("<body.*", "", ran.stdout, flags=re.DOTALL)
     seen = json.loads(html.unescape(re.search(r"<body>(.*)</body>", ran.stdout, re.DOTALL)[1]))
     assert seen["rows"] == ["s1q1k1", "s2q1k1", "s1q1k1", "s2q1k1"] and seen["points"] == 4

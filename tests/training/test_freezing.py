@@ -116,11 +116,11 @@ def test_a_rate_below_zero_is_refused(corpus, pretrained):
 def test_an_origin_says_what_it_has_without_reading_it(name, pretrained):
     origin = open_pretrained(origins(name, pretrained))
     read = {name: x.shape for name, x in by_name(origin.load(PLACE)[1]).items()}
-    told = jax.tree_util.tree_leaves_with_path(origin.shapes())
-    assert {path_name(path): x.shape for path, x in told} == read
+    shapes = jax.tree_util.tree_leaves_with_path(origin.shapes())
+    assert {path_name(path): x.shape for path, x in shapes} == read
 
 
-def test_a_mask_embedding_that_is_missing_is_told(tmp_path):
+def test_a_mask_embedding_that_is_missing_is_named(tmp_path):
     folder = shutil.copytree(RELEASED / "sew_ctc", tmp_path / "unmasked")
     tensors = load_file(folder / "model.safetensors")
     del tensors["sew.masked_spec_embed"]

@@ -68,9 +68,17 @@ def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config,
 def local_model():
     """A model whose frames see but their surroundings: no statistics over time, and attention adds a constant."""
     backbone = BackboneConfig(
-        conv_width=4, conv_norm="layer", width=16, layers=2, heads=2, ffn_width=16, pos_kernel=8, pos_groups=2,
-        pool_ffn=True, upsample_factors=(3, 4),
-    )  # fmt: skip
+        conv_width=4,
+        conv_norm="layer",
+        width=16,
+        layers=2,
+        heads=2,
+        ffn_width=16,
+        pos_kernel=8,
+        pos_groups=2,
+        pool_ffn=True,
+        upsample_factors=(3, 4),
+    )
     model = CTCModel(backbone, CTCHeadConfig(symbols=5))
     params = model.initialize(jax.random.key(0))["params"]
 

@@ -1,4 +1,4 @@
-"""Transcription of a whole run: against evaluation's transcripts, in every form, with audio that is none among the rest."""
+"""Transcription of a whole run: against evaluation, in every form, with audio that is none among the rest."""
 
 import io
 import json

@@ -1,0 +1,307 @@
+"""sew_jax from Python: a model that transcribes and gives log-probabilities and hidden states, at any setting.
+
+Audio is a path, the bytes of a file, an array, or an array with its rate as a pair, which is what `soundfile.read`
+gives. Arrays are mono: integers of 16 bits, or floats of which 1 is full scale. What is wrong with an argument is a
+UserError of one line. Progress goes to standard error. T frames at 50 Hz (one every 20 ms), V symbols, D width.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Compression
+from sew_jax.data import audio as audio_files
+from sew_jax.data.audio import AudioError
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.incremental import Decoder, make_decoder
+from sew_jax.decoding.recognizer import Output, Recognizer, hidden_states, load_recognizer, log_probs, no_head
+from sew_jax.errors import UserError
+from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.evaluation.tradeoff import Point
+from sew_jax.rates import SAMPLE_RATE
+from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
+from sew_jax.transcription.chunking import bucket_of, make_chunking
+from sew_jax.transcription.recordings import Recording
+from sew_jax.transcription.transcriber import Transcriber, count_chunks
+from sew_jax.transcription.transcripts import Transcript
+
+if TYPE_CHECKING:
+    from sew_jax.training.train import Summary
+
+Audio = str | os.PathLike | bytes | np.ndarray | tuple[np.ndarray, int]
+
+# As in configs/transcribe.py: longer audio is transcribed in chunks of which two neighbours share so much
+_CHUNK_SECONDS, _OVERLAP_SECONDS = 30.0, 4.0
+_BATCH_SAMPLES = 60 * SAMPLE_RATE  # of a device; a CPU takes one chunk, since filler costs it as much as speech
+
+
+def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
+    """A trained model, on all devices of this process.
+
+    Args:
+      init_from: workdir of a run, or `hf:` and a folder of Hugging Face's (or a name on the hub). A run of fine-tuning
+        gives its best checkpoint by word error rate where it has one, else its newest.
+      dtype: of the computation, float32 or bfloat16; empty keeps that of training.
+
+    Raises:
+      UserError: there is no model, or its files do not fit each other.
+    """
+    if jax.process_count() > 1:
+        raise UserError("load runs in one process; start it on one host")
+    with _progress_on_stderr():
+        return Model(load_recognizer(os.fspath(init_from), dtype, make_mesh(), need_text=False))
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
+    """Pre-trains or fine-tunes, as the config of configs/pretrain.py or configs/finetune.py says; resumes by itself.
+
+    Raises:
+      UserError: config, data or an earlier run in the workdir do not fit; or training diverged.
+    """
+    from sew_jax.training.train import train as run
+
+    return run(config, Path(workdir))
+
+
+def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
+    """Word error rate and time at every setting, as the config of configs/evaluate.py says.
+
+    Raises:
+      UserError: config, data or checkpoint do not fit.
+    """
+    from sew_jax.evaluation.evaluate import evaluate as run  # which draws with matplotlib
+
+    return run(config, Path(workdir))
+
+
+class Model:
+    """A trained model. Each setting and length of audio (in a few buckets) is compiled when first used, and kept."""
+
+    def __init__(self, recognizer: Recognizer):
+        self._recognizer = recognizer
+        self._decoders: dict[BeamOptions | None, Decoder] = {}
+
+    @property
+    def settings(self) -> list[str]:
+        """Names of the settings that it was trained at; the first is what is computed where none is named.
+
+        Others can be named, too: they cost and err as they may.
+        """
+        return [setting.name for setting in self._recognizer.trained]
+
+    def __repr__(self) -> str:
+        return f"Model({self._recognizer.name}, {self._recognizer.state}: {' '.join(self.settings)})"
+
+    @overload
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        rate: int = ...,
+        setting: str | Compression = ...,
+        budget: str | float = ...,
+        tradeoff: str | os.PathLike = ...,
+        lm: str | os.PathLike | BeamOptions = ...,
+    ) -> Transcript: ...
+    @overload
+    def transcribe(
+        self,
+        audio: list[Audio],
+        *,
+        rate: int = ...,
+        setting: str | Compression = ...,
+        budget: str | float = ...,
+        tradeoff: str | os.PathLike = ...,
+        lm: str | os.PathLike | BeamOptions = ...,
+    ) -> list[Transcript]: ...
+    def transcribe(
+        self,
+        audio: Audio | list[Audio],
+        *,
+        rate: int = SAMPLE_RATE,
+        setting: str | Compression = "",
+        budget: str | float = "",
+        tradeoff: str | os.PathLike = "",
+        lm: str | os.PathLike | BeamOptions = "",
+    ) -> Transcript | list[Transcript]:
+        """What is said, with the time and confidence of each word; of a list, a transcript for each item.
+
+        Long audio is computed in chunks of 30 s, as configs/transcribe.py does: memory does not grow with its length.
+
+        Args:
+          rate: in Hz, of arrays that come without one.
+          setting: such as s2q1k1; empty: what the budget picks, or the first of training.
+          budget: 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks the setting.
+          tradeoff: workdir of an evaluation, which the budget picks from; empty: the model's own folder, or the one
+            above.
+          lm: an n-gram (ARPA or KenLM binary) for beam search, or all options of the search; empty: the best path.
+
+        Raises:
+          UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
+        """
+        recognizer = self._recognizer
+        if recognizer.vocabulary is None:
+            raise no_head(recognizer.name)
+        items = audio if isinstance(audio, list) else [audio]
+        recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
+        with _progress_on_stderr():
+            table = self._table(tradeoff) if budget else ""
+            compression = chosen_setting(str(setting), str(budget), table, recognizer.trained[0])
+            layers = recognizer.model.backbone.layers
+            chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, compression, layers)
+            rows = {bucket: self._rows(bucket) for bucket in count_chunks(recordings, chunking)}
+            transcriber = Transcriber(recognizer, compression, chunking, self._decoder(lm), rows)
+            transcripts = []
+            for recording, result in transcriber.transcribe(recordings):
+                if isinstance(result, AudioError):
+                    raise UserError(f"audio: {recording.name} {result}")
+                transcripts.append(Transcript(recording, compression, result))
+        return transcripts if isinstance(audio, list) else transcripts[0]
+
+    def log_probs(self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "") -> np.ndarray:
+        """Natural log-probability of each symbol at each frame: (T, V) float32, in the order of vocab.json.
+
+        The audio is computed as a whole, so memory grows with its length.
+
+        Args:
+          rate: in Hz, of an array that comes without one.
+          setting: empty: the first of training.
+
+        Raises:
+          UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
+        """
+        if self._recognizer.vocabulary is None:
+            raise no_head(self._recognizer.name)
+        return self._computed(log_probs, wave, rate, setting)
+
+    def features(
+        self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "", layer: int | None = None
+    ) -> np.ndarray:
+        """Hidden states at 50 Hz, (T, D) float32; also of a pre-training checkpoint, or of one without a head.
+
+        The audio is computed as a whole, so memory grows with its length. Frame t begins at sample 320 t.
+
+        Args:
+          rate: in Hz, of an array that comes without one.
+          setting: empty: the first of training.
+          layer: None: the backbone's output, which its heads read (final norm and up-sampler included). From 1 to the
+            number of layers, or from -1, the last, backwards: what that transformer layer gives, before the final norm
+            of pre-norm models and before the up-sampler. At squeeze S a layer has one state for S frames, which is
+            given S times. Frames that a model with `tail="drop"` (SEW's) leaves out are 0.
+
+        Raises:
+          UserError: an argument makes no sense, or audio cannot be read.
+        """
+        layers = self._recognizer.model.backbone.layers
+        if layer is None:
+            return self._computed(hidden_states(None), wave, rate, setting)
+        if not layer or layer not in range(-layers, layers + 1):
+            raise UserError(
+                f"layer: {layer!r} must be 1 to {layers}, -1 for the last, or None for the backbone's output"
+            )
+        return self._computed(hidden_states(int(layer) if layer > 0 else layers + 1 + int(layer)), wave, rate, setting)
+
+    def _computed(self, output: Output, audio: Audio, rate: int, setting: str | Compression) -> np.ndarray:
+        recognizer = self._recognizer
+        wave = _wave(audio, rate)
+        compression = chosen_setting(str(setting), "", "", recognizer.trained[0])
+        bucket, rows = bucket_of(len(wave), round(_CHUNK_SECONDS * SAMPLE_RATE)), recognizer.mesh.size
+        with _progress_on_stderr():
+            recognizer.compile(output, [compression], {bucket: rows}, "model", np.float32)
+        wave_BxN, length_B = np.zeros((rows, bucket), np.float32), np.zeros(rows, np.int32)
+        wave_BxN[0, : len(wave)], length_B[0] = wave, len(wave)
+        batch = place_batch({"wave": wave_BxN, "length": length_B}, batch_sharding(recognizer.mesh))
+        values, frames_B = jax.device_get(recognizer.run(output, compression, batch))
+        return values[0, : frames_B[0]]
+
+    def _rows(self, bucket: int) -> int:
+        """Chunks of a batch, whatever there is to transcribe, so that each bucket has one program."""
+        per_device = 1 if jax.default_backend() == "cpu" else max(_BATCH_SAMPLES // bucket, 1)
+        return per_device * self._recognizer.mesh.size
+
+    def _decoder(self, lm: str | os.PathLike | BeamOptions) -> Decoder:
+        options = lm if isinstance(lm, BeamOptions) else BeamOptions(lm=os.fspath(lm)) if lm else None
+        if options not in self._decoders:
+            self._decoders[options] = make_decoder(self._recognizer.vocabulary, options)
+        return self._decoders[options]
+
+    def _table(self, tradeoff: str | os.PathLike) -> Path:
+        """Where the trade-off of the model lies; the demo leaves it above its workdir."""
+        folder = Path(self._recognizer.name)
+        known = (
+            [Path(tradeoff)] if tradeoff else [f for f in (folder, folder.parent) if (f / "tradeoff.json").is_file()]
+        )
+        if not known:
+            raise UserError("budget: it needs a table; name the workdir of an evaluation of this model by tradeoff")
+        return known[0]
+
+
+@contextlib.contextmanager
+def _progress_on_stderr() -> Iterator[None]:
+    """Standard output belongs to the caller's own program."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _recording(audio: Audio, rate: int, number: int) -> Recording:
+    """An item of a list as what is transcribed."""
+    try:
+        if isinstance(audio, (str, os.PathLike)):
+            path = os.fspath(audio)
+            return Recording(path, Path(path).stem, path, audio_files.probe(path))
+        name = f"item {number}"
+        if isinstance(audio, bytes):
+            return Recording(name, name, audio, audio_files.probe(audio))
+        wave = audio_files.to_canonical(*_array(audio, rate))
+        return Recording(name, name, wave, len(wave))
+    except AudioError as error:
+        raise UserError(f"audio: {_name(audio)} {error}") from error
+
+
+def _wave(audio: Audio, rate: int) -> np.ndarray:
+    """Float32 samples at 16 kHz; floats at 16 kHz are taken as they are, not rounded to 16 bits as a file's."""
+    try:
+        if isinstance(audio, (str, os.PathLike, bytes)):
+            wave = audio_files.read(audio if isinstance(audio, bytes) else os.fspath(audio))
+        else:
+            wave, rate = _array(audio, rate)
+            if rate != SAMPLE_RATE or np.issubdtype(wave.dtype, np.integer):
+                wave = audio_files.to_canonical(wave, rate)
+    except AudioError as error:
+        raise UserError(f"audio: {_name(audio)} {error}") from error
+    return wave.astype(np.float32) / 2**15 if wave.dtype == np.int16 else wave.astype(np.float32)
+
+
+def _array(audio: Any, rate: int) -> tuple[np.ndarray, int]:
+    """An array and its rate, checked."""
+    if isinstance(audio, tuple) and len(audio) == 2:
+        audio, rate = audio
+    if not hasattr(audio, "__array__"):
+        raise UserError(
+            f"audio: {type(audio).__name__} is none; give a path, a file's bytes, an array, or (array, rate)"
+        )
+    wave = np.asarray(audio)
+    if wave.ndim != 1:
+        raise UserError(f"audio: an array of shape {wave.shape} is not mono; average its channels to (samples,)")
+    if not wave.size:
+        raise UserError("audio: the array is empty")
+    if not np.issubdtype(wave.dtype, np.floating) and not np.issubdtype(wave.dtype, np.integer):
+        raise UserError(f"audio: an array of {wave.dtype} holds no samples; give integers of 16 bits or floats")
+    if not np.isfinite(wave).all():
+        raise UserError("audio: the array holds NaN or infinite samples")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 1000 <= rate <= 1_000_000:
+        raise UserError(f"rate: {rate!r} is no sample rate; give the array's, in Hz, such as 16000")
+    return wave, rate
+
+
+def _name(audio: Audio) -> str:
+    if isinstance(audio, (str, os.PathLike)):
+        return os.fspath(audio)
+    return "a file's bytes" if isinstance(audio, bytes) else "an array"
