@@ -203,7 +203,7 @@ def test_nonsense_is_one_line_before_anything_runs(config, change, problem, caps
     monkeypatch.setattr(command, "_run", lambda config, workdir: pytest.fail("it ran"))
     name, *flags_ = config
     sys.argv = ["main", f"--config=configs/{name}", *flags_, f"--config.{change}", f"--workdir={tmp_path / 'run'}"]
-    assert command.main(sys.argv) == 2
+    assert command.main() == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
     key = change.split("=")[0]
@@ -213,7 +213,7 @@ def test_nonsense_is_one_line_before_anything_runs(config, change, problem, caps
 
 def test_jax_is_not_loaded_to_find_nonsense(tmp_path):
     program = (
-        "import sys; from sew_jax import main; status = main.main(sys.argv); "
+        "import sys; from sew_jax import main; status = main.main(); "
         "sys.exit(1 if {'jax', 'flax', 'orbax', 'soundfile'} & sys.modules.keys() else status)"
     )
     command_line = ["--config=configs/study.py", "--config.finetune.optim.lr=-1", f"--workdir={tmp_path}"]
