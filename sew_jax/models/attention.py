@@ -44,9 +44,14 @@ class Attention(nn.Module):
         if rate:
             seed_BxHx2 = jax.random.bits(self.make_rng("dropout"), (*k_BxHxKxE.shape[:2], 2), "uint32")
         out_BxHxQxE = jax.lax.platform_dependent(
-            q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2,
-            cpu=functools.partial(attend_pair_by_pair, rate=rate), default=functools.partial(attend, rate=rate),
-        )  # fmt: skip
+            q_BxHxQxE,
+            k_BxHxKxE,
+            v_BxHxKxE,
+            valid_BxHxK,
+            seed_BxHx2,
+            cpu=functools.partial(attend_pair_by_pair, rate=rate),
+            default=functools.partial(attend, rate=rate),
+        )
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
 
 

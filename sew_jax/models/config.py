@@ -67,9 +67,22 @@ class BackboneConfig:
 
 # What a checkpoint's weights were trained as; the other fields are a run's own
 ARCHITECTURE = (
-    "frontend", "mel_top_hz", "mel_scale", "conv_width", "conv_norm", "conv_bias", "normalize_wave", "width", "layers", "heads", "ffn_width", "pre_norm",
-    "pos_kernel", "pos_groups", "tail",
-)  # fmt: skip
+    "frontend",
+    "mel_top_hz",
+    "mel_scale",
+    "conv_width",
+    "conv_norm",
+    "conv_bias",
+    "normalize_wave",
+    "width",
+    "layers",
+    "heads",
+    "ffn_width",
+    "pre_norm",
+    "pos_kernel",
+    "pos_groups",
+    "tail",
+)
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
 REMAT: tuple[Remat, ...] = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {

@@ -93,9 +93,13 @@ def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
     taps = kernel_KxIxO.shape[0]
     return jax.lax.conv_general_dilated(
-        x_BxTxD, kernel_KxIxO, (stride,), [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
+        x_BxTxD,
+        kernel_KxIxO,
+        (stride,),
+        [(taps // 2, (taps - 1) // 2)],
+        dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
-    )  # fmt: skip
+    )
 
 
 def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
@@ -122,10 +126,11 @@ class PositionalConv(nn.Module):
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
         kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
         y = jax.lax.platform_dependent(
-            x_BxTxD, kernel_KxIxO,
+            x_BxTxD,
+            kernel_KxIxO,
             cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
             default=functools.partial(convolve, stride=stride, groups=groups),
-        )  # fmt: skip
+        )
         return y + bias_D.astype(y.dtype)
 
 
