@@ -81,7 +81,7 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     any_batch = is_symbolic_dim(batch)  # an exported program does not know how many
     if not any_batch and batch * heads * queries * keys <= _CACHED_SCORES:
         return attend(*arguments, rate=rate)
-    # an axis for the heads of a pair, also where there is one: its products are then not a layer's, which remat=dots keeps
+    # an axis for the heads of a pair, also where there is one: remat=dots keeps a layer's products, and not these
     pair = math.gcd(heads if any_batch else batch * heads, 2)
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)

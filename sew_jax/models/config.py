@@ -18,8 +18,8 @@ class BackboneConfig:
     conv_norm: Literal["group", "layer"] = "group"  # norm after the first convolution only, or after each one
     conv_bias: bool = False
     mel_top_hz: int = 8000  # where the log-mel front end's highest filter ends
-    # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which leaves
-    # bins without speech as quiet as they are
+    # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which
+    # leaves bins without speech as quiet as they are
     mel_scale: Literal["bin", "utterance"] = "bin"
     normalize_wave: bool = False  # zero mean and unit variance per utterance, as the layer-norm extractors expect
     width: int = 768
@@ -41,8 +41,8 @@ class BackboneConfig:
     layerdrop: float = 0.05
     feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
     dtype: Dtype = "float32"  # of activations; parameters are float32 always
-    # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too); the
-    # rest is computed again
+    # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too);
+    # the rest is computed again
     remat: Remat = "none"
 
     def __post_init__(self):

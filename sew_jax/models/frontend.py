@@ -53,7 +53,10 @@ def frame_count(config: BackboneConfig, samples):
 
 
 class Frontend(nn.Module):
-    """wave (B, N), in [-1, 1] or int16, length (B,) in samples -> features (B, T, C), length (B,) in frames; the tail is zero."""
+    """wave (B, N), in [-1, 1] or int16, length (B,) in samples -> features (B, T, C), length (B,) in frames.
+
+    The tail is zero.
+    """
 
     config: BackboneConfig
 
@@ -148,7 +151,7 @@ def _fourier_kernel() -> np.ndarray:
 
 
 def _log_mel(wave_BxN, length_B, config: BackboneConfig):
-    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
+    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked: (B, T, 160)."""
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
         wave_BxN[:, :, None].astype(jnp.float32),

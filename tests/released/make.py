@@ -47,7 +47,7 @@ MODELS = {
 
 
 def make(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """Writes one folder, returns its outputs: every layer's hidden states and the head's output, utterance by utterance."""
+    """Writes one folder, returns its outputs by utterance: every layer's hidden states and the head's output."""
     cls, config, normalize = MODELS[name]
     torch.manual_seed(0)
     model = cls(config).eval()
