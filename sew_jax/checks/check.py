@@ -1,7 +1,7 @@
 """Checks a config against the rules of its mode."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -55,13 +55,13 @@ def _key_problems(config: ConfigDict, rules: Rules, prefix: str, skipped: tuple[
     for name, rule in rules.items():
         key = prefix + name
         if name not in config:
-            if isinstance(rule, (Mode, dict)) or not rule.optional:
+            if isinstance(rule, (Mode, Mapping)) or not rule.optional:
                 yield key, "is missing; the project's own config file of this mode names all keys"
-        elif isinstance(rule, (Mode, dict)) and not isinstance(config[name], ConfigDict):
+        elif isinstance(rule, (Mode, Mapping)) and not isinstance(config[name], ConfigDict):
             yield key, f"{config[name]!r} must be a group of keys"
         elif isinstance(rule, Mode):
             yield from _problems(config[name], rule, f"{key}.")
-        elif isinstance(rule, dict):
+        elif isinstance(rule, Mapping):
             yield from _key_problems(config[name], rule, f"{key}.", ())
         elif name not in skipped and (problem := rule.problem(config[name])):
             yield key, problem
@@ -81,7 +81,7 @@ def _defaults(rules: Rules, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, rule in rules.items():
         if isinstance(rule, Mode):
             yield from _defaults(rule.keys, f"{prefix}{name}.")
-        elif isinstance(rule, dict):
+        elif isinstance(rule, Mapping):
             yield from _defaults(rule, f"{prefix}{name}.")
         elif rule.default is not NO_DEFAULT:
             yield prefix + name, rule.default

@@ -26,7 +26,6 @@ from sew_jax.checks.rules import (
     Flag,
     Number,
     Parsed,
-    Rule,
     Settings,
     Text,
     Workers,
@@ -35,7 +34,7 @@ from sew_jax.checks.rules import (
     whole,
 )
 
-_BEAM: dict[str, Rule] = {
+_BEAM: Rules = {
     "lexicon": Text(),
     "beam": whole(1, "hypotheses kept at each frame"),
     "beam_tokens": whole(0, "symbols of a frame that may go on; 0: all"),
@@ -45,7 +44,7 @@ _BEAM: dict[str, Rule] = {
     "sil_score": Number(),
     "log_add": Flag(),
 }
-_BEAM_OF_MANY: dict[str, Rule] = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
+_BEAM_OF_MANY: Rules = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
 _EVALUATE: Rules = {
     "init_from": INIT_FROM,
     "data": DATA,

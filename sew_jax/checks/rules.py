@@ -55,9 +55,10 @@ class Number(Rule):
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return f"{value!r} must be a {'whole ' if self.whole else ''}number"
-        low_enough = value < self.high if self.below else value <= self.high
-        high_enough = value > self.low if self.above else value >= self.low
-        if math.isfinite(value) and low_enough and high_enough:
+        number = float(value)
+        low_enough = number < self.high if self.below else number <= self.high
+        high_enough = number > self.low if self.above else number >= self.low
+        if math.isfinite(number) and low_enough and high_enough:
             return ""
         return f"{value} must {self._range(high_enough)}"
 

@@ -27,6 +27,7 @@ from sew_jax.checks.rules import (
     INT32,
     Flag,
     Number,
+    Rule,
     Settings,
     Text,
     at_least,
@@ -81,14 +82,14 @@ _INPUT: Rules = {
     "speed": Number("0: as recorded", 0, 0.5, below=True, default=0.0),
     **READERS,
 }
-_DROPOUTS: Rules = {
+_DROPOUTS: dict[str, Rule] = {
     "dropout": dropout("a probability"),
     "attention_dropout": dropout("a probability"),
     "activation_dropout": dropout("a probability"),
     "input_dropout": dropout("a probability"),
     "layerdrop": dropout("the probability that a layer is left out"),
 }
-_MODEL = {
+_MODEL: dict[str, Rule] = {
     "frontend": choice_of(BackboneConfig, "frontend", inherits=True),
     "conv_width": whole(1, "channels", inherits=True),
     "conv_norm": choice_of(BackboneConfig, "conv_norm", inherits=True),
@@ -109,7 +110,7 @@ _MODEL = {
     "feature_grad_scale": at_least(0, "0: the extractor is frozen"),
     **_DROPOUTS,
 }
-_HEAD = {
+_HEAD: dict[str, Rule] = {
     "codebooks": whole(1, "", inherits=True),
     "codes": whole(2, "entries of a codebook", inherits=True),
     "code_width": whole(1, "", inherits=True),

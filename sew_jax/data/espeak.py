@@ -23,7 +23,7 @@ _CHARS_UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-_unload = _ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose
+_unload = getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")
 _lock = threading.Lock()  # the library has one synthesiser per process
 
 

@@ -70,7 +70,7 @@ class Batches:
         bucket, share = planned.bucket, len(planned.utterances) // self._hosts
         mine = planned.utterances[self._host * share : (self._host + 1) * share]
         wave, length = np.zeros((share, bucket), np.int16), np.zeros(share, np.int32)
-        arrays = {"wave": wave, "length": length}
+        arrays: dict[str, np.ndarray] = {"wave": wave, "length": length}
         if self._vocabulary:
             arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
             arrays["label_length"] = np.zeros(share, np.int32)

@@ -90,11 +90,10 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         raise UserError(
             f"workdir: {workdir} cannot be written ({error.strerror or error}); the same command goes on from there"
         ) from error
-    for split, known in facts.items():
+    for split, fact in facts.items():
         say(
-            f"  {split}: {known['utterances']} of {known['listed']} utterances, {known['hours']:.2f} h, "
-            f"{known['speakers']} "
-            f"speakers, {known['rejected']} rejected"
+            f"  {split}: {fact['utterances']} of {fact['listed']} utterances, {fact['hours']:.2f} h, "
+            f"{fact['speakers']} speakers, {fact['rejected']} rejected"
         )
     for line in rejected[:5]:
         say(f"  ! {line['id']} {line['reason']}")

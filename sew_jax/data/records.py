@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +147,8 @@ class RecordStore:
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
         self.index = pa.concat_tables(tables)
-        self._records, self._lock = None, threading.Lock()
+        self._records: Any = None
+        self._lock = threading.Lock()
 
     def _open_records(self) -> None:
         """What needs TFDS. It imports its parts at their first use, in which two threads can wait for each other."""
@@ -200,8 +201,8 @@ def _shards(folder: str, splits: Sequence[str]) -> list[_Shard]:
     """The shards of some splits, in order. TFDS is not asked: it would import the classes that features.json names."""
     try:
         info = json.loads(Path(folder, INFO).read_text(encoding="utf-8"))
-        lengths = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
-        name, lengths = str(info["name"]), [(split, lengths[split]) for split in splits]
+        counts_of = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
+        name, lengths = str(info["name"]), [(split, counts_of[split]) for split in splits]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"data: {folder}/{INFO} cannot be read ({error!r}); run prepare again") from error
     if os.path.basename(name) != name:

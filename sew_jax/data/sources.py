@@ -144,11 +144,11 @@ def open_source(
         damaged += problems
         index = store.index
         samples, keep = index["samples"].to_numpy(), np.ones(len(index), bool)
-        for i in np.flatnonzero(samples < min_samples):
+        for i in np.flatnonzero(samples < min_samples).tolist():
             by_length.append(_too(index, i, f"shorter than the {min_samples / SAMPLE_RATE:.2f} s that training needs"))
         keep &= samples >= min_samples
         if max_samples is not None:
-            for i in np.flatnonzero(samples > max_samples):
+            for i in np.flatnonzero(samples > max_samples).tolist():
                 by_length.append(_too(index, i, f"longer than input.max_seconds={max_samples / SAMPLE_RATE:g}; cut it"))
             keep &= samples <= max_samples
         if need_text:

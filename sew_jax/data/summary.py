@@ -41,7 +41,9 @@ def plot_lengths(lengths: dict[str, np.ndarray]) -> bytes:
     axes = figure.add_subplot()
     edges = np.linspace(0, max(seconds.max() for seconds in lengths.values()), 61)
     for split, seconds in lengths.items():
-        axes.hist(seconds, edges, histtype="step", label=f"{split}: {len(seconds)}, {seconds.sum() / 3600:.2f} h")
+        axes.hist(
+            seconds, edges.tolist(), histtype="step", label=f"{split}: {len(seconds)}, {seconds.sum() / 3600:.2f} h"
+        )
     axes.set(xlabel="length of an utterance (s)", ylabel="utterances", yscale="log")
     axes.legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()

@@ -42,6 +42,9 @@ class Vocabulary:
     eos: str | None = "</s>"
     unknown_symbol: str | None = "<unk>"
 
+    _ids: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _silent: set[int] = dataclasses.field(init=False, repr=False, compare=False)
+
     def __post_init__(self):
         object.__setattr__(self, "_ids", {symbol: i for i, symbol in enumerate(self.symbols)})
         for name in (self.blank_symbol, self.delimiter):

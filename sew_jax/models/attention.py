@@ -44,9 +44,14 @@ class Attention(nn.Module):
         if rate:
             seed_BxHx2 = jax.random.bits(self.make_rng("dropout"), (*k_BxHxKxE.shape[:2], 2), "uint32")
         out_BxHxQxE = jax.lax.platform_dependent(
-            q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2,
-            cpu=functools.partial(attend_pair_by_pair, rate=rate), default=functools.partial(attend, rate=rate),
-        )  # fmt: skip
+            q_BxHxQxE,
+            k_BxHxKxE,
+            v_BxHxKxE,
+            valid_BxHxK,
+            seed_BxHx2,
+            cpu=functools.partial(attend_pair_by_pair, rate=rate),
+            default=functools.partial(attend, rate=rate),
+        )
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
 
 
@@ -76,7 +81,7 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     any_batch = is_symbolic_dim(batch)  # an exported program does not know how many
     if not any_batch and batch * heads * queries * keys <= _CACHED_SCORES:
         return attend(*arguments, rate=rate)
-    # an axis for the heads of a pair, also where there is one: its products are then not a layer's, which remat=dots keeps
+    # an axis for the heads of a pair, also where there is one: remat=dots keeps a layer's products, and not these
     pair = math.gcd(heads if any_batch else batch * heads, 2)
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)

@@ -6,6 +6,7 @@ from typing import Literal
 from sew_jax.errors import UserError
 
 Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "dots", "layers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +18,8 @@ class BackboneConfig:
     conv_norm: Literal["group", "layer"] = "group"  # norm after the first convolution only, or after each one
     conv_bias: bool = False
     mel_top_hz: int = 8000  # where the log-mel front end's highest filter ends
-    # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which leaves
-    # bins without speech as quiet as they are
+    # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which
+    # leaves bins without speech as quiet as they are
     mel_scale: Literal["bin", "utterance"] = "bin"
     normalize_wave: bool = False  # zero mean and unit variance per utterance, as the layer-norm extractors expect
     width: int = 768
@@ -40,9 +41,9 @@ class BackboneConfig:
     layerdrop: float = 0.05
     feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
     dtype: Dtype = "float32"  # of activations; parameters are float32 always
-    # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too); the
-    # rest is computed again
-    remat: Literal["none", "dots", "layers"] = "none"
+    # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too);
+    # the rest is computed again
+    remat: Remat = "none"
 
     def __post_init__(self):
         object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))
@@ -66,11 +67,24 @@ class BackboneConfig:
 
 # What a checkpoint's weights were trained as; the other fields are a run's own
 ARCHITECTURE = (
-    "frontend", "mel_top_hz", "mel_scale", "conv_width", "conv_norm", "conv_bias", "normalize_wave", "width", "layers", "heads", "ffn_width", "pre_norm",
-    "pos_kernel", "pos_groups", "tail",
-)  # fmt: skip
+    "frontend",
+    "mel_top_hz",
+    "mel_scale",
+    "conv_width",
+    "conv_norm",
+    "conv_bias",
+    "normalize_wave",
+    "width",
+    "layers",
+    "heads",
+    "ffn_width",
+    "pre_norm",
+    "pos_kernel",
+    "pos_groups",
+    "tail",
+)
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
-REMAT = ("none", "dots", "layers")  # each keeps less than the one before
+REMAT: tuple[Remat, ...] = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel"),
     "conv_norm": ("group", "layer"),

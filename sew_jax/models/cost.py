@@ -1,6 +1,6 @@
 """Multiply-accumulate operations of one utterance at a setting, counted from the architecture.
 
-The table of published factors that this reproduces is in the README; XLA's own count agrees (tests/models/test_cost.py).
+The table of published factors that this reproduces is in docs/; XLA's own count agrees (tests/models/test_cost.py).
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def typical_macs(config: BackboneConfig, compression: Compression) -> int:
 def count_update_flop(
     config: BackboneConfig, compression: Compression, samples: int, others: Sequence[Compression] = ()
 ) -> float:
-    """Floating-point operations of one utterance's part of an update, on average over the layers that layer-drop leaves out.
+    """FLOP of one utterance's part of an update, on average over the layers that layer-drop leaves out.
 
     A backward pass costs twice its forward pass; features without parameters have none. `others` are settings that the
     update computes beside `compression`, on the same pass of the front end.

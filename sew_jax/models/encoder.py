@@ -20,8 +20,8 @@ from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero
 class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
-    The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is wav2vec 2.0's
-    encoder.
+    The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is the encoder
+    of wav2vec 2.0.
     """
 
     config: BackboneConfig
@@ -93,21 +93,26 @@ def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
     taps = kernel_KxIxO.shape[0]
     return jax.lax.conv_general_dilated(
-        x_BxTxD, kernel_KxIxO, (stride,), [(taps // 2, (taps - 1) // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
+        x_BxTxD,
+        kernel_KxIxO,
+        (stride,),
+        [(taps // 2, (taps - 1) // 2)],
+        dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
-    )  # fmt: skip
+    )
 
 
 def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same. XLA's CPU backend took 10 to 32 times longer (2 cores) for the gradient of a grouped convolution's kernel."""
+    """The same. XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient."""
     pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
     return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
 
 
 class PositionalConv(nn.Module):
-    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor with one kernel for all.
+    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor, one kernel for all.
 
-    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad` convolution.
+    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad`
+    convolution.
     """
 
     config: BackboneConfig
@@ -122,10 +127,11 @@ class PositionalConv(nn.Module):
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
         kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
         y = jax.lax.platform_dependent(
-            x_BxTxD, kernel_KxIxO,
+            x_BxTxD,
+            kernel_KxIxO,
             cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
             default=functools.partial(convolve, stride=stride, groups=groups),
-        )  # fmt: skip
+        )
         return y + bias_D.astype(y.dtype)
 
 
@@ -151,8 +157,8 @@ class ResidualUpsampler(nn.Module):
 class LinearUpsampler(nn.Module):
     """SEW's: Linear(D -> D * S), GELU, and each squeezed frame becomes S frames (time-major split).
 
-    For SEW's checkpoints and models of one setting. In a table with S = 1, whose output is a norm's, the head would have
-    to read two languages.
+    For SEW's checkpoints and models of one setting. In a table with S = 1, whose output is a norm's, the head would
+    have to read two languages.
     """
 
     factor: int

@@ -53,7 +53,10 @@ def frame_count(config: BackboneConfig, samples):
 
 
 class Frontend(nn.Module):
-    """wave (B, N), in [-1, 1] or int16, length (B,) in samples -> features (B, T, C), length (B,) in frames; the tail is zero."""
+    """wave (B, N), in [-1, 1] or int16, length (B,) in samples -> features (B, T, C), length (B,) in frames.
+
+    The tail is zero.
+    """
 
     config: BackboneConfig
 
@@ -148,12 +151,16 @@ def _fourier_kernel() -> np.ndarray:
 
 
 def _log_mel(wave_BxN, length_B, config: BackboneConfig):
-    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked to 50 Hz: (B, T, 160)."""
+    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked: (B, T, 160)."""
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
-        wave_BxN[:, :, None].astype(jnp.float32), jnp.asarray(_fourier_kernel()), (HOP,), "VALID",
-        dimension_numbers=("NWC", "WIO", "NWC"), precision=exact,
-    )  # fmt: skip
+        wave_BxN[:, :, None].astype(jnp.float32),
+        jnp.asarray(_fourier_kernel()),
+        (HOP,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        precision=exact,
+    )
     cosine, sine = jnp.split(spectrum, 2, axis=-1)
     mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(config.mel_top_hz), precision=exact)
     log_mel = jnp.log(jnp.maximum(mel, 1e-5))

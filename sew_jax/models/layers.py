@@ -99,8 +99,8 @@ def dropout(x, rate: float, seed_x2):
 def hash_words(seed_x2, shape: tuple[int, ...]):
     """Random uint32 (..., *shape) for seeds (..., 2): a hash of seed and position.
 
-    Two rounds of lowbias32 (C. Wellons' hash-prospector). JAX's own threefry took 13 times as long on CPU (2 cores, 3.6 M words); any device
-    computes its part alone.
+    Two rounds of lowbias32 (C. Wellons' hash-prospector). JAX's own threefry took 13 times as long on CPU (2 cores,
+    3.6 M words); any device computes its part alone.
     """
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):

@@ -12,7 +12,7 @@ Length = TypeVar("Length", int, jax.Array)
 
 
 def conv_length(length: Length, kernel: int, stride: int) -> Length:
-    """Output positions of an unpadded convolution that see valid input only; 0 when the input is shorter than a kernel."""
+    """Output positions of an unpadded convolution that see valid input only; 0 for input shorter than a kernel."""
     out = (length - kernel) // stride + 1
     return max(out, 0) if isinstance(out, int) else jnp.maximum(out, 0)
 

@@ -47,7 +47,7 @@ def mask_slots(frames: int, *, prob: float, span: int) -> int:
 
 
 def masked_frames(key, length_B, frames: int, *, slots: int, prob: float, span: int, min_spans: int) -> MaskedFrames:
-    """Span masks cut to `slots` frames an utterance by un-masking random single frames (fairseq `require_same_masks`)."""
+    """Span masks cut to `slots` frames an utterance by un-masking random frames (fairseq `require_same_masks`)."""
     mask_key, drop_key = jax.random.split(key)
     mask_BxT = span_mask(mask_key, length_B, frames, prob=prob, span=span, min_spans=min_spans)
     score_BxT = jnp.where(mask_BxT, jax.random.uniform(drop_key, mask_BxT.shape), -1.0)

@@ -41,6 +41,7 @@ def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as that run did"
+            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as "
+            "that run did"
         )
     return params, new, list(have)

@@ -11,10 +11,11 @@ _SEW = dict(frontend="compact", conv_width=64, pos_kernel=31, upsampler="linear"
 _LARGE = dict(width=1024, layers=24, heads=16, ffn_width=4096)
 _LAYER_NORMS = dict(pre_norm=True, conv_norm="layer", conv_bias=True, normalize_wave=True)
 
-# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's wav2vec2_base_librispeech.yaml (base)
-# and wav2vec2_large_librivox.yaml (large_lv60k) in examples/wav2vec/config/pretraining; for LibriSpeech's large, of which
-# fairseq has no file, wav2vec 2.0's section 4.2 and what torchaudio's WAV2VEC2_LARGE says of the released checkpoint;
-# SEW's scripts/pt-sew.sh; torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json; `demo` is this project's.
+# Architecture beyond BackboneConfig's defaults, and the head's. Sources: fairseq's wav2vec2_base_librispeech.yaml
+# (base) and wav2vec2_large_librivox.yaml (large_lv60k) in examples/wav2vec/config/pretraining; for LibriSpeech's large,
+# of which fairseq has no file, wav2vec 2.0's section 4.2 and what torchaudio's WAV2VEC2_LARGE says of the released
+# checkpoint; SEW's scripts/pt-sew.sh; torchaudio's `wav2vec2_xlsr_1b` with the released model's config.json; `demo` is
+# this project's.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "base": ({}, {}),
     "large": (_LARGE | dict(dropout=0.0, layerdrop=0.2), dict(final_width=768, code_width=768)),

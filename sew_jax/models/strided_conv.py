@@ -83,9 +83,11 @@ def _by_products(x_BxNxC, kernel_KxCxD, dy_BxTxD, *, stride: int):
 
     dy_RxD = dy_BxTxD.reshape(batch * windows, -1)
     last = stride * (windows - 1) + 1
-    dkernel_KxCxD = jnp.stack([
-        # copied: a product that transposes on the way takes up to twice as long
-        x_BxNxC[:, tap : tap + last : stride].reshape(batch * windows, channels).T.copy() @ dy_RxD
-        for tap in range(taps)
-    ])  # fmt: skip
+    dkernel_KxCxD = jnp.stack(
+        [
+            # copied: a product that transposes on the way takes up to twice as long
+            x_BxNxC[:, tap : tap + last : stride].reshape(batch * windows, channels).T.copy() @ dy_RxD
+            for tap in range(taps)
+        ]
+    )
     return dx_BxNxC, dkernel_KxCxD

@@ -7,7 +7,7 @@ import concurrent.futures
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -15,7 +15,7 @@ from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
 from sew_jax.rates import SAMPLE_RATE
 
-Key = tuple[Compression | Draw, int]  # setting or settings, bucket in samples
+_Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those of an update
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
 
 
@@ -28,12 +28,16 @@ jax.monitoring.register_event_listener(_note)
 
 
 def compile_table(
-    jitted, keys: Iterable[Key], arguments: Callable[[Key], tuple[Any, ...]], what: str
-) -> dict[Key, Any]:
+    jitted: Any,
+    keys: Iterable[tuple[_Setting, int]],
+    arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
+    what: str,
+) -> dict[tuple[_Setting, int], Any]:
     """Compiles `jitted(*arguments(key), compression=setting)` for each key, longest bucket first, a line for each.
 
     Args:
       jitted: a jitted function with the static argument `compression`.
+      keys: (setting, bucket in samples).
       arguments: from a key to the shapes of its other arguments.
       what: name of the program in the progress lines.
 
@@ -44,7 +48,7 @@ def compile_table(
     begin, done, hits = time.monotonic(), {}, len(_cache_hits)
     say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
 
-    def compile_one(key: Key):
+    def compile_one(key: tuple[_Setting, int]):
         start = time.monotonic()
         return key, jitted.lower(*arguments(key), compression=key[0]).compile(), time.monotonic() - start
 

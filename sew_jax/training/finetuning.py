@@ -6,7 +6,7 @@ B utterances, T frames, D width, V symbols.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +155,7 @@ def ctc_micro_loss(
         if channel_mask.prob > 0:
             widths = jnp.full((rows,), width)
             channel_BxD = span_mask(channel_key, widths, width, **dataclasses.asdict(channel_mask))
-        (logits_BxTxV, *others), length_B = model.apply(
+        outputs: Any = model.apply(
             {"params": params},
             batch["wave"],
             batch["length"],
@@ -166,6 +166,7 @@ def ctc_micro_loss(
             rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
             method=CTCModel.at_settings,
         )
+        (logits_BxTxV, *others), length_B = outputs
         weight_B = batch["length"] > 0
 
         def ctc(logits_BxTxV: jax.Array) -> tuple[Term, Term]:

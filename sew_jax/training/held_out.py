@@ -29,6 +29,7 @@ from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.backbone import Backbone
+from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.encoder import Layer
 from sew_jax.models.frontend import frame_count
@@ -121,6 +122,7 @@ def _contrastive(
     rows = max(round(config.eval.max_seconds * SAMPLE_RATE / samples), 1)
     rows = -(-min(rows, len(source)) // mesh.size) * mesh.size
     batch = place_batch(_first_seconds(source, rows, samples), batch_sharding(mesh))
+    assert isinstance(task.model, PretrainModel)
     model = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
     function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
 
@@ -240,15 +242,15 @@ def _word_errors(
         for bucket, arrays, members in part.batches
     ]
     examples = {bucket: arrays for bucket, arrays, _ in batches}
+    assert isinstance(task.model.head, CTCHeadConfig)
+    blank = task.model.head.blank
 
     def function(variables, batch, compression: Compression):
         logits_BxTxV, length_B = task.model.apply(
             {"params": variables["params"]}, batch["wave"], batch["length"], compression, deterministic=True
         )
         known_B = batch["label_length"] > 0
-        loss, impossible = losses.ctc(
-            logits_BxTxV, length_B, batch["labels"], batch["label_length"], known_B, task.model.head.blank
-        )
+        loss, impossible = losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], known_B, blank)
         return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
     def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
@@ -263,8 +265,8 @@ def _word_errors(
                 text = greedy(path_BxT[row, : length_B[row]], task.vocabulary)
                 errors += count_errors(part.references[utterance], text)
         loss, impossible, weight = sums
-        row = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
-        return row | {"loss": loss / max(weight, 1), "ctc_invalid_frac": impossible / max(weight, 1)}
+        rates: dict[str, Any] = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
+        return rates | {"loss": loss / max(weight, 1), "ctc_invalid_frac": impossible / max(weight, 1)}
 
     def arguments(variables, key):
         return variables, examples[key[1]]

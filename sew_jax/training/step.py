@@ -4,6 +4,7 @@ A task gives a micro-batch's loss as sums; the step accumulates sums, weights an
 divides once, so accumulation is exact. (BatchNorm heads and the diversity term see one micro-batch at a time.)
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ def make_step(
             opt_state=opt_state,
             batch_stats=batch_stats,
         )
-        kept = state.replace(step=state.step + 1)
+        kept = dataclasses.replace(state, step=state.step + 1)
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept), scalars
 
     return step

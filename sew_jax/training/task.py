@@ -116,7 +116,8 @@ class Sandwich:
         """What the other settings add to the loss's sum, and their means as metrics; nothing where there are none."""
         if not own:
             return 0.0, {}
-        own_sum, distilled_sum = (sum(term.sum for term in terms) for terms in (own, distilled))
+        own_sum: Any = sum(term.sum for term in own)
+        distilled_sum: Any = sum(term.sum for term in distilled)
         weight = len(own) * own[0].weight
         metrics = {
             "loss_others": Term(own_sum * LOG2E, weight),

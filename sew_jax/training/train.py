@@ -110,7 +110,7 @@ class _Beside:
         begin = time.monotonic()
         with self._stall.waiting_for("audio"):
             batch, arrays = next(batches)
-        device_was_busy = self.pending and not self.pending.scalars["loss"].is_ready()
+        device_was_busy = self.pending and not self.pending.scalars["loss"].is_ready()  # type: ignore[attr-defined]
         waited = 0.0 if device_was_busy else time.monotonic() - begin
         self._run.damaged.add(batch.problems)
         return batch, arrays, waited

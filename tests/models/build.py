@@ -11,9 +11,19 @@ from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig
 
 SMALL = dict(
-    conv_width=16, width=24, layers=2, heads=3, ffn_width=40, pos_kernel=6, pos_groups=4, upsample_factors=(2, 3, 4),
-    dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0,
-)  # fmt: skip
+    conv_width=16,
+    width=24,
+    layers=2,
+    heads=3,
+    ffn_width=40,
+    pos_kernel=6,
+    pos_groups=4,
+    upsample_factors=(2, 3, 4),
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layerdrop=0.0,
+)
 FRONTENDS = {
     "group": dict(frontend="wav2vec2"),
     "layer": dict(frontend="wav2vec2", conv_norm="layer", conv_bias=True, normalize_wave=True, pre_norm=True),

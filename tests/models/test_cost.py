@@ -48,9 +48,20 @@ def test_sew_extractor_is_seven_times_cheaper():
 
 CONFIGS = {
     "wav2vec2": BackboneConfig(width=256, layers=2, heads=4, ffn_width=1024, pos_kernel=16, upsample_factors=(2, 4)),
-    "compact": BackboneConfig(frontend="compact", conv_width=64, width=256, layers=2, heads=4, ffn_width=1024, pos_kernel=15, upsample_factors=(2,)),
-    "logmel": BackboneConfig(frontend="logmel", width=128, layers=2, heads=4, ffn_width=512, pos_kernel=15, pos_groups=1, pool_ffn=True),
-}  # fmt: skip
+    "compact": BackboneConfig(
+        frontend="compact",
+        conv_width=64,
+        width=256,
+        layers=2,
+        heads=4,
+        ffn_width=1024,
+        pos_kernel=15,
+        upsample_factors=(2,),
+    ),
+    "logmel": BackboneConfig(
+        frontend="logmel", width=128, layers=2, heads=4, ffn_width=512, pos_kernel=15, pos_groups=1, pool_ffn=True
+    ),
+}
 
 
 @pytest.mark.parametrize("frontend", CONFIGS)

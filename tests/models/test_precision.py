@@ -12,9 +12,17 @@ from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
 
 BACKBONE = BackboneConfig(
-    frontend="logmel", width=32, layers=1, heads=2, ffn_width=48, pos_kernel=5, pos_groups=4, layerdrop=0.0,
-    upsample_factors=(2,), dtype="bfloat16",
-)  # fmt: skip
+    frontend="logmel",
+    width=32,
+    layers=1,
+    heads=2,
+    ffn_width=48,
+    pos_kernel=5,
+    pos_groups=4,
+    layerdrop=0.0,
+    upsample_factors=(2,),
+    dtype="bfloat16",
+)
 RNGS = {name: jax.random.key(i) for i, name in enumerate(("params", "gumbel", "dropout"))}
 WAVE, LENGTH = jax.ShapeDtypeStruct((2, 16_000), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
 MASKED = MaskedFrames(jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), bool), None)

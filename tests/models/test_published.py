@@ -32,9 +32,15 @@ def test_s1q1k1_is_wav2vec2(frontend, samples, taps):
     if config.normalize_wave:
         wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
     expected = oracle.wav2vec2(
-        as_float64(params), np.asarray(wave, np.float64), strides=WAV2VEC2_STRIDES, norm=config.conv_norm,
-        layers=config.layers, heads=config.heads, groups=config.pos_groups, pre_norm=config.pre_norm,
-    )  # fmt: skip
+        as_float64(params),
+        np.asarray(wave, np.float64),
+        strides=WAV2VEC2_STRIDES,
+        norm=config.conv_norm,
+        layers=config.layers,
+        heads=config.heads,
+        groups=config.pos_groups,
+        pre_norm=config.pre_norm,
+    )
     assert_close(hidden.context_BxTxD[0], expected)
 
 
@@ -46,9 +52,14 @@ def test_the_squeeze_is_sews(samples, squeeze):
     wave = noise(samples)
     hidden = apply(model, params, wave[None], [samples], Compression(squeeze))
     expected = oracle.sew(
-        as_float64(params), np.asarray(wave, np.float64), squeeze, strides=SEW_STRIDES, layers=config.layers,
-        heads=config.heads, groups=config.pos_groups,
-    )  # fmt: skip
+        as_float64(params),
+        np.asarray(wave, np.float64),
+        squeeze,
+        strides=SEW_STRIDES,
+        layers=config.layers,
+        heads=config.heads,
+        groups=config.pos_groups,
+    )
     assert_close(hidden.context_BxTxD[0], expected)
 
 

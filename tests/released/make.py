@@ -16,9 +16,17 @@ import transformers as hf
 from tests.released.inputs import VOCABULARY, waves
 
 BASE = dict(
-    hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, num_conv_pos_embeddings=6,
-    num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0,
-)  # fmt: skip
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=40,
+    num_conv_pos_embeddings=6,
+    num_conv_pos_embedding_groups=4,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    layerdrop=0.0,
+)
 LARGE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
 CONV = dict(conv_dim=[16] * 7)
 CODES = dict(
@@ -39,7 +47,7 @@ MODELS = {
 
 
 def make(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """Writes one folder, returns its outputs: every layer's hidden states and the head's output, utterance by utterance."""
+    """Writes one folder, returns its outputs by utterance: every layer's hidden states and the head's output."""
     cls, config, normalize = MODELS[name]
     torch.manual_seed(0)
     model = cls(config).eval()
