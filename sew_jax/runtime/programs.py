@@ -60,9 +60,10 @@ def compile_table(
         for future in concurrent.futures.as_completed([pool.submit(timed, key) for key in keys]):
             key, program, seconds = future.result()
             done[key] = program
+            left = (time.monotonic() - begin) / len(done) * (len(keys) - len(done))
             say(
                 f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
-                f"{_describe(program)}"
+                f"{_describe(program)}, {format_duration(left)} left"
             )
     cached = len(_cache_hits) - hits
     told = f", {cached} from the cache of earlier runs" if cached else ""
