@@ -22,18 +22,23 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 
     config.compression = ConfigDict()
-    config.compression.squeeze = (1, 2, 3, 4)
+    config.compression.squeeze = (1, 2, 4)
     config.compression.query_pool = (1, 2)
     config.compression.kv_pool = (1,)
     config.compression.names = ""
 
     config.pretrain = pretrain.get_config("demo")
-    config.pretrain.num_steps = 1000
-    config.pretrain.input.crop_seconds = 2.0
-    config.pretrain.eval.settings = "s1q1k1,s2q1k1,s4q1k1"
+    config.pretrain.num_steps = 800
+    config.pretrain.input.crop_seconds = 1.5  # a sixth of it is padding; of 2 s, more than a third
+    config.pretrain.input.batch_seconds = 18.0
+    config.pretrain.eval.split = ""  # what held-out bits say of a run matters to longer ones
     config.finetune = finetune.get_config()
-    config.finetune.num_steps = 2400
+    config.finetune.num_steps = 1600
     config.finetune.input.buckets = 1
+    config.finetune.input.max_seconds = 1.6  # a few long utterances would pad all others
+    config.finetune.input.batch_seconds = 14.5
+    config.finetune.eval.every = 800
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1
+    config.evaluate.repeats = 3
     return config

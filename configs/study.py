@@ -29,7 +29,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     names = [name.strip() for name in arguments.split(",") if name.strip()]
     recipes = [name for name in names if name in finetune.RECIPES]
     size = ",".join(name for name in names if name not in recipes)
-    small = demo.get_config()
+    small = _small()
 
     config = ConfigDict()
     config.mode = "study"
@@ -56,3 +56,20 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.log_every = config.pretrain.log_every if size else small.log_every
     config.checkpoint_every = config.pretrain.checkpoint_every if size else small.checkpoint_every
     return config.copy_and_resolve_references()
+
+
+def _small() -> ConfigDict:
+    """The demo's model, trained for longer than the demo can and at every squeeze factor."""
+    config = demo.get_config()
+    config.compression.squeeze = (1, 2, 3, 4)
+    config.pretrain.num_steps = 1000
+    config.pretrain.input.crop_seconds = 2.0
+    config.pretrain.input.batch_seconds = 24.0
+    config.pretrain.eval.split = "auto"
+    config.pretrain.eval.settings = "s1q1k1,s2q1k1,s4q1k1"
+    config.finetune.num_steps = 2400
+    config.finetune.input.max_seconds = 60.0
+    config.finetune.input.batch_seconds = 12.0
+    config.finetune.eval.every = 500
+    config.evaluate.repeats = 5
+    return config

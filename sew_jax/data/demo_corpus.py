@@ -130,7 +130,7 @@ def _speech(sentence: str, speaker: Speaker, *key: int | str) -> np.ndarray:
 
 def _write(root: Path, seed: int, sizes: dict[str, int]) -> float:
     """Writes the splits and README.txt under the folder `root`; returns the duration of the audio in hours."""
-    total, done, samples = sum(sizes.values()), 0, 0
+    total, done, samples, started = sum(sizes.values()), 0, 0, time.monotonic()
     cast = []
     for split, size in sizes.items():
         voices = speakers(split)
@@ -149,7 +149,8 @@ def _write(root: Path, seed: int, sizes: dict[str, int]) -> float:
             samples += audio.size
             done += 1
             if done % 500 == 0:
-                print(f"  {done} of {total} utterances", file=sys.stderr, flush=True)
+                left = (time.monotonic() - started) / done * (total - done)
+                print(f"  {done} of {total} utterances, {left:.0f} s left", file=sys.stderr, flush=True)
         for path, lines in transcripts.items():
             path.write_bytes("".join(lines).encode())  # bytes: no carriage returns on Windows
         cast += [f"{split} {s.number} {s.accent}+{s.variant}" for s in voices[:size]]

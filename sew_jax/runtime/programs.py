@@ -16,6 +16,8 @@ from sew_jax.console import format_duration, say
 from sew_jax.rates import SAMPLE_RATE
 
 _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those of an update
+# LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
+_OPTIONS: dict[str, Any] = {"cpu": {"xla_backend_optimization_level": 1}}
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
 
 
@@ -25,6 +27,11 @@ def _note(event: str, **_) -> None:
 
 
 jax.monitoring.register_event_listener(_note)
+
+
+def compile_one(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The executable of a lowered program."""
+    return lowered.compile(_OPTIONS.get(jax.default_backend()))
 
 
 def compile_table(
@@ -48,18 +55,19 @@ def compile_table(
     begin, done, hits = time.monotonic(), {}, len(_cache_hits)
     say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
 
-    def compile_one(key: tuple[_Setting, int]):
+    def timed(key: tuple[_Setting, int]):
         start = time.monotonic()
-        return key, jitted.lower(*arguments(key), compression=key[0]).compile(), time.monotonic() - start
+        return key, compile_one(jitted.lower(*arguments(key), compression=key[0])), time.monotonic() - start
 
     # XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap
     with concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(compile_one, key) for key in keys]):
+        for future in concurrent.futures.as_completed([pool.submit(timed, key) for key in keys]):
             key, program, seconds = future.result()
             done[key] = program
+            left = (time.monotonic() - begin) / len(done) * (len(keys) - len(done))
             say(
                 f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
-                f"{_describe(program)}"
+                f"{_describe(program)}, {format_duration(left)} left"
             )
     cached = len(_cache_hits) - hits
     kept = f", {cached} from the cache of earlier runs" if cached else ""

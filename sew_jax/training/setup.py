@@ -21,13 +21,13 @@ from sew_jax.data.problems import DamagedAudio, write_problems
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.programs import compile_table
+from sew_jax.runtime.programs import compile_one, compile_table
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
 from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
 from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows
-from sew_jax.training.step import TrainState, make_step, new_state
+from sew_jax.training.step import Gradients, TrainState, make_gradients, make_update, new_state
 from sew_jax.training.task import Task
 from sew_jax.training.validation import Validation
 
@@ -192,14 +192,28 @@ def _open_files(workdir: Path, task: Task, record: dict[str, Any], start: int) -
 
 def _compile(config: ConfigDict, task: Task, plan: BatchPlan, template: _Template) -> dict[tuple[Draw, int], Any]:
     """The program of an update for each of the task's draws and each bucket; it takes its state over."""
+    sums = Gradients(
+        template.shardings.params, template.replicated, template.replicated, template.shardings.batch_stats
+    )
     jitted = jax.jit(
-        make_step(task.micro_loss, task.optimizer, task.schedule, config.accumulate),
-        static_argnames="compression",
+        make_gradients(task.micro_loss, config.accumulate), static_argnames="compression", out_shardings=sums
+    )
+    arguments = functools.partial(_arguments, task, plan, template)
+    keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
+    programs = compile_table(jitted, keys, arguments, "training")
+    example = jitted.eval_shape(*arguments(keys[0]), compression=keys[0][0])
+    jitted_update = jax.jit(
+        make_update(task.optimizer, task.schedule),
         donate_argnums=0,
+        in_shardings=(template.shardings, sums),
         out_shardings=(template.shardings, template.replicated),
     )
-    keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
-    return compile_table(jitted, keys, functools.partial(_arguments, task, plan, template), "training")
+    update = compile_one(jitted_update.lower(template.like, example))
+
+    def run(gradients, state: TrainState, batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, gradients(state, batch, key))
+
+    return {key: functools.partial(run, gradients) for key, gradients in programs.items()}
 
 
 def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw, int]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The training step, pure: (state, batch, key, settings) -> (state, metrics).
+"""The training step, pure: (state, batch, key, settings) -> (state, metrics), in two halves: gradients and update.
 
 A task gives a micro-batch's loss as sums; the step accumulates sums, weights and gradients over micro-batches and
 divides once, so accumulation is exact. (BatchNorm heads and the diversity term see one micro-batch at a time.)
@@ -6,7 +6,7 @@ divides once, so accumulation is exact. (BatchNorm heads and the diversity term 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -20,6 +20,15 @@ from sew_jax.training.task import MicroLoss, Params
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
 _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metrics of micro-batches
+
+
+class Gradients(NamedTuple):
+    """What all micro-batches of an update sum to, and the last one's running statistics."""
+
+    grads: Params
+    weight: Any
+    metrics: Any  # a Term for each
+    batch_stats: Any
 
 
 @flax.struct.dataclass
@@ -48,20 +57,29 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
 def make_step(
     micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
 ) -> Callable[[TrainState, Batch, jax.Array, Draw], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step (state, batch, key of the run, draw); `accumulate` micro-batches of equal size make one update.
-
-    The key is an argument, so that runs that differ in their seed alone share their programs.
-    Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every
-    micro-batch. An update whose loss or gradient is not finite changes nothing but the count of updates; its metric
-    `skipped` is 1.
-    """
+    """The training step (state, batch, key of the run, draw) in one function; its two halves are described below."""
+    gradients, update = make_gradients(micro_loss, accumulate), make_update(optimizer, schedule)
 
     def step(
         state: TrainState, batch: Batch, key: jax.Array, compression: Draw
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, gradients(state, batch, key, compression))
+
+    return step
+
+
+def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainState, Batch, jax.Array, Draw], Gradients]:
+    """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
+
+    The key is an argument, so that runs that differ in their seed alone share their programs.
+    Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every
+    micro-batch.
+    """
+
+    def gradients(state: TrainState, batch: Batch, key: jax.Array, compression: Draw) -> Gradients:
         key = jax.random.fold_in(key, state.step)
 
-        def gradients(batch_stats, micro, index):
+        def of_micro_batch(batch_stats, micro, index):
             def loss(params):
                 term, aux = micro_loss(
                     params, batch_stats, micro, jax.random.fold_in(key, index), state.step, compression
@@ -72,15 +90,29 @@ def make_step(
             return (grads, weight, metrics), batch_stats
 
         if accumulate == 1:
-            (grads, weight, metrics), batch_stats = gradients(state.batch_stats, batch, 0)
+            (grads, weight, metrics), batch_stats = of_micro_batch(state.batch_stats, batch, 0)
         else:
-            (grads, weight, metrics), batch_stats = _accumulated(gradients, state.batch_stats, batch, accumulate)
+            sums, batch_stats = _accumulated(of_micro_batch, state.batch_stats, batch, accumulate)
+            grads, weight, metrics = sums
+        return Gradients(grads, weight, metrics, batch_stats)
 
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+    return gradients
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, Gradients], tuple[TrainState, dict[str, jax.Array]]]:
+    """The half of a step that is the same for every draw, so that it is compiled once.
+
+    An update whose loss or gradient is not finite changes nothing but the count of updates; its metric `skipped` is 1.
+    """
+
+    def update(state: TrainState, sums: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), sums.grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        scalars = {name: term.mean for name, term in metrics.items()}
+        scalars = {name: term.mean for name, term in sums.metrics.items()}
         scalars |= {
-            "weight": weight,
+            "weight": sums.weight,
             "lr": schedule(applied_updates(state.opt_state)),
             "grad_norm": optax.tree.norm(grads),
         }
@@ -90,12 +122,12 @@ def make_step(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
-            batch_stats=batch_stats,
+            batch_stats=sums.batch_stats,
         )
         kept = dataclasses.replace(state, step=state.step + 1)
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept), scalars
 
-    return step
+    return update
 
 
 def _accumulated(
