@@ -122,6 +122,11 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-4)
     assert len({row[1] for row in two}) == 2 and "step" not in ended[1][1]  # the first process speaks for all
 
+    # and to the last update
+    ended = Job(corpus, tmp_path / "two", processes=2, options=[*TINY, f"--config.num_steps={len(two) + 2}"]).end()
+    assert [status for status, *_ in ended] == [0, 0] and f"done: {len(two) + 2} updates" in ended[0][1], ended
+    assert len(read_metrics(tmp_path / "two")) == len(two) + 2
+
 
 def test_two_processes_measure_the_words_that_one_does(tmp_path):
     """Held-out evaluation: the same rows, the same best checkpoint, and both stop early after the same update."""
