@@ -5,13 +5,18 @@
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --workdir=runs/export
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune \\
     --config.setting=s2q1k1 --config.drop_tail=True
+  python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=sew_jax \\
+    --config.tradeoff=runs/evaluate --workdir=runs/model
 
 `stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for
 CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
 is written.
 
 `hf` is a folder that transformers loads: squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel
-front end and pooling exist in neither. Takes seconds on a CPU.
+front end and pooling exist in neither.
+
+`sew_jax` is a small folder that every command and `sew_jax.load` take in place of a workdir: weights, symbols, the
+settings and what they reached. All take seconds on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +26,14 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "export"
     config.init_from = ""  # workdir of a run (for stablehlo a finetune run), or hf:PATH
-    config.format = "hf"  # or stablehlo
-    config.setting = ""  # a name, or for stablehlo several, joined by commas; empty: what the budget picks, or s1q1k1
+    config.format = "hf"  # or stablehlo, or sew_jax
+    # A name, or for stablehlo several, joined by commas; empty: what the budget picks, or s1q1k1 (sew_jax: the table)
+    config.setting = ""
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a row of `tradeoff`
     config.budget = ""
     config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json: the card then tells WER and time
     config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes
     config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
+    config.weights = "float16"  # sew_jax: or float32
     config.drop_tail = False  # hf: SEW drops the last frames that fill no window; our models keep them
     return config

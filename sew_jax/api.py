@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.data import audio as audio_files
 from sew_jax.data.audio import AudioError
@@ -234,7 +235,7 @@ class Model:
 
     def _table(self, tradeoff: str | os.PathLike) -> Path:
         """Where the trade-off of the model lies; the demo leaves it above its workdir."""
-        folder = Path(self._recognizer.name)
+        folder = folder_of(self._recognizer.name)
         known = (
             [Path(tradeoff)] if tradeoff else [f for f in (folder, folder.parent) if (f / "tradeoff.json").is_file()]
         )

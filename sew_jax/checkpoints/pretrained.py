@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from sew_jax.checkpoints.checkpointer import BEST, load_params, newest_record
 from sew_jax.checkpoints.hf_folder import open_released
 from sew_jax.checkpoints.hf_weights import parameter_shapes
+from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
 from sew_jax.compression import Compression, settings_table
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
@@ -33,7 +34,7 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(init_from: str) -> Pretrained:
-    """The model that `init_from` names: a workdir, or `hf:` and a folder or hub name.
+    """The model that `init_from` names: a workdir, an exported folder, a shipped model, or `hf:` and a folder or name.
 
     Raises:
       UserError: it names none, or its files do not fit each other.
@@ -46,11 +47,13 @@ def open_pretrained(init_from: str) -> Pretrained:
 
 
 def _workdir(name: str) -> Pretrained:
-    workdir = Path(name)
+    workdir = folder_of(name)
     record = _read_record(workdir)
     architecture, has_text = record["architecture"], record["config"].get("mode") == "finetune"
 
     def load(sharding: Sharding) -> tuple[str, Any]:
+        if (workdir / WEIGHTS).is_file():
+            return record.get("state", "exported"), jax.device_put(read_weights(workdir), sharding)
         if best := newest_record(workdir / BEST):
             step, params = load_params(workdir / BEST, sharding)
             return f"update {step}, the best by WER on {best['split']} ({best['wer']:.1%})", params
@@ -92,7 +95,8 @@ def _read_record(workdir: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, or hf:PATH"
+            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, hf:PATH, or a model "
+            f"that comes with sew_jax ({', '.join(shipped_models())})"
         ) from error
     except ValueError as error:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error

@@ -160,7 +160,8 @@ EXPORT = Mode(
     keys={
         "mode": mode("export"),
         **_PICKED,
-        "format": choice("hf", "stablehlo"),
+        "format": choice("hf", "stablehlo", "sew_jax"),
+        "weights": choice("float16", "float32"),
         "setting": Settings(),
         "buckets": Parsed("write seconds such as 5,10,20", _parse_lengths),
         "drop_tail": Flag(),

@@ -1,4 +1,4 @@
-"""A trained model in a form that others load: StableHLO programs, or a Hugging Face folder; with a card."""
+"""A trained model in a form that others load: StableHLO, a Hugging Face folder, or one of our own; with a card."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,20 +10,21 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.hf_config import Architecture, write_architecture
 from sew_jax.checkpoints.hf_folder import write_folder
+from sew_jax.checkpoints.model_folder import WEIGHTS, write_model
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
-from sew_jax.evaluation.tradeoff import Point, read_tradeoff
-from sew_jax.export.model_card import programs_use, transformers_use, write_card
+from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
+from sew_jax.export.model_card import folder_use, programs_use, shared_record, transformers_use, write_card
 from sew_jax.export.stablehlo import parse_buckets, write_programs
-from sew_jax.files import writing_to
+from sew_jax.files import write_json, writing_to
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
 
-_FORMATS = ("stablehlo", "hf")
+_FORMATS = ("stablehlo", "hf", "sew_jax")
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
@@ -34,15 +35,19 @@ def export(config: ConfigDict, workdir: Path) -> None:
     """
     if config.format not in _FORMATS:
         raise UserError(f"format: {config.format!r} is unknown; choose one of {', '.join(_FORMATS)}")
-    several = "," in config.setting and not config.budget
-    settings = (
-        parse_table(config.setting) if several else [chosen_setting(config.setting, config.budget, config.tradeoff)]
-    )
-    points = _points(config.tradeoff, settings) if config.tradeoff else []
     pretrained = open_pretrained(config.init_from)
+    if config.format == "sew_jax" and not config.setting and not config.budget:
+        settings = pretrained.trained
+    elif "," in config.setting and not config.budget:
+        settings = parse_table(config.setting)
+    else:
+        settings = [chosen_setting(config.setting, config.budget, config.tradeoff)]
+    points = _points(config.tradeoff, settings) if config.tradeoff else []
     with writing_to(workdir, "mend that or name another --workdir"):
         if config.format == "hf":
             _hugging_face(config, pretrained, settings, points, workdir)
+        elif config.format == "sew_jax":
+            _folder(config, pretrained, settings, points, workdir)
         else:
             _stablehlo(config, pretrained, settings, points, workdir)
 
@@ -100,6 +105,25 @@ def _hugging_face(
     exported = pretrained._replace(backbone=architecture.backbone, head=architecture.head)
     write_card(workdir, exported, state, settings, points, transformers_use(architecture, name), "transformers")
     say(f"{pretrained.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers")
+
+
+def _folder(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    settings: Sequence[Compression],
+    points: Sequence[Point],
+    workdir: Path,
+) -> None:
+    if not pretrained.record:
+        raise UserError(f"format: {pretrained.name} is a released checkpoint; sew_jax exports what it has trained")
+    pretrained = pretrained._replace(record=shared_record(pretrained.record), name=Path(pretrained.name).name)
+    state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
+    write_model(workdir, {**pretrained.record, "state": state}, params, pretrained.vocabulary, config.weights)
+    if points:
+        write_json(workdir / "tradeoff.json", to_objects(points))  # a budget picks from it
+    write_card(workdir, pretrained, state, settings, points, folder_use(pretrained.vocabulary), "sew_jax")
+    size = (workdir / WEIGHTS).stat().st_size / 1e6
+    say(f"{pretrained.name}, {state}: {workdir} holds it for sew_jax, {size:.1f} MB in {config.weights}")
 
 
 def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) -> tuple[str, Architecture]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -83,6 +84,45 @@ def write_card(
         parts += ["## Word error rate and time\n", _reached(points)]
     parts += ["## How it was made\n", _made(pretrained, state)]
     write_whole(folder / "README.md", "\n".join(parts).encode())
+
+
+def shared_record(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run's config.json says that concerns others: how the model was made, folders by their last names alone."""
+    config: dict[str, Any] = {"mode": record["config"]["mode"], "compression": record["config"]["compression"]}
+    for key in _RECORDED:
+        *groups, name = key.split(".")
+        value: Any = record["config"]
+        for group in groups:
+            value = value.get(group, {})
+        if name in value:
+            place = config
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[name] = value[name]
+    for name in ("init_from", "data"):
+        config[name] = ",".join(Path(part).name for part in config.get(name, "").split(","))
+    return {name: record[name] for name in ("architecture", "parameters", "data") if name in record} | {
+        "config": config
+    }
+
+
+def folder_use(vocabulary: Vocabulary | None) -> str:
+    """How a folder of ours is used."""
+    call = (
+        'print(model.transcribe("speech.flac", setting="s1q1k1").text)'
+        if vocabulary
+        else 'print(model.features("speech.flac", setting="s1q1k1").shape)'
+    )
+    return f"""\
+sew_jax loads the folder, from Python or as `--config.init_from=FOLDER`:
+
+```python
+import sew_jax
+
+model = sew_jax.load("FOLDER")
+{call}
+```
+"""
 
 
 def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
