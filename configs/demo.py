@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     config.finetune = finetune.get_config()
     config.finetune.num_steps = 1600
     config.finetune.input.buckets = 1
-    config.finetune.input.max_seconds = 1.6  # a few long utterances would pad all others
     config.finetune.input.batch_seconds = 14.5
     config.finetune.eval.every = 800
     config.evaluate = evaluate.get_config()
