@@ -41,7 +41,12 @@ def test_layout_and_content(small):
         assert set("".join(texts.values())) <= set(LETTERS) | {" "}
         for path in audio:
             wave, rate = soundfile.read(path)
-            assert rate == 16_000 and wave.ndim == 1 and 0.4 < len(wave) / rate <= demo_corpus.MAX_SECONDS and 0.01 < np.abs(wave).max() < 1
+            assert (
+                rate == 16_000
+                and wave.ndim == 1
+                and 0.4 < len(wave) / rate <= demo_corpus.MAX_SECONDS
+                and 0.01 < np.abs(wave).max() < 1
+            )
 
 
 def test_splits_share_no_timbre():
