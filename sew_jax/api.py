@@ -2,13 +2,11 @@
 
 Audio is a path, the bytes of a file, an array, or an array with its rate as a pair, which is what `soundfile.read`
 gives. Arrays are mono: integers of 16 bits, or floats of which 1 is full scale. What is wrong with an argument is a
-UserError of one line. Progress goes to standard error. T frames at 50 Hz (one every 20 ms), V symbols, D width.
+UserError of one line. What a model says goes to standard error, since standard output belongs to the caller's program;
+several threads may use one model. T frames at 50 Hz (one every 20 ms), V symbols, D width.
 """
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,6 +16,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
+from sew_jax.console import say_on_stderr
 from sew_jax.data import audio as audio_files
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import BeamOptions
@@ -56,7 +55,7 @@ def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
     """
     if jax.process_count() > 1:
         raise UserError("load runs in one process; start it on one host")
-    with _progress_on_stderr():
+    with say_on_stderr():
         return Model(load_recognizer(os.fspath(init_from), dtype, make_mesh(), need_text=False))
 
 
@@ -68,6 +67,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
     """
     from sew_jax.training.train import train as run
 
+    _check_mode(config, "pretrain", "finetune")
     return run(config, Path(workdir))
 
 
@@ -79,7 +79,13 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
     """
     from sew_jax.evaluation.evaluate import evaluate as run  # which draws with matplotlib
 
+    _check_mode(config, "evaluate")
     return run(config, Path(workdir))
+
+
+def _check_mode(config: ConfigDict, *modes: str) -> None:
+    if config.get("mode") not in modes:
+        raise UserError(f"mode: {config.get('mode')!r} is that of another config; take {' or '.join(modes)}.py")
 
 
 class Model:
@@ -152,8 +158,8 @@ class Model:
             raise no_head(recognizer.name)
         items = audio if isinstance(audio, list) else [audio]
         recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
-        with _progress_on_stderr():
-            table = self._table(tradeoff) if budget else ""
+        with say_on_stderr():
+            table = self._table(tradeoff) if str(budget) else ""
             compression = chosen_setting(str(setting), str(budget), table, recognizer.trained[0])
             layers = recognizer.model.backbone.layers
             chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, compression, layers)
@@ -163,6 +169,8 @@ class Model:
             for recording, result in transcriber.transcribe(recordings):
                 if isinstance(result, AudioError):
                     raise UserError(f"audio: {recording.name} {result}")
+                if not isinstance(recording.data, str):
+                    recording = recording._replace(data=b"")  # a transcript must not keep its audio in memory
                 transcripts.append(Transcript(recording, compression, result))
         return transcripts if isinstance(audio, list) else transcripts[0]
 
@@ -214,7 +222,7 @@ class Model:
         wave = _wave(audio, rate)
         compression = chosen_setting(str(setting), "", "", recognizer.trained[0])
         bucket, rows = bucket_of(len(wave), round(_CHUNK_SECONDS * SAMPLE_RATE)), recognizer.mesh.size
-        with _progress_on_stderr():
+        with say_on_stderr():
             recognizer.compile(output, [compression], {bucket: rows}, "model", np.float32)
         wave_BxN, length_B = np.zeros((rows, bucket), np.float32), np.zeros(rows, np.int32)
         wave_BxN[0, : len(wave)], length_B[0] = wave, len(wave)
@@ -242,13 +250,6 @@ class Model:
         if not known:
             raise UserError("budget: it needs a table; name the workdir of an evaluation of this model by tradeoff")
         return known[0]
-
-
-@contextlib.contextmanager
-def _progress_on_stderr() -> Iterator[None]:
-    """Standard output belongs to the caller's own program."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _recording(audio: Audio, rate: int, number: int) -> Recording:
@@ -282,7 +283,7 @@ def _wave(audio: Audio, rate: int) -> np.ndarray:
 
 def _array(audio: Any, rate: int) -> tuple[np.ndarray, int]:
     """An array and its rate, checked."""
-    if isinstance(audio, tuple) and len(audio) == 2:
+    if isinstance(audio, tuple) and len(audio) == 2 and not isinstance(audio[0], (str, os.PathLike, bytes)):
         audio, rate = audio
     if not hasattr(audio, "__array__"):
         raise UserError(

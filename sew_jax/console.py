@@ -2,10 +2,13 @@
 
 import collections
 import contextlib
+import contextvars
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 _process = 0
+_errors_alone = contextvars.ContextVar("_errors_alone", default=False)  # each thread has its own
 
 
 def speak_as(process: int) -> None:
@@ -16,10 +19,21 @@ def speak_as(process: int) -> None:
 
 def say(text: str = "", *, everywhere: bool = False) -> None:
     """Prints a line to the screen at once; `everywhere` also where this is not the first process of the job."""
+    out = sys.stderr if _errors_alone.get() else sys.stdout
     if _process == 0:
-        print(text, flush=True)
+        print(text, file=out, flush=True)
     elif everywhere:
-        print(f"process {_process}: {text.strip()}", flush=True)
+        print(f"process {_process}: {text.strip()}", file=out, flush=True)
+
+
+@contextlib.contextmanager
+def say_on_stderr() -> Iterator[None]:
+    """Inside, and in this thread alone, `say` writes to standard error."""
+    before = _errors_alone.set(True)
+    try:
+        yield
+    finally:
+        _errors_alone.reset(before)
 
 
 def format_duration(seconds: float) -> str:

@@ -144,6 +144,7 @@ def test_every_form_of_audio_reads_the_same(model, utterance):
         first, *others = map(compute, forms)
         assert all(np.array_equal(first, other) for other in others)
     several = model.transcribe([forms[1], NOISE, forms[3]])
+    assert not any(t.recording.data for t in several)  # what is kept of many is their text
     assert [t.hypothesis for t in several] == [t.hypothesis for t in map(model.transcribe, (samples, NOISE, samples))]
     assert model.transcribe([]) == []
 
@@ -237,6 +238,8 @@ BAD = {
     "no file's bytes": (lambda m: m.transcribe(b"text"), "audio: a file's bytes cannot be decoded"),
     "setting and budget": (lambda m: m.transcribe(NOISE, setting="s1q1k1", budget=1, tradeoff="x"), "are both given"),
     "no table": (lambda m: m.transcribe(NOISE, budget=1, tradeoff="nowhere"), "does not exist; run configs/evaluate"),
+    "a pair of paths": (lambda m: m.transcribe(("a.flac", "b.flac")), "audio: tuple is none; give a path"),
+    "no time at all": (lambda m: m.transcribe(NOISE, budget=0), "budget: it needs a table"),
     "no language model": (lambda m: m.transcribe(NOISE, lm="nowhere.arpa"), "lm: nowhere.arpa cannot be read"),
 }
 
@@ -268,6 +271,15 @@ def test_bad_models_are_one_line(runs, where, options, message):
     with pytest.raises(sew_jax.UserError, match=message) as error:
         sew_jax.load(str(runs / "finetune") if where == "RUN" else where, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_config_of_another_mode_is_named(runs, tmp_path):
+    with pytest.raises(
+        sew_jax.UserError, match=r"mode: 'evaluate' is that of another config; take pretrain or finetune\.py"
+    ):
+        sew_jax.train(evaluate_config.get_config(), tmp_path)
+    with pytest.raises(sew_jax.UserError, match=r"mode: 'pretrain' .* take evaluate\.py"):
+        sew_jax.evaluate(pretraining(runs / "corpus"), tmp_path)
 
 
 def test_training_and_evaluation(runs, tmp_path):

@@ -1,8 +1,10 @@
-"""Durations and rates."""
+"""Durations, rates, and where lines go."""
+
+import threading
 
 import pytest
 
-from sew_jax.console import Progress, format_duration
+from sew_jax.console import Progress, format_duration, say, say_on_stderr
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,26 @@ def test_rate_and_time_left_ignore_pauses():
             now[0] += 100
     assert progress.rate == pytest.approx(2.0)
     assert progress.left == "40.0 s"
+
+
+def test_a_thread_that_speaks_on_stderr_speaks_for_itself(capsys):
+    """Two that overlap, the first to begin being the first to end: neither moves what the others write."""
+    first, second, done = threading.Event(), threading.Event(), threading.Event()
+
+    def begin():
+        with say_on_stderr():
+            first.set()
+            second.wait()
+            say("one")
+        done.set()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    first.wait()
+    with say_on_stderr():
+        second.set()
+        done.wait()
+        say("two")
+    thread.join()
+    say("three")
+    assert capsys.readouterr() == ("three\n", "one\ntwo\n")
