@@ -1,5 +1,6 @@
 """This project's side of the contests, for child processes: inference and updates in JAX, with random weights."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.runtime.programs import compile_one
 from sew_jax.training.pretraining import pretraining
-from sew_jax.training.step import make_step, new_state
+from sew_jax.training.step import make_gradients, make_update, new_state
 
 _SECONDS_A_SIZE = 1.0  # of measuring the peak
 
@@ -46,22 +48,30 @@ def training(
     batch: int,
     samples: int,
 ) -> Bench:
-    """Updates of pre-training on waveforms (batch, samples), once for each setting; all go on with the same state."""
+    """Updates of pre-training on waveforms (batch, samples), once for each setting; all go on with the same state.
+
+    As training does, an update is two programs: gradients of the setting, and what all settings share.
+    """
     _configure()
     learning = pretraining(recipe, backbone, head)
     state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
-    step = make_step(learning.micro_loss, learning.optimizer, learning.schedule, accumulate=1)
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
     arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
-    jitted = jax.jit(step, static_argnames="compression", donate_argnums=0)
-    key = jax.random.key(recipe.seed)
-    programs, facts = _compile(jitted, (state, arrays, key), uniform_draws(table))
+    arguments, draws = (state, arrays, jax.random.key(recipe.seed)), uniform_draws(table)
+    jitted = jax.jit(make_gradients(learning.micro_loss, accumulate=1), static_argnames="compression")
+    programs, facts = _compile(jitted, arguments, draws)
+    sums = jitted.eval_shape(*arguments, compression=draws[0])
+    shared = jax.jit(make_update(learning.optimizer, learning.schedule), donate_argnums=0)
+    update, of_update = _compile_one(functools.partial(shared.lower, state, sums))
+    facts = {name: _in_turn(of_gradients, of_update) for name, of_gradients in facts.items()}
+    _, *others = arguments
+    del arguments, sums  # the first update takes the state over
 
-    def update(program) -> None:
+    def run(gradients) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(program(state, arrays, key))
+        state, _ = jax.block_until_ready(update(state, gradients(state, *others)))
 
-    cases = {name: _bound(update, (program,)) for name, program in programs.items()}
+    cases = {name: _bound(run, (gradients,)) for name, gradients in programs.items()}
     return _bench(cases, facts, backbone.dtype)
 
 
@@ -74,17 +84,28 @@ def _compile(jitted, arguments: tuple, table: Sequence[Compression | Draw]) -> t
     """For each setting's name its program, and what XLA says of it."""
     programs, facts = {}, {}
     for setting in table:
-        begin = time.perf_counter()
-        program = jitted.lower(*arguments, compression=setting).compile()
-        seconds, memory = time.perf_counter() - begin, program.memory_analysis()
-        say(f"    {setting}: compiled in {seconds:.1f} s")
-        programs[setting.name] = program
-        facts[setting.name] = {
-            "compile_seconds": seconds,
-            "xla_gflop": (program.cost_analysis() or {}).get("flops", 0.0) / 1e9,
-            "xla_mb": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20,
-        }
+        lower = functools.partial(jitted.lower, *arguments, compression=setting)
+        programs[setting.name], facts[setting.name] = _compile_one(lower)
+        say(f"    {setting}: compiled in {facts[setting.name]['compile_seconds']:.1f} s")
     return programs, facts
+
+
+def _compile_one(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """A program, compiled as those of runs are, and what XLA says of it."""
+    begin = time.perf_counter()
+    program = compile_one(lower())
+    seconds, memory = time.perf_counter() - begin, program.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return program, {
+        "compile_seconds": seconds,
+        "xla_gflop": (program.cost_analysis() or {}).get("flops", 0.0) / 1e9,
+        "xla_mb": (held + memory.temp_size_in_bytes) / 2**20,
+    }
+
+
+def _in_turn(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """The facts of two programs that run one after the other."""
+    return {key: max(first[key], second[key]) if key == "xla_mb" else first[key] + second[key] for key in first}
 
 
 def _bound(function: Callable, arguments: tuple) -> Callable[[], object]:
