@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     config.train_batch = 2
     config.train_seconds = 15.6  # base's crops
     config.recipe = recipe  # of updates; its model and data are those named here
+    config.recipe.input.min_seconds = 0.5  # the demo's utterances are short
 
     # overhead: an update, where the part training has not measured one before
     config.step_seconds = 1.0
