@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.format = "hf"  # or stablehlo, or sew_jax
     # A name, or for stablehlo several, joined by commas; empty: what the budget picks, or s1q1k1 (sew_jax: the table)
     config.setting = ""
-    # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a row of `tradeoff`
+    # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`
     config.budget = ""
     config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json: the card then tells WER and time
     config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes

@@ -1,4 +1,4 @@
-"""Per-layer schedules of pooling that are better than uniform factors at equal cost: a search on a dev split.
+"""Per-layer settings of pooling that are better than uniform factors at equal cost: a search on a dev split.
 
   python -m sew_jax.main --config=configs/search.py --config.init_from=runs/finetune
   python -m sew_jax.main --config=configs/search.py --config.init_from=runs/finetune --config.data=/data/LibriSpeech \\

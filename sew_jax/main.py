@@ -36,7 +36,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
   --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
   --config=configs/evaluate.py   word error rate and time at every setting
-  --config=configs/search.py     per-layer schedules that beat uniform settings at equal cost
+  --config=configs/search.py     per-layer settings that beat uniform ones at equal cost
   --config=configs/transcribe.py text with times of audio files, at a setting or a budget
   --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest

@@ -26,7 +26,7 @@ def test_what_is_no_factor_is_refused(factors):
         Compression(*factors)
 
 
-def test_a_schedule_of_equal_factors_is_the_uniform_setting():
+def test_a_per_layer_setting_of_equal_factors_is_the_uniform_setting():
     assert Compression(2, (1, 1, 1), (2, 2, 2)) == Compression(2, 1, 2)
     assert hash(Compression(2, (1, 1, 1), 2)) == hash(Compression(2, 1, 2))
 

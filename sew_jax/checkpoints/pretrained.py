@@ -94,9 +94,10 @@ def _read_record(workdir: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        shipped = ", ".join(shipped_models())
+        hint = f", or a model that comes with sew_jax ({shipped})" if shipped else ""
         raise UserError(
-            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, hf:PATH, or a model "
-            f"that comes with sew_jax ({', '.join(shipped_models())})"
+            f"init_from: {path} does not exist; give the workdir of a pretrain or finetune run, or hf:PATH{hint}"
         ) from error
     except ValueError as error:
         raise UserError(f"init_from: {path} is not JSON ({error}); was it edited?") from error

@@ -45,7 +45,7 @@ class Recognizer:
       trained: the table of its training.
       mesh: the devices.
       programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share
-    them.
+        them.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Recognizer:
 
 
 def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool = True) -> Recognizer:
-    """The newest checkpoint of a run, or a released one, with its parameters on each device of the mesh.
+    """The best checkpoint of a run (else its newest), or a released one, with its parameters on each device.
 
     Args:
-      init_from: workdir of a run, or `hf:` and a folder.
+      init_from: as `open_pretrained` takes it.
       dtype: of the computation; empty keeps that of training.
       need_text: a model without a CTC head is refused; else its hidden states alone can be had.
 

@@ -73,6 +73,6 @@ def choose(points: Sequence[Point], budget: str) -> Point:
     nearest = min(greedy.values(), key=lambda point: getattr(point, measure))
     best = "most accurate" if kind == "wer" else "fastest"
     raise UserError(
-        f"budget: no setting has a {name} of {bound:g} or less; the {best} row is {nearest.setting} "
+        f"budget: no setting has a {name} of {bound:g} or less; the {best} point is {nearest.setting} "
         f"at {getattr(nearest, measure):.3g}"
     )

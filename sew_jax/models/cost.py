@@ -40,7 +40,7 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     """MACs for one utterance of `samples` samples.
 
     Raises:
-      UserError: the setting's schedule has another number of layers than the model.
+      UserError: the setting has factors for another number of layers.
     """
     width, frames = config.width, frame_count(config, samples)
     squeeze = compression.squeeze
@@ -66,7 +66,7 @@ def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], s
     """MACs for one utterance of `samples` samples at several settings, which share one pass of the front end.
 
     Raises:
-      UserError: a setting's schedule has another number of layers than the model.
+      UserError: a setting has factors for another number of layers.
     """
     first, *others = (count_macs(config, setting, samples) for setting in settings)
     return first.total + sum(cost.encoder for cost in others)

@@ -15,7 +15,7 @@ def path_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
+def merge_params(fresh, saved, source: str, may_be_new: tuple[str, ...] = _FRESH) -> tuple[Any, list[str], list[str]]:
     """Parameters of `saved` in the tree of `fresh`: (parameters, names that stay fresh, names of `saved` without use).
 
     Trees of shapes alone will do.
@@ -41,7 +41,7 @@ def merge_params(fresh, saved, origin: str, may_be_new: tuple[str, ...] = _FRESH
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from: the checkpoint of {origin} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as "
+            f"init_from: the checkpoint of {source} has another shape: {'; '.join(wrong[:3])}{more}; set model.* as "
             "that run did"
         )
     return params, new, list(have)

@@ -88,8 +88,8 @@ def _rates(rows: Sequence[dict[str, Any]], arms: Sequence[str], settings: Sequen
         if not row:
             return "<td></td>"
         wer = f"{100 * row['wer']:.1f}"
-        told = f"<b>{wer}</b>" if row["wer"] == best[setting] else wer
-        return f'<td>{told}<br><span class="faint">{" ".join(seeds[arm, setting])}</span></td>'
+        shown = f"<b>{wer}</b>" if row["wer"] == best[setting] else wer
+        return f'<td>{shown}<br><span class="faint">{" ".join(seeds[arm, setting])}</span></td>'
 
     heads = "".join(f'<th>{s}<br><span class="faint">time {timed[s]:.2f}</span></th>' for s in settings)
     body = "".join(f"<tr><th>{arm}</th>{''.join(cell(arm, s) for s in settings)}</tr>" for arm in arms)

@@ -85,12 +85,13 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
     for key in sorted(old.keys() | new.keys()):
         if any(_covers(free, key) for free in _FREE_KEYS) or old.get(key) == new.get(key):
             continue
+        was, now = (f"{flat.get(key, _NO_KEY)!r}" for flat in (old, new))
         if not any(_covers(allowing, key) for allowing in allow):
             raise UserError(
-                f"workdir: {workdir} holds a run with config.{key}={old.get(key, _NO_KEY)!r}, this one has {new.get(key, _NO_KEY)!r}; "
+                f"workdir: {workdir} holds a run with config.{key}={was}, this one has {now}; "
                 f"use the same value to resume it, or another --workdir, or allow the change with --config.resume={key}"
             )
-        changes.append(f"{key} was {old.get(key, _NO_KEY)!r}, is {new.get(key, _NO_KEY)!r}")
+        changes.append(f"{key} was {was}, is {now}")
     if earlier["data"] != record["data"]:
         change = (
             f"{earlier['data'].get('utterances')} utterances then, {record['data']['utterances']} now, or other lengths"

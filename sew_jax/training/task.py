@@ -51,8 +51,7 @@ class MicroLoss(Protocol):
         Args:
           batch_stats: running statistics of BatchNorm heads; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
-          transcripts.
-            Rows of length 0 are filler.
+            transcripts. Rows of length 0 are filler.
           step: updates done before this one.
           draw: the settings to compute; a static argument.
 
@@ -186,7 +185,7 @@ def adam(
 
 
 def warm_start_from(pretrained: Pretrained | None, leave: str = "") -> WarmStart:
-    """Fresh parameters replaced by those of a pre-trained model, but for the part named `leave`; no change without one."""
+    """Fresh parameters replaced by those of a pre-trained model, but for the part `leave`; no change without one."""
 
     def warm_start(fresh: Params, sharding: Sharding) -> Params:
         if not pretrained:

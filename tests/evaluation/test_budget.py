@@ -46,11 +46,11 @@ def test_greedy_points_of_the_first_split_count():
 
 
 def test_an_impossible_budget_says_what_is_possible():
-    with pytest.raises(UserError, match=r"fastest row is s4q1k1 at 0\.4"):
+    with pytest.raises(UserError, match=r"fastest point is s4q1k1 at 0\.4"):
         choose(POINTS, "0.1")
-    with pytest.raises(UserError, match=r"fastest row is s4q1k1 at 0\.008"):
+    with pytest.raises(UserError, match=r"fastest point is s4q1k1 at 0\.008"):
         choose(POINTS, "rtf=0.001")
-    with pytest.raises(UserError, match=r"most accurate row is s1q1k1 at 0\.1"):
+    with pytest.raises(UserError, match=r"most accurate point is s1q1k1 at 0\.1"):
         choose(POINTS, "wer=5%")
 
 

@@ -61,7 +61,7 @@ def test_a_layer_pools_as_the_definition_says(query_pool, kv_pool, pre_norm, poo
     np.testing.assert_allclose(ours, expected, atol=1e-5 * max(np.abs(expected).max(), 1))
 
 
-def test_a_schedule_of_equal_factors_is_the_uniform_one():
+def test_a_per_layer_setting_of_equal_factors_is_the_uniform_one():
     model, params = init(small("logmel"))
     outputs = [
         apply(model, params, noise(5000)[None], [5000], s).context_BxTxD
@@ -70,7 +70,7 @@ def test_a_schedule_of_equal_factors_is_the_uniform_one():
     np.testing.assert_array_equal(*outputs)
 
 
-def test_a_schedule_of_another_depth_is_named():
+def test_a_per_layer_setting_of_another_depth_is_named():
     model, params = init(small("logmel"))
     with pytest.raises(UserError, match="query_pool has 3 factors, but the model has 2 layers"):
         apply(model, params, noise(5000)[None], [5000], Compression(1, (1, 2, 1)))
