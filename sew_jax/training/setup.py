@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.compression import Draw
+from sew_jax.console import format_duration, say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches, label_slots
 from sew_jax.data.problems import DamagedAudio, write_problems
@@ -208,7 +210,10 @@ def _compile(config: ConfigDict, task: Task, plan: BatchPlan, template: _Templat
         in_shardings=(template.shardings, sums),
         out_shardings=(template.shardings, template.replicated),
     )
+    begin = time.monotonic()
+    # gradients are not donated: the new state lies where the old one was, and no output is left to take their place
     update = compile_one(jitted_update.lower(template.like, example))
+    say(f"compiled the update that all of them share in {format_duration(time.monotonic() - begin)}")
 
     def run(gradients, state: TrainState, batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(state, gradients(state, batch, key))
