@@ -177,7 +177,7 @@ class Layer(nn.Module):
 
     Queries and keys and values are pooled before they are projected. The attention's update is brought back to the full
     rate by repetition, so the feed-forward part runs at full rate; with `pool_ffn` the whole layer runs at the query
-    rate and its update is repeated.
+    rate and its update is repeated. Q and K pooled frames, L those at the rate of the feed-forward part.
     """
 
     config: BackboneConfig
@@ -188,25 +188,24 @@ class Layer(nn.Module):
         attention_norm = layer_norm(config.dtype, name="attention_norm")
         ffn_norm = layer_norm(config.dtype, name="ffn_norm")
 
-        source = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
-        query = mean_pool(source, length_B, query_pool)
-        key = query if kv_pool == query_pool else mean_pool(source, length_B, kv_pool)
-        update = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query, key, pooled_length(length_B, kv_pool), deterministic
+        source_BxWxD = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
+        query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
+        key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
+        update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
+            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic
         )
-        update = Dropout(config.dropout)(update, deterministic)
+        update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic)
 
         layer_rate = query_pool if config.pool_ffn else 1
-        base = mean_pool(x_BxWxD, length_B, layer_rate)
-        if not config.pool_ffn:
-            update = repeat_frames(update, query_pool, frames)
-        y = base + update
+        base_BxLxD = mean_pool(x_BxWxD, length_B, layer_rate)
+        update_BxLxD = update_BxQxD if config.pool_ffn else repeat_frames(update_BxQxD, query_pool, frames)
+        y_BxLxD = base_BxLxD + update_BxLxD
         if config.pre_norm:
-            y = y + self._feed_forward(ffn_norm(y), deterministic)
+            y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic)
         else:
-            y = attention_norm(y)
-            y = ffn_norm(y + self._feed_forward(y, deterministic))
-        return y if layer_rate == 1 else x_BxWxD + repeat_frames(y - base, layer_rate, frames)
+            y_BxLxD = attention_norm(y_BxLxD)
+            y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic))
+        return y_BxLxD if layer_rate == 1 else x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
 
     def _feed_forward(self, x, deterministic: bool):
         config = self.config

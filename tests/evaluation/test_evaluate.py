@@ -13,6 +13,7 @@ from sew_jax.decoding.build_lm import build_lm
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.metrics.wer import ErrorCounts, count_errors
+from tests.metrics.test_tensorboard import files, read
 from tests.runs import begin_finetuned
 
 
@@ -66,6 +67,19 @@ def test_files(evaluated):
     assert (workdir / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert len((workdir / "tradeoff.csv").read_text().splitlines()) == 1 + len(rows)
     assert not list(workdir.rglob("*.partial"))
+
+
+def test_tensorboard_has_the_table_and_transcripts(evaluated):
+    workdir, points = evaluated
+    (path,) = [path for path in files(workdir) if path.name.endswith(".evaluation")]
+    values = {value.tag: value for event in read(path) for value in event.summary.value}
+    table, *texts = (
+        values[f"{tag}/text_summary"].tensor.string_val[0].decode()
+        for tag in ("tradeoff/table", *(f"transcripts/{line['id']}" for line in transcripts(workdir, "s2q1k1")))
+    )
+    assert all(f"| {point.setting} | test | greedy | {point.wer:.2%} |" in table for point in points)
+    for line, text in zip(transcripts(workdir, "s2q1k1"), texts, strict=True):
+        assert f"| reference | {line['reference']} |" in text and f"| s2q1k1 greedy | {line['hypothesis']} |" in text
 
 
 def test_one_device_and_eight_write_the_same(runs, evaluated, tmp_path):
