@@ -35,21 +35,22 @@ def demo(config: ConfigDict, workdir: Path) -> None:
     say("\n4/4 Evaluation of the random start, then of the pre-trained model")
     baseline = evaluate(parts["baseline"], workdir / "scratch")[0]
     say("")
-    rows = evaluate(parts["evaluate"], workdir)
+    points = evaluate(parts["evaluate"], workdir)
 
     last = pretrained.metrics or {}
     say("")
     if last:
         head = parts["pretrain"].head
         say(
-            f"pre-training ended with contrastive accuracy {last['accuracy']:.2f} (chance {1 / (1 + head.negatives):.2f}) and "
-            f"code perplexity {last['code_perplexity']:.0f} of {head.codebooks * head.codes}"
+            f"pre-training ended with contrastive accuracy {last['accuracy']:.2f} "
+            f"(chance {1 / (1 + head.negatives):.2f}) and code perplexity {last['code_perplexity']:.0f} of {head.codebooks * head.codes}"
         )
     say(
-        f"WER at s1q1k1 on voices not heard in training: {rows[0].wer:.1%} pre-trained, {baseline.wer:.1%} from random weights"
+        f"WER at s1q1k1 on voices not heard in training: {points[0].wer:.1%} pre-trained, "
+        f"{baseline.wer:.1%} from random weights"
     )
     say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.html")
-    summary = {"wer": rows[0].wer, "wer_from_random_weights": baseline.wer}
+    summary = {"wer": points[0].wer, "wer_from_random_weights": baseline.wer}
     write_json(workdir / "summary.json", summary)
 
 

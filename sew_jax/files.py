@@ -11,7 +11,10 @@ from typing import Any
 from sew_jax.errors import UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
-WORKDIR_HINT = "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest checkpoint"
+WORKDIR_HINT = (
+    "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest "
+    "checkpoint"
+)
 
 
 def cache_folder() -> Path:

@@ -40,8 +40,8 @@ def uniform_int(bound: int, *words: int | str) -> int:
 def permute(places: np.ndarray, size: int, *words: int | str) -> np.ndarray:
     """Where a permutation of 0, 1, ..., size - 1, drawn by `words`, puts each of `places`: int64 of the same shape.
 
-    Nothing is stored and no other place is computed. A Feistel network over the pairs below the square root, walked until
-    it lands below `size`, which it nearly always does at once (Black and Rogaway, CT-RSA 2002).
+    Nothing is stored and no other place is computed. A Feistel network over the pairs below the square root, walked
+    until it lands below `size`, which it nearly always does at once (Black and Rogaway, CT-RSA 2002).
     """
     side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
     seed = hash_u64(*words)

@@ -8,7 +8,10 @@ import threading
 
 
 def end_with_parent_alone(*_) -> None:
-    """Called in a worker that its parent still needs after a signal: one to the whole group, as Ctrl-C is, is left to the parent."""
+    """Called in a worker that its parent still needs after a signal.
+
+    One to the whole group, as Ctrl-C is, is left to the parent.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
