@@ -43,7 +43,8 @@ def demo(config: ConfigDict, workdir: Path) -> None:
         head = parts["pretrain"].head
         say(
             f"pre-training ended with contrastive accuracy {last['accuracy']:.2f} "
-            f"(chance {1 / (1 + head.negatives):.2f}) and code perplexity {last['code_perplexity']:.0f} of {head.codebooks * head.codes}"
+            f"(chance {1 / (1 + head.negatives):.2f}) and "
+            f"code perplexity {last['code_perplexity']:.0f} of {head.codebooks * head.codes}"
         )
     say(
         f"WER at s1q1k1 on voices not heard in training: {points[0].wer:.1%} pre-trained, "
