@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     config.finetune.num_steps = 1600
     config.finetune.input.buckets = 1
     config.finetune.input.batch_seconds = 14.5
-    config.finetune.input.speed = 0.1  # what helps most with voices that were not heard
     config.finetune.eval.every = 800
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1
