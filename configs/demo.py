@@ -39,5 +39,5 @@ def get_config() -> ConfigDict:
     config.finetune.eval.every = 800
     config.evaluate = evaluate.get_config()
     config.evaluate.input.buckets = 1
-    config.evaluate.repeats = 3
+    config.evaluate.repeats = 2
     return config

@@ -43,11 +43,13 @@ def demo(config: ConfigDict, workdir: Path) -> None:
         head = parts["pretrain"].head
         say(
             f"pre-training ended with contrastive accuracy {last['accuracy']:.2f} "
-            f"(chance {1 / (1 + head.negatives):.2f}) and code perplexity {last['code_perplexity']:.0f} "
-            f"of {head.codebooks * head.codes}"
+            f"(chance {1 / (1 + head.negatives):.2f}) and "
+            f"code perplexity {last['code_perplexity']:.0f} of {head.codebooks * head.codes}"
         )
-    reached = f"{points[0].wer:.1%} pre-trained, {baseline.wer:.1%} from random weights"
-    say(f"WER at s1q1k1 on voices not heard in training: {reached}")
+    say(
+        f"WER at s1q1k1 on voices not heard in training: {points[0].wer:.1%} pre-trained, "
+        f"{baseline.wer:.1%} from random weights"
+    )
     say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.html")
     summary = {"wer": points[0].wer, "wer_from_random_weights": baseline.wer}
     write_json(workdir / "summary.json", summary)

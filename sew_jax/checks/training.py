@@ -1,4 +1,4 @@
-"""Keys of pre-training and of fine-tuning; runs are resumed with them, so those that joined later have defaults."""
+"""Keys of pre-training and of fine-tuning; those that joined later have defaults, so that older runs go on."""
 
 from collections.abc import Iterator
 

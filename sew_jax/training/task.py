@@ -185,7 +185,7 @@ def adam(
 
 
 def warm_start_from(pretrained: Pretrained | None, leave: str = "") -> WarmStart:
-    """Fresh parameters replaced by those of a pre-trained model, but for the part `leave`; no change without one."""
+    """Fresh parameters replaced by those of a pre-trained model, but for the part named `leave`; none without one."""
 
     def warm_start(fresh: Params, sharding: Sharding) -> Params:
         if not pretrained:

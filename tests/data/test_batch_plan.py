@@ -46,7 +46,7 @@ def test_epochs_differ(plan):
 
 
 def test_buckets_take_turns_at_random(plan):
-    """As many neighbours of another bucket as in any random order: not one long bucket after another."""
+    """As many neighbours of another bucket as in any random order: an epoch is not one long bucket after another."""
     size = plan.batches_per_epoch
     for epoch in (0, 1):
         buckets = np.array([plan[epoch * size + i].bucket for i in range(size)])
