@@ -88,8 +88,7 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
         was, now = (f"{flat.get(key, _NO_KEY)!r}" for flat in (old, new))
         if not any(_covers(allowing, key) for allowing in allow):
             raise UserError(
-                f"workdir: {workdir} holds a run with config.{key}={old.get(key, _NO_KEY)!r}, "
-                f"this one has {new.get(key, _NO_KEY)!r}; "
+                f"workdir: {workdir} holds a run with config.{key}={was}, this one has {now}; "
                 f"use the same value to resume it, or another --workdir, or allow the change with --config.resume={key}"
             )
         changes.append(f"{key} was {was}, is {now}")
