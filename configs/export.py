@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
     config.setting = ""
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`
     config.budget = ""
-    config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json: the card then tells WER and time
+    # Workdir of an evaluate run, or its tradeoff.json, for the card; empty: a budget takes the one with the model
+    config.tradeoff = ""
     config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes
     config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
     config.weights = "float16"  # sew_jax: or float32

@@ -27,7 +27,9 @@ def get_config() -> ConfigDict:
     config.setting = ""  # a name; empty: what the budget picks, or the first of its training
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`
     config.budget = ""
-    config.tradeoff = ""  # workdir of an evaluate run, or its tradeoff.json
+    config.tradeoff = (
+        ""  # workdir of an evaluate run, or its tradeoff.json; empty: the one with the model, for a budget
+    )
     config.format = "jsonl"  # text, srt, vtt
     add_beam(config)
     del config.beam.workers, config.beam.nbest  # files are decoded as they are heard, to one text

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
 from sew_jax.data import audio as audio_files
@@ -159,8 +158,9 @@ class Model:
         items = audio if isinstance(audio, list) else [audio]
         recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
-            table = self._table(tradeoff) if str(budget) else ""
-            compression = chosen_setting(str(setting), str(budget), table, recognizer.trained[0])
+            compression = chosen_setting(
+                str(setting), str(budget), tradeoff, recognizer.trained[0], init_from=recognizer.name
+            )
             layers = recognizer.model.backbone.layers
             chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, compression, layers)
             rows = {bucket: self._rows(bucket) for bucket in count_chunks(recordings, chunking)}
@@ -240,16 +240,6 @@ class Model:
         if options not in self._decoders:
             self._decoders[options] = make_decoder(self._recognizer.vocabulary, options)
         return self._decoders[options]
-
-    def _table(self, tradeoff: str | os.PathLike) -> Path:
-        """Where the trade-off of the model lies; the demo leaves it above its workdir."""
-        folder = folder_of(self._recognizer.name)
-        known = (
-            [Path(tradeoff)] if tradeoff else [f for f in (folder, folder.parent) if (f / "tradeoff.json").is_file()]
-        )
-        if not known:
-            raise UserError("budget: it needs a table; name the workdir of an evaluation of this model by tradeoff")
-        return known[0]
 
 
 def _recording(audio: Audio, rate: int, number: int) -> Recording:

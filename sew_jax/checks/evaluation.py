@@ -95,8 +95,6 @@ def _one_is_a_factor(config: ConfigDict) -> Iterator[tuple[str, str]]:
 def _one_thing_picks(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if config.setting and config.budget:
         yield "budget", f"{config.budget} and setting={config.setting} are both given; one picks the setting"
-    if config.budget and not config.tradeoff:
-        yield "budget", "it needs a table; set --config.tradeoff to the workdir of configs/evaluate.py"
 
 
 def _chunks_go_on(config: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,11 @@
 """A budget of time or of errors, and the point of a trade-off that fits it best."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.errors import UserError
@@ -12,26 +14,40 @@ from sew_jax.evaluation.tradeoff import Point, read_tradeoff
 _BUDGET = re.compile(r"(?:(rtf|wer)=)?(\d+\.?\d*|\.\d+)(%?)")
 
 
-def chosen_setting(setting: str, budget: str, tradeoff: Path | str, default: Compression | None = None) -> Compression:
+def chosen_setting(
+    setting: str,
+    budget: str,
+    tradeoff: str | os.PathLike,
+    default: Compression | None = None,
+    *,
+    init_from: str = "",
+) -> Compression:
     """The setting that `setting` names, or that `budget` picks from a table.
 
     Args:
-      tradeoff: workdir of an evaluation, or its tradeoff.json; needed with a budget alone.
+      tradeoff: workdir of an evaluation, or its tradeoff.json; empty: the table in the folder of `init_from`, or in the
+        one above, where the demo leaves it.
       default: where neither is given; None means s1q1k1.
 
     Raises:
-      UserError: both are given, one is not understood, or no point fits the budget.
+      UserError: both are given, one is not understood, there is no table, or no point fits the budget.
     """
     if setting and budget:
         raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
     if not budget:
         return Compression.parse(setting) if setting else default or Compression()
-    if not tradeoff:
-        raise UserError("budget: it needs a table; set --config.tradeoff to the workdir of configs/evaluate.py")
-    point = choose(read_tradeoff(tradeoff), budget)
+    point = choose(read_tradeoff(Path(tradeoff) if tradeoff else _table_of(init_from)), budget)
     time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
     say(f"  budget    {budget}: {point.setting}, WER {point.wer:.2%} at {time}")
     return Compression.parse(point.setting)
+
+
+def _table_of(init_from: str) -> Path:
+    folder = folder_of(init_from)
+    for place in (folder, folder.parent) if init_from and folder.is_dir() else ():
+        if (place / "tradeoff.json").is_file():
+            return place
+    raise UserError("budget: it needs a table; name the workdir of an evaluation of this model by tradeoff")
 
 
 def choose(points: Sequence[Point], budget: str) -> Point:

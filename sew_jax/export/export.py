@@ -41,7 +41,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     elif "," in config.setting and not config.budget:
         settings = parse_table(config.setting)
     else:
-        settings = [chosen_setting(config.setting, config.budget, config.tradeoff)]
+        settings = [chosen_setting(config.setting, config.budget, config.tradeoff, init_from=config.init_from)]
     points = _points(config.tradeoff, settings) if config.tradeoff else []
     with writing_to(workdir, "mend that or name another --workdir"):
         if config.format == "hf":

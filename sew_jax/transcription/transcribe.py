@@ -71,7 +71,9 @@ def _transcriber(config: ConfigDict, recordings: Sequence[Recording]) -> Transcr
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     say(f"  devices   {mesh.size} x {jax.devices()[0].device_kind}")
     recognizer = load_recognizer(config.init_from, config.dtype, mesh)
-    setting = chosen_setting(config.setting, config.budget, config.tradeoff, recognizer.trained[0])
+    setting = chosen_setting(
+        config.setting, config.budget, config.tradeoff, recognizer.trained[0], init_from=config.init_from
+    )
     say(f"  setting   {setting}" + ("" if setting in recognizer.trained else ", which the model was not trained at"))
     layers = recognizer.model.backbone.layers
     chunking = make_chunking(config.chunk_seconds, config.overlap_seconds, setting, layers)

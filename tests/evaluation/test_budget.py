@@ -67,8 +67,13 @@ def test_a_setting_or_a_budget(tmp_path):
     assert chosen_setting("s2q1k2", "", "") == Compression(2, 1, 2)
     for path in (tmp_path, str(tmp_path / "tradeoff.json")):
         assert chosen_setting("", "0.5", path) == Compression(3)
+    (tmp_path / "finetune").mkdir()
+    for model in (tmp_path, tmp_path / "finetune"):  # the table lies with the model, or above it
+        assert chosen_setting("", "0.5", "", init_from=str(model)) == Compression(3)
     with pytest.raises(UserError, match="both given"):
         chosen_setting("s1q1k1", "0.5", "")
+    with pytest.raises(UserError, match="needs a table"):
+        chosen_setting("", "0.5", "", init_from="hf:name")
     with pytest.raises(UserError, match="needs a table"):
         chosen_setting("", "0.5", "")
     with pytest.raises(UserError, match=r"run configs/evaluate\.py first"):
