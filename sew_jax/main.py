@@ -42,7 +42,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
-  --config=configs/export.py     a model as StableHLO programs, or as a folder that transformers loads
+  --config=configs/export.py     a model as StableHLO programs, or as a folder for transformers or sew_jax
 
 Each config file begins with its command, what it needs and what it reached; all of its keys can be given as flags.
 Where sew_jax is installed, `sew-jax --config=demo.py` is the same from any folder.
@@ -52,10 +52,10 @@ From Python: sew_jax.load("runs/finetune").transcribe("talk.flac").text"""
 def main() -> int:
     """Runs the mode of the config that the command line names; returns the exit status."""
     argv = sys.argv
-    if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
-        print(_HELP)
-        return 0 if len(argv) > 1 else 2
     try:
+        if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
+            print(_HELP, flush=True)
+            return 0 if len(argv) > 1 else 2
         config, workdir = _parse(argv)
         check_config(config)
         _run(config, workdir)

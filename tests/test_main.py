@@ -115,3 +115,11 @@ def test_from_audio_to_a_table(corpora, tmp_path):
     symbols = f"--config.data={corpora / 'symbols'}"
     other = run("--config=configs/finetune.py", start, symbols, f"--workdir={tmp_path / 'letters'}")
     assert other.returncode == 2 and "'Ö'" in other.stderr and other.stderr.count("\n") == 1, other.stderr
+
+
+def test_help_into_a_closed_pipe_is_no_traceback():
+    command = [sys.executable, "-m", "sew_jax.main", "--help"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as head does, long before anything is printed
+    assert "Traceback" not in process.stderr.read()
+    process.wait()
