@@ -2,8 +2,8 @@
 
   python -m sew_jax.main --config=configs/demo.py
 
-Needs 2 CPU cores and 4 GB; everything it reads it makes itself. Figures of this recipe and of the one
-before it, on voices that it had not heard, are in docs/results.md.
+Needs 2 CPU cores and 4 GB; everything it reads it makes itself. What it reached on voices that it had
+not heard, and in which time, is in docs/results.md.
 """
 
 from ml_collections import ConfigDict
