@@ -86,8 +86,13 @@ def _arms_have_settings(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 def _dev_is_apart(config: ConfigDict) -> Iterator[tuple[str, str]]:
     for name in names_in(config.dev_split):
-        for splits, use in ((config.split, "report on"), (config.finetune.split, "train on")):
-            if name in names_in(splits):
+        for key, splits, use in (
+            ("split", config.split, "report on"),
+            ("finetune.split", config.finetune.split, "train on"),
+        ):
+            if not names_in(splits):
+                yield key, f"it takes in all of the data, also dev_split={name}; name the splits to {use}"
+            elif name in names_in(splits):
                 yield "dev_split", f"{name!r} is also a split to {use}, which would flatter what is chosen by it"
 
 

@@ -180,6 +180,7 @@ NONSENSE = [
     (["demo.py"], "pretrain.temperature.end=-1", "must be above 0"),
     (["study.py"], "seeds=0,-1", "must be numbers of at least 0"),
     (["study.py"], "arms=best", "'best' is unknown"),
+    (["study.py"], "finetune.split=", "takes in all of the data, also dev_split=dev"),
     (["study.py"], "pretrain.head.codes=1", "must be at least 2"),
 ]
 
