@@ -83,18 +83,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.mask.channel_prob = channel_prob
     config.mask.channel_span = 64
 
-    config.optim = ConfigDict()
-    config.optim.lr = lr
-    config.optim.warmup = 0.1  # tri-stage: fractions of num_steps, and of the rate at its start and end
-    config.optim.hold = 0.4
-    config.optim.initial = 0.01
-    config.optim.final = 0.05
-    config.optim.freeze = freeze  # fraction of num_steps in which the head, and what init_from lacks, are trained alone
-    config.optim.backbone_lr_scale = 1.0  # times the rate, for all that comes from init_from but the head
-    config.optim.eps = 1e-8
-    config.optim.weight_decay = 0.0
-    config.optim.clip_norm = 5.0 if small else 0.0
-    config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+    config.optim = _optim(lr, freeze, small)
 
     # Held-out evaluation: word error rate, greedy
     config.eval = ConfigDict()
@@ -117,3 +106,20 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.workers = 0
     config.input.threads = 4
     return config
+
+
+def _optim(lr: float, freeze: float, small: bool) -> ConfigDict:
+    """The optimiser, and the rate over the run."""
+    optim = ConfigDict()
+    optim.lr = lr
+    optim.warmup = 0.1  # tri-stage: fractions of num_steps, and of the rate at its start and end
+    optim.hold = 0.4
+    optim.initial = 0.01
+    optim.final = 0.05
+    optim.freeze = freeze  # fraction of num_steps in which the head, and what init_from lacks, are trained alone
+    optim.backbone_lr_scale = 1.0  # times the rate, for all that comes from init_from but the head
+    optim.eps = 1e-8
+    optim.weight_decay = 0.0
+    optim.clip_norm = 5.0 if small else 0.0
+    optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+    return optim

@@ -68,7 +68,6 @@ def _small() -> ConfigDict:
     config.pretrain.eval.split = "auto"
     config.pretrain.eval.settings = "s1q1k1,s2q1k1,s4q1k1"
     config.finetune.num_steps = 2400
-    config.finetune.input.max_seconds = 60.0
     config.finetune.input.batch_seconds = 12.0
     config.finetune.eval.every = 500
     config.evaluate.repeats = 5

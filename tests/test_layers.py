@@ -56,7 +56,7 @@ def test_files_are_small():
 
 def test_functions_are_short():
     long = {}
-    for path in FILES:
+    for path in [*FILES, *(ROOT / "configs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 80:
                 long[f"{path.relative_to(ROOT)}:{node.name}"] = node.end_lineno - node.lineno + 1

@@ -1,5 +1,6 @@
 """What a value of a config may be; each kind of rule says in a few words what is wrong with one that it may not."""
 
+import abc
 import dataclasses
 import math
 import numbers
@@ -15,7 +16,7 @@ INT32 = 2**31 - 1  # the largest count of updates
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(abc.ABC):
     """One key.
 
     Args:
@@ -37,8 +38,9 @@ class Rule:
         wrong = self._problem(value)
         return f"{wrong} ({self.meaning})" if wrong and self.meaning else wrong
 
+    @abc.abstractmethod
     def _problem(self, value: Any) -> str:
-        raise NotImplementedError
+        """What is wrong with a value that is there; empty where nothing is."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sew_jax.checkpoints.hf_config import Architecture, write_architecture
 from sew_jax.checkpoints.hf_folder import write_folder
 from sew_jax.checkpoints.model_folder import WEIGHTS, write_model
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.decoding.recognizer import load_recognizer
@@ -24,8 +25,6 @@ from sew_jax.files import write_json, writing_to
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
 
-_FORMATS = ("stablehlo", "hf", "sew_jax")
-
 
 def export(config: ConfigDict, workdir: Path) -> None:
     """Writes settings of the model that `config.init_from` names into the workdir, with a README.md on their use.
@@ -33,8 +32,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: there is no such model, or the form cannot express the settings.
     """
-    if config.format not in _FORMATS:
-        raise UserError(f"format: {config.format!r} is unknown; choose one of {', '.join(_FORMATS)}")
+    check_config(config)
     pretrained = open_pretrained(config.init_from)
     if config.format == "sew_jax" and not config.setting and not config.budget:
         settings = pretrained.trained

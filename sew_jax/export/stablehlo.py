@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from sew_jax.checks.modes import names_in
 from sew_jax.compression import Compression
 from sew_jax.console import format_duration, say
 from sew_jax.decoding.recognizer import Recognizer, log_probs
@@ -43,14 +44,11 @@ def parse_buckets(seconds: str, backbone: BackboneConfig) -> list[int]:
     """Lengths in samples from lengths in seconds, joined by commas; shortest first.
 
     Raises:
-      UserError: one is no number, or too short for a frame.
+      UserError: one is too short for a frame. That all are numbers is checked with the config.
     """
     buckets = set()
-    for text in seconds.split(","):
-        try:
-            samples = round(float(text) * SAMPLE_RATE)
-        except (ValueError, OverflowError) as error:
-            raise UserError(f"buckets: {text!r} is no length; write seconds such as 5,10,20") from error
+    for text in names_in(seconds):
+        samples = round(float(text) * SAMPLE_RATE)
         if samples < 1 or frame_count(backbone, samples) < 1:
             raise UserError(f"buckets: {text} s is shorter than a frame; give longer ones")
         buckets.add(samples)

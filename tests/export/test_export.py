@@ -118,11 +118,11 @@ def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path)
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("wav2vec2_ctc", {"format": "onnx"}, "format: 'onnx' is unknown; choose one of stablehlo, hf"),
+        ("wav2vec2_ctc", {"format": "onnx"}, "format: 'onnx' is unknown; choose one of hf, stablehlo, sew_jax"),
         ("wav2vec2_ctc", {"buckets": "5,long"}, "buckets: 'long' is no length"),
-        ("wav2vec2_ctc", {"buckets": "5,nan"}, "buckets: 'nan' is no length"),
+        ("wav2vec2_ctc", {"buckets": "5,nan"}, "buckets: nan must be seconds above 0"),
         ("wav2vec2_ctc", {"buckets": "0.01"}, r"buckets: 0\.01 s is shorter than a frame"),
-        ("wav2vec2_ctc", {"buckets": "-1"}, "buckets: -1 s is shorter"),
+        ("wav2vec2_ctc", {"buckets": "-1"}, "buckets: -1 must be seconds above 0"),
         ("wav2vec2_ctc", {"setting": "s1q1.2.1.1.1.1k1"}, "6 factors, but the model has"),
         ("wav2vec2_ctc", {"setting": "s1q1k1,fast"}, "setting 'fast' is unknown"),
         ("wav2vec2_ctc", {"setting": "s1q1k1,s2q1k1", "format": "hf"}, "a Hugging Face folder holds one, not 2"),
