@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from sew_jax.checks.check import check_config
 from sew_jax.console import format_duration, say
-from sew_jax.data.listing import split_names
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
+from sew_jax.names import split_names
 
 
 def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from sew_jax.benchmarks import ours, peer
 from sew_jax.benchmarks.timing import Work, model_for, time_work
 from sew_jax.compression import parse_table
-from sew_jax.data.listing import split_names
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import count_macs
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 

@@ -18,7 +18,6 @@ from sew_jax.checks.modes import (
     Rules,
     choice,
     mode,
-    names_in,
     one_axis_is_the_rest,
 )
 from sew_jax.checks.rules import (
@@ -33,6 +32,7 @@ from sew_jax.checks.rules import (
     positive,
     whole,
 )
+from sew_jax.names import split_names
 
 _BEAM: Rules = {
     "lexicon": Text(),
@@ -82,7 +82,7 @@ def _weights_are_of_something(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _dev_is_not_test(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    if set(names_in(config.dev_split)) & set(names_in(config.split)):
+    if set(split_names(config.dev_split)) & set(split_names(config.split)):
         problem = f"{config.dev_split!r} is also a split to report on, which would flatter what was searched"
         yield "dev_split", problem
 
@@ -110,7 +110,7 @@ def _there_is_text(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _parse_lengths(text: str) -> None:
-    for part in names_in(text) or [text]:
+    for part in split_names(text) or [text]:
         try:
             number = float(part)
         except ValueError as error:

@@ -86,11 +86,6 @@ def defaults_of(owner: type, rules: Mapping[str, Rule]) -> Rules:
     return {name: dataclasses.replace(rule, default=fields[name]) for name, rule in rules.items()}
 
 
-def names_in(text: str) -> list[str]:
-    """Those that commas join."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def choice(*allowed: str, **options: Any) -> Choice:
     """One of these."""
     return Choice("", allowed, **options)

@@ -20,7 +20,6 @@ from sew_jax.checks.modes import (
     choice,
     lengths_are_in_order,
     mode,
-    names_in,
     one_axis_is_the_rest,
 )
 from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, at_least, positive, whole
@@ -28,6 +27,7 @@ from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
 from sew_jax.compression import parse_table, settings_table
 from sew_jax.errors import UserError
 from sew_jax.models.sizes import SIZES, published
+from sew_jax.names import split_names
 
 PARTS = ("inference", "training", "overhead", "input", "start")  # of a benchmark
 ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")  # of a study
@@ -37,7 +37,7 @@ _LEAST_TRAINED_S = 0.3  # a masked span
 
 def _names_of(allowed: tuple[str, ...]) -> Callable[[str], None]:
     def parse(text: str) -> None:
-        for name in names_in(text) or [text]:
+        for name in split_names(text) or [text]:
             if name not in allowed:
                 raise ValueError(f"{name!r} is unknown; choose of {', '.join(allowed)}")
 
@@ -47,7 +47,7 @@ def _names_of(allowed: tuple[str, ...]) -> Callable[[str], None]:
 def _numbers(kind: type, low: float, high: float) -> Callable[[str], None]:
     def parse(text: str) -> None:
         try:
-            numbers = [kind(part) for part in names_in(text)]
+            numbers = [kind(part) for part in split_names(text)]
         except ValueError as error:
             raise ValueError(f"{text!r} is no list of numbers; join them by commas") from error
         if not numbers or not all(low <= number <= high for number in numbers):
@@ -79,20 +79,20 @@ def _settings_are_of_the_table(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _arms_have_settings(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    for arm in names_in(config.arms):
+    for arm in split_names(config.arms):
         if arm in _SEVERAL and len(settings_table(**config.compression)) < 2:
             yield "arms", f"{arm} takes a table of several settings; see compression"
 
 
 def _dev_is_apart(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    for name in names_in(config.dev_split):
+    for name in split_names(config.dev_split):
         for key, splits, use in (
             ("split", config.split, "report on"),
             ("finetune.split", config.finetune.split, "train on"),
         ):
-            if not names_in(splits):
+            if not split_names(splits):
                 yield key, f"it takes in all of the data, also dev_split={name}; name the splits to {use}"
-            elif name in names_in(splits):
+            elif name in split_names(splits):
                 yield "dev_split", f"{name!r} is also a split to {use}, which would flatter what is chosen by it"
 
 

@@ -16,6 +16,7 @@ from sew_jax.console import say
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 _T = TypeVar("_T")
@@ -56,11 +57,6 @@ def in_threads(function: Callable[[Any], _T], items: Iterable[Any]) -> list[_T]:
     """`function` of each item, in order; for work that waits for disks and networks."""
     with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(function, items))
-
-
-def split_names(joined: str) -> list[str]:
-    """The parts of a list that is joined by commas."""
-    return [part.strip() for part in joined.split(",") if part.strip()]
 
 
 def list_folder(root: epath.Path, split: str) -> list[Entry]:

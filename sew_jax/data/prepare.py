@@ -25,11 +25,12 @@ from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import audio, records
 from sew_jax.data.audio import AudioError
-from sew_jax.data.listing import Entry, folders_of, is_remote, split_names
+from sew_jax.data.listing import Entry, folders_of, is_remote
 from sew_jax.data.sources import list_root, root_path
 from sew_jax.data.summary import plot_lengths, split_facts
 from sew_jax.data.tfds_listing import SCHEME, list_tfds, read_tfds
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 from sew_jax.processes import die_with_parent
 from sew_jax.rates import SAMPLE_RATE
 

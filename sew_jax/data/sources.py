@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from etils import epath
 
 from sew_jax.data import audio
-from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure, split_names
+from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 _AT_ONCE = 100_000  # rows that are Python objects at a time

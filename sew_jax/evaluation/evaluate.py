@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
-from sew_jax.data.listing import split_names
 from sew_jax.decoding.beam import chosen_options
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
@@ -31,6 +30,7 @@ from sew_jax.evaluation.outputs import describe, format_table, write_outputs
 from sew_jax.evaluation.scoring import Scored, Search, points_of, score
 from sew_jax.evaluation.tradeoff import Point, mark_front
 from sew_jax.evaluation.tune_decoder import tune
+from sew_jax.names import split_names
 from sew_jax.runtime.sharding import make_mesh
 
 

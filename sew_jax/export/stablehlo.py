@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from sew_jax.checks.modes import names_in
 from sew_jax.compression import Compression
 from sew_jax.console import format_duration, say
 from sew_jax.decoding.recognizer import Recognizer, log_probs
@@ -24,6 +23,7 @@ from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.parameters import path_name
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -47,7 +47,7 @@ def parse_buckets(seconds: str, backbone: BackboneConfig) -> list[int]:
       UserError: one is too short for a frame. That all are numbers is checked with the config.
     """
     buckets = set()
-    for text in names_in(seconds):
+    for text in split_names(seconds):
         samples = round(float(text) * SAMPLE_RATE)
         if samples < 1 or frame_count(backbone, samples) < 1:
             raise UserError(f"buckets: {text} s is shorter than a frame; give longer ones")

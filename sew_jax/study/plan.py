@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression, Draw, parse_table, sandwich_draws, settings_table, uniform_draws
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
-from sew_jax.data.listing import split_names
 from sew_jax.data.sources import open_source
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import count_update_flop, typical_macs
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import AUTO

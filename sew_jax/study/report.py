@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 import sew_jax
 from sew_jax.console import say
-from sew_jax.data.listing import split_names
 from sew_jax.files import WORKDIR_HINT, write_json, write_whole, writing_to
 from sew_jax.metrics.bootstrap import wer_interval
+from sew_jax.names import split_names
 from sew_jax.study.page import write_page
 from sew_jax.study.plan import Plan, finetune_key
 from sew_jax.study.plot import plot_study

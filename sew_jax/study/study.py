@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from sew_jax.checks.check import check_config, recorded_defaults
 from sew_jax.console import format_duration, say
-from sew_jax.data.listing import split_names
 from sew_jax.errors import Diverged, UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.evaluation.tradeoff import to_objects
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
+from sew_jax.names import split_names
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.study.claims import Claims
 from sew_jax.study.plan import (

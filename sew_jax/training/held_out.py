@@ -22,7 +22,6 @@ from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.data.audio import AudioError
 from sew_jax.data.batch_plan import choose_buckets
-from sew_jax.data.listing import split_names
 from sew_jax.data.sources import Source, open_source
 from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
 from sew_jax.decoding.greedy import greedy
@@ -36,6 +35,7 @@ from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
 from sew_jax.models.pretrain import PretrainModel
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, place_batch
 from sew_jax.training import losses

@@ -8,9 +8,10 @@ import numpy as np
 
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
-from sew_jax.data.listing import in_threads, split_names
+from sew_jax.data.listing import in_threads
 from sew_jax.data.problems import Problem
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 STDIN = "-"
