@@ -1,11 +1,17 @@
 """The embedded default data: a small corpus of spoken commands and digits, synthesised at first use."""
 
+import concurrent.futures
+import contextlib
 import io
+import os
 import re
 import shutil
 import sys
+import tempfile
+import threading
 import time
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from sew_jax.data.espeak import synthesise
+from sew_jax.data.espeak import Synthesiser
 from sew_jax.errors import UserError
 from sew_jax.files import cache_folder
 from sew_jax.hashing import hash_u64, uniform_int
@@ -105,7 +111,7 @@ def _sentence(*key: int | str) -> str:
     return "".join(slots)
 
 
-def _speech(sentence: str, speaker: Speaker, *key: int | str) -> np.ndarray:
+def _speech(synthesise: Synthesiser, sentence: str, speaker: Speaker, *key: int | str) -> np.ndarray:
     """`sentence` in the voice of `speaker`: int16 at 16 kHz, shape (samples,), a pure function of the arguments."""
 
     def draw(low: int, high: int, name: str) -> int:
@@ -129,42 +135,72 @@ def _speech(sentence: str, speaker: Speaker, *key: int | str) -> np.ndarray:
     return np.round(speech.clip(-1, 1) * (2**15 - 1)).astype(np.int16)
 
 
-def _utterance(speaker: Speaker, *key: int | str) -> tuple[str, np.ndarray]:
+def _utterance(synthesise: Synthesiser, speaker: Speaker, *key: int | str) -> tuple[str, np.ndarray]:
     """A sentence and its audio, the first draw that is not too long."""
     draw = key
     while True:
         sentence = _sentence(*draw)
-        audio = _speech(sentence, speaker, *draw)
+        audio = _speech(synthesise, sentence, speaker, *draw)
         if audio.size <= MAX_SECONDS * SAMPLE_RATE:
             return sentence, audio
         draw = (*draw, "again")
 
 
+class _Made(NamedTuple):
+    """An utterance of the corpus, as it is written."""
+
+    split: str
+    speaker: int
+    name: str
+    sentence: str
+    flac: bytes
+    samples: int
+
+
+def _make(seed: int, sizes: dict[str, int]) -> Generator[_Made]:
+    """All utterances, in order; each core makes some of them, as the synthesiser runs outside Python's lock."""
+    keys = [(split, i) for split, size in sizes.items() for i in range(size)]
+    own = threading.local()
+
+    def begin(folder: str) -> None:
+        own.synthesise = Synthesiser(Path(tempfile.mkdtemp(dir=folder)))
+
+    def one(key: tuple[str, int]) -> _Made:
+        split, i = key
+        voices = speakers(split)
+        speaker = voices[i % len(voices)]
+        sentence, audio = _utterance(own.synthesise, speaker, seed, split, i)
+        flac = io.BytesIO()  # so that a full disk raises OSError rather than an error of libsndfile
+        soundfile.write(flac, audio, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+        name = f"{speaker.number}-1-{i // len(voices):04d}"
+        return _Made(split, speaker.number, name, sentence, flac.getvalue(), audio.size)
+
+    with tempfile.TemporaryDirectory(prefix="sew_jax_espeak_") as folder:
+        begin(folder)  # here: what a pool's initialiser raises is lost
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, initializer=begin, initargs=(folder,)) as pool:
+            yield from pool.map(one, keys)
+
+
 def _write(root: Path, seed: int, sizes: dict[str, int]) -> float:
     """Writes the splits and README.txt under the folder `root`; returns the duration of the audio in hours."""
-    total, done, samples, started = sum(sizes.values()), 0, 0, time.monotonic()
-    cast = []
-    for split, size in sizes.items():
-        voices = speakers(split)
-        transcripts: dict[Path, list[str]] = {}
-        for i in range(size):
-            speaker = voices[i % len(voices)]
-            name = f"{speaker.number}-1-{i // len(voices):04d}"
-            sentence, audio = _utterance(speaker, seed, split, i)
-            chapter = root / split / str(speaker.number) / "1"
+    total, samples, started = sum(sizes.values()), 0, time.monotonic()
+    transcripts: dict[Path, list[str]] = {}
+    with contextlib.closing(_make(seed, sizes)) as utterances:
+        for done, made in enumerate(utterances, 1):
+            chapter = root / made.split / str(made.speaker) / "1"
             chapter.mkdir(parents=True, exist_ok=True)
-            flac = io.BytesIO()  # so that a full disk raises OSError rather than an error of libsndfile
-            soundfile.write(flac, audio, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-            (chapter / f"{name}.flac").write_bytes(flac.getvalue())
-            transcripts.setdefault(chapter / f"{speaker.number}-1.trans.txt", []).append(f"{name} {sentence}\n")
-            samples += audio.size
-            done += 1
+            (chapter / f"{made.name}.flac").write_bytes(made.flac)
+            lines = transcripts.setdefault(chapter / f"{made.speaker}-1.trans.txt", [])
+            lines.append(f"{made.name} {made.sentence}\n")
+            samples += made.samples
             if done % 500 == 0:
                 left = (time.monotonic() - started) / done * (total - done)
                 print(f"  {done} of {total} utterances, {left:.0f} s left", file=sys.stderr, flush=True)
-        for path, lines in transcripts.items():
-            path.write_bytes("".join(lines).encode())  # bytes: no carriage returns on Windows
-        cast += [f"{split} {s.number} {s.accent}+{s.variant}" for s in voices[:size]]
+    for path, lines in transcripts.items():
+        path.write_bytes("".join(lines).encode())  # bytes: no carriage returns on Windows
+    cast = [
+        f"{split} {s.number} {s.accent}+{s.variant}" for split, size in sizes.items() for s in speakers(split)[:size]
+    ]
     readme = _README.format(version=VERSION, seed=seed, speakers="\n".join(cast))
     (root / "README.txt").write_bytes(readme.encode())
     return samples / SAMPLE_RATE / 3600
