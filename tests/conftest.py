@@ -31,6 +31,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 _FULL = 2**30  # bytes: a worker that holds more gives back what it does not use
+_MORE = 2**28  # bytes: growth after which looking for such memory again, half a second, is worth it
+_kept = 0  # bytes that the last look left
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves tasks behind after errors, which tests provoke
 
@@ -46,7 +48,7 @@ def pytest_collection_modifyitems(items):
 def freed_memory_goes_back():
     """What compiling has freed: the allocator would keep it, some hundred MiB a training."""
     yield
-    if _resident_bytes() > _FULL:
+    if _resident_bytes() > max(_FULL, _kept + _MORE):
         _give_back()
 
 
@@ -68,6 +70,8 @@ def _resident_bytes() -> int:
 
 
 def _give_back() -> None:
+    global _kept
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
         trim(0)
+    _kept = _resident_bytes()

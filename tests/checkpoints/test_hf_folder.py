@@ -112,16 +112,14 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
     mask[0, given["masked"]] = True
     masked = MaskedFrames(index, np.ones_like(index, bool), mask)
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: given["noise"].reshape(shape))
-    out = PretrainModel(backbone, head).apply(
-        {"params": folder.parameters()},
-        wave,
-        np.array([wave.shape[1]]),
-        masked,
-        Compression(),
-        float(given["temperature"]),
-        deterministic=False,
-        rngs={name: jax.random.key(0) for name in ("gumbel", "dropout", "layerdrop")},
-    )
+    model = PretrainModel(backbone, head)
+    rngs = {name: jax.random.key(0) for name in ("gumbel", "dropout", "layerdrop")}
+
+    def forward(params, *arguments):
+        temperature = float(given["temperature"])
+        return model.apply({"params": params}, *arguments, Compression(), temperature, deterministic=False, rngs=rngs)
+
+    out = jax.jit(forward)(folder.parameters(), wave, np.array([wave.shape[1]]), masked)
     slot = np.searchsorted(given["masked"], given["negatives"])[None]
     quantized = out.quantized
     logits = losses.contrastive_logits(

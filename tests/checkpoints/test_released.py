@@ -1,15 +1,21 @@
 """From a released checkpoint to a table, and out again, from the command line."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from absl import flags
 from safetensors.numpy import load_file
 
+from sew_jax import main as command
 from tests.runs import make_corpus
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
 
 RELEASED = Path(__file__).parents[1] / "released"
 SMALL = ["--config.input.batch_seconds=4", "--config.input.buckets=1", "--config.log_every=1", "--config.dtype=float32"]
@@ -21,46 +27,74 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def run(config, *flags):
-    command = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+def run_fresh(config, *options):
+    """A command line in a process of its own."""
+    line = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}", *options]
+    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
-def succeed(*arguments):
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """A command line in this process, which has JAX loaded, on one device."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    monkeypatch.setattr(command, "_on_devices", lambda run: run())  # joins processes before JAX looks at devices
+
+    def run(config, *options):
+        monkeypatch.setattr(sys, "argv", ["main", f"--config=configs/{config}", *options])
+        with forgetting_flags():
+            status = command.main()
+        return subprocess.CompletedProcess(options, status, *capfd.readouterr())
+
+    return run
+
+
+@contextlib.contextmanager
+def forgetting_flags():
+    try:
+        yield
+    finally:
+        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+
+def succeed(run, *arguments):
     done = run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["wav2vec2", "sew_ctc"])
-def test_a_released_checkpoint_becomes_stochastic(name, corpus, tmp_path):
+@pytest.mark.parametrize(("name", "fresh"), [("wav2vec2", False), ("sew_ctc", True)])
+def test_a_released_checkpoint_becomes_stochastic(name, fresh, corpus, tmp_path, run):
+    run = run_fresh if fresh else run
     start = f"--config.init_from=hf:{RELEASED / name}"
     data = f"--config.data={corpus}"
     tuned = tmp_path / "tuned"
-    shown = succeed("finetune.py", start, data, *SMALL, *TABLE, "--config.num_steps=2", f"--workdir={tuned}")
+    shown = succeed(run, "finetune.py", start, data, *SMALL, *TABLE, "--config.num_steps=2", f"--workdir={tuned}")
     fresh = {"wav2vec2": "new: upsample_2/difference, symbols", "sew_ctc": "new: upsample_2/linear"}[name]
     assert fresh in shown and "step 2/2" in shown
     table = tmp_path / "table"
-    succeed("evaluate.py", f"--config.init_from={tuned}", data, "--config.repeats=1", f"--workdir={table}")
+    succeed(run, "evaluate.py", f"--config.init_from={tuned}", data, "--config.repeats=1", f"--workdir={table}")
     rows = json.loads((table / "tradeoff.json").read_text())
     assert [row["setting"] for row in rows] == ["s1q1k1", "s2q1k1"]
 
 
-def test_pretraining_goes_on_from_a_released_checkpoint(corpus, tmp_path):
+def test_pretraining_goes_on_from_a_released_checkpoint(corpus, tmp_path, run):
     start = f"--config.init_from=hf:{RELEASED / 'hubert'}"
     flags = [start, f"--config.data={corpus}", *SMALL, "--config.compression.names=s2q1k1", f"--workdir={tmp_path}"]
-    shown = succeed("pretrain.py:inherit", *flags, "--config.num_steps=1", "--config.input.min_seconds=0.5")
+    shown = succeed(run, "pretrain.py:inherit", *flags, "--config.num_steps=1", "--config.input.min_seconds=0.5")
     assert "step 1/1" in shown
 
 
-def test_evaluated_and_written_again_without_training(corpus, tmp_path):
+def test_evaluated_and_written_again_without_training(corpus, tmp_path, run):
     """A released CTC model is evaluated as it is; written again, it is what it was."""
     released = RELEASED / "sew_ctc"
     start, table, again = f"--config.init_from=hf:{released}", tmp_path / "table", tmp_path / "again"
-    succeed("evaluate.py", start, f"--config.data={corpus}", "--config.repeats=1", f"--workdir={table}")
+    succeed(run, "evaluate.py", start, f"--config.data={corpus}", "--config.repeats=1", f"--workdir={table}")
     assert [row["setting"] for row in json.loads((table / "tradeoff.json").read_text())] == ["s1q1k1", "s3q1k1"]
-    shown = succeed("export.py", start, "--config.setting=s3q1k1", f"--workdir={again}")
+    shown = succeed(run, "export.py", start, "--config.setting=s3q1k1", f"--workdir={again}")
     assert "SEWForCTC" in shown
     before, after = (sorted(load_file(path / "model.safetensors").items()) for path in (released, again))
     assert len(before) == len(after)
@@ -83,7 +117,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case, corpus, tmp_path):
+def test_bad_input_is_one_line(case, corpus, tmp_path, run):
     arguments, message = BAD[case]
     names = {"WAV2VEC2": str(RELEASED / "wav2vec2"), "SEW_CTC": str(RELEASED / "sew_ctc"), "CORPUS": str(corpus)}
     for name, path in names.items():
@@ -92,14 +126,14 @@ def test_bad_input_is_one_line(case, corpus, tmp_path):
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path):
+def test_a_head_of_another_alphabet_stays_behind(corpus, tmp_path, run):
     start = f"--config.init_from=hf:{RELEASED / 'sew_ctc'}"
     flags = [start, f"--config.data={corpus}", *SMALL, "--config.compression.names=s1q1k1", f"--workdir={tmp_path}"]
-    shown = succeed("finetune.py", *flags, "--config.vocabulary=auto", "--config.num_steps=1")
+    shown = succeed(run, "finetune.py", *flags, "--config.vocabulary=auto", "--config.num_steps=1")
     assert "new: symbols" in shown and "symbols" in shown.split("left behind: ")[1].splitlines()[0]
 
 
-def test_a_damaged_checkpoint_is_one_line(corpus, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(corpus, tmp_path, run):
     folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "damaged")
     tensors = folder / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:5000])

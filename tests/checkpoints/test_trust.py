@@ -17,8 +17,7 @@ from sew_jax.data.listing import list_manifest
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
-from sew_jax.training.train import train
-from tests.runs import make_corpus, pretraining
+from tests.runs import begin, make_corpus, pretraining
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +46,7 @@ print("loaded")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("trust")
     config = pretraining(make_corpus(root / "corpus"))
-    config.num_steps, config.compression.squeeze, config.mesh.data, config.mesh.fsdp = 1, (1,), -1, 1
-    train(config, root / "run")
+    begin(config, root / "run")
     return root / "run"
 
 

@@ -1,6 +1,7 @@
 """Small backbones for the tests of the models."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig
+from sew_jax.models.parameters import path_name
 
 SMALL = dict(
     conv_width=16,
@@ -36,24 +38,38 @@ def small(frontend, **options):
     return BackboneConfig(**SMALL | FRONTENDS[frontend] | options)
 
 
+def shapes(config):
+    """Of the parameters that a backbone draws."""
+    wave, length = jnp.zeros((1, 4000)), jnp.array([4000])
+    make = functools.partial(Backbone(config).init, deterministic=True)
+    return jax.eval_shape(lambda: make(jax.random.key(0), wave, length, Compression()))["params"]
+
+
 @functools.cache
-def init(config, seed=0, samples=4000):
-    """A backbone and parameters none of which is at a special value (zero biases would hide a forgotten one)."""
-    model = Backbone(config)
+def init(config):
+    """A backbone and parameters none of which is at a special value (zero biases would hide a forgotten one).
 
-    def make():
-        wave, length = jnp.zeros((1, samples)), jnp.array([samples])
-        return model.init(jax.random.key(seed), wave, length, Compression(), deterministic=True)["params"]
+    Drawn by numpy: what the model itself draws has tests of its own, and takes a program to compile.
+    """
+    random = np.random.default_rng(0)
 
-    params = jax.jit(make)()
-    random = np.random.default_rng(seed)
-    return model, jax.tree.map(lambda x: x + 0.1 * random.normal(size=x.shape).astype(np.float32), params)
+    def draw(path, leaf):
+        name, drawn = path_name(path).rsplit("/", 1)[-1], random.normal(size=leaf.shape).astype(leaf.dtype)
+        if name in ("scale", "weight_g"):
+            return 1 + 0.1 * drawn
+        return drawn * (0.1 if name == "bias" else math.prod(leaf.shape[:-1]) ** -0.5)
+
+    return Backbone(config), jax.tree_util.tree_map_with_path(draw, shapes(config))
 
 
 def apply(model, params, wave, length, setting):
     """Hidden states of a batch, numpy."""
-    run = jax.jit(lambda w, n: model.apply({"params": params}, w, n, setting, deterministic=True))
-    return jax.device_get(run(jnp.asarray(wave, jnp.float32), jnp.asarray(length)))
+    return jax.device_get(_program(model, setting)(params, jnp.asarray(wave, jnp.float32), jnp.asarray(length)))
+
+
+@functools.cache
+def _program(model, setting):
+    return jax.jit(lambda p, w, n: model.apply({"params": p}, w, n, setting, deterministic=True))
 
 
 def noise(samples, seed=0):

@@ -1,5 +1,7 @@
 """Pooling, up-samplers, layer-drop and precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,21 @@ from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.models.encoder import Encoder, Layer, PositionalConv, convolve, convolve_group_by_group
 from tests.models import oracle
-from tests.models.build import apply, init, noise, small
+from tests.models.build import apply, init, noise, shapes, small
+
+
+def draw(module, *arguments):
+    """Parameters of a module, in one program."""
+    return jax.jit(lambda: module.init(jax.random.key(0), *arguments)["params"])()
+
+
+def run(module, params, x, length, *setting, **rngs):
+    return _run(module, setting)(params, x, length, rngs)
+
+
+@functools.cache
+def _run(module, setting):
+    return jax.jit(lambda params, x, length, rngs: module.apply({"params": params}, x, length, *setting, rngs=rngs))
 
 
 def pool(x, factor):
@@ -91,11 +107,11 @@ def test_a_factor_that_was_not_trained_borrows_the_nearest_up_sampler():
     config = small("logmel", upsample_factors=(2, 4))
     encoder = Encoder(config)
     x, length = jnp.asarray(noise((1, 12, config.width))), jnp.array([12])
-    params = encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
+    params = draw(encoder, x, length, Compression(), True)
     assert {name for name in params if name.startswith("upsample")} == {"upsample_2", "upsample_4"}
-    eight = encoder.apply({"params": params}, x, length, Compression(8), True)[0]
+    eight = run(encoder, params, x, length, Compression(8), True)[0]
     np.testing.assert_array_equal(eight[0:8:2], eight[1:8:2])  # the four frames of upsample_4, twice each
-    three = encoder.apply({"params": params}, x, length, Compression(3), True)[0]
+    three = run(encoder, params, x, length, Compression(3), True)[0]
     assert np.isfinite(three).all() and three.shape == (12, config.width)
 
 
@@ -104,12 +120,9 @@ def test_layerdrop_skips_whole_layers():
     config = small("logmel", layers=1, layerdrop=0.5)
     encoder = Encoder(config)
     x, length = jnp.asarray(noise((1, 9, config.width))), jnp.array([9])
-    params = encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
-    kept = encoder.apply({"params": params}, x, length, Compression(), True)
-    drawn = [
-        encoder.apply({"params": params}, x, length, Compression(), False, rngs={"layerdrop": jax.random.key(i)})
-        for i in range(40)
-    ]
+    params = draw(encoder, x, length, Compression(), True)
+    kept = run(encoder, params, x, length, Compression(), True)
+    drawn = [run(encoder, params, x, length, Compression(), False, layerdrop=jax.random.key(i)) for i in range(40)]
     same = [bool(jnp.allclose(kept, y, atol=1e-6)) for y in drawn]
     others = [y for y, is_kept in zip(drawn, same, strict=True) if not is_kept]
     assert 8 < sum(same) < 32
@@ -118,14 +131,11 @@ def test_layerdrop_skips_whole_layers():
 
 @pytest.mark.parametrize("frontend", ["group", "layer", "compact", "logmel"])
 def test_bfloat16_is_close_and_its_parameters_stay_float32(frontend):
-    outputs = []
-    for dtype in ("float32", "bfloat16"):
-        model, params = init(small(frontend, dtype=dtype))
-        assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
-        outputs.append(
-            np.asarray(apply(model, params, noise(6000)[None], [6000], Compression(2, 2, 2)).context_BxTxD, np.float32)
-        )
-    exact, rounded = outputs
+    exact, rounded = (
+        np.asarray(apply(*init(config), noise(6000)[None], [6000], Compression(2, 2, 2)).context_BxTxD, np.float32)
+        for config in (small(frontend), small(frontend, dtype="bfloat16"))
+    )
+    assert {x.dtype for x in jax.tree.leaves(shapes(small(frontend, dtype="bfloat16")))} == {np.dtype("float32")}
     assert np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
     assert np.sqrt(np.mean((exact - rounded) ** 2)) < 0.03 * exact.std()
 
@@ -154,7 +164,7 @@ def test_accelerators_keep_the_grouped_convolution(platform, convolutions):
 def encoder_and_input(config):
     x, length = jnp.asarray(noise((2, 13, config.width))), jnp.array([13, 8])
     encoder = Encoder(config)
-    return encoder, x, length, encoder.init(jax.random.key(0), x, length, Compression(), True)["params"]
+    return encoder, x, length, draw(encoder, x, length, Compression(), True)
 
 
 @pytest.mark.parametrize("squeeze", [1, 2, 3, 4, 5])
@@ -163,6 +173,7 @@ def test_a_residual_up_sampler_begins_as_repetition(squeeze):
     encoder, x, length, params = encoder_and_input(small("logmel", upsampler="residual"))
     repeating = Encoder(small("logmel", upsampler="repeat"))
     shared = {name: value for name, value in params.items() if not name.startswith("upsample")}
+    # op by op: where they are fused with others, the same sums may be rounded otherwise
     ours = encoder.apply({"params": params}, x, length, Compression(squeeze), True)
     np.testing.assert_array_equal(ours, repeating.apply({"params": shared}, x, length, Compression(squeeze), True))
 
@@ -170,14 +181,14 @@ def test_a_residual_up_sampler_begins_as_repetition(squeeze):
 @pytest.mark.parametrize("squeeze", [2, 3, 4])
 def test_a_residual_up_sampler_adds_a_difference_of_each_frame(squeeze):
     encoder, x, length, params = encoder_and_input(small("logmel", upsampler="residual"))
-    before = np.asarray(encoder.apply({"params": params}, x, length, Compression(squeeze), True), np.float64)
+    before = np.asarray(run(encoder, params, x, length, Compression(squeeze), True), np.float64)
     dense = params[f"upsample_{squeeze}"]["difference"]
     width = encoder.config.width
     random = np.random.default_rng(0)
     kernel, bias = random.normal(size=(width, squeeze * width)), random.normal(size=squeeze * width)
     assert dense["kernel"].shape == kernel.shape
     changed = params | {f"upsample_{squeeze}": {"difference": {"kernel": kernel, "bias": bias}}}
-    after = encoder.apply({"params": changed}, x, length, Compression(squeeze), True)
+    after = run(encoder, changed, x, length, Compression(squeeze), True)
     for row, frames in enumerate(length):
         for frame in range(int(frames)):
             window = before[row, frame // squeeze * squeeze]  # what was repeated

@@ -1,5 +1,6 @@
 """What fine-tuning trains while the backbone is frozen, and how fast, from origins made here and released ones."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.checks.check import check_config
 from sew_jax.errors import UserError
 from sew_jax.models.parameters import path_name
-from sew_jax.training.setup import open_task
+from sew_jax.training import train as training
+from sew_jax.training.setup import open_run
 from sew_jax.training.train import train
 from tests import runs
 
@@ -23,7 +25,7 @@ HEAD, UP_SAMPLER = "symbols/", "backbone/encoder/upsample_2/"
 
 
 def by_name(tree):
-    return {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_name(path): np.array(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +52,26 @@ def finetuning(corpus, init_from, **options):
     return config
 
 
-def start_and_end(config, workdir):
-    """Parameters by name before the first update and after the last."""
-    task = open_task(config)
-    fresh = jax.jit(task.init)(jax.random.key(config.seed))["params"]
-    start = by_name(task.warm_start(fresh, PLACE))
-    train(config, workdir)
-    return start, by_name(load_params(workdir, PLACE)[1])
+@pytest.fixture
+def start_and_end(monkeypatch):
+    """(config, workdir) -> parameters by name before the first update and after the last; of one device."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    starts = []
+
+    @contextlib.contextmanager
+    def noting(config, workdir):
+        with open_run(config, workdir) as run:
+            starts.append(by_name(run.state.params))
+            yield run
+
+    monkeypatch.setattr(training, "open_run", noting)
+
+    def run(config, workdir):
+        train(config, workdir)
+        return starts.pop(), by_name(load_params(workdir, PLACE)[1])
+
+    return run
 
 
 def moved(start, end):
@@ -69,14 +84,14 @@ def origins(name, pretrained):
 
 
 @pytest.mark.parametrize("origin", ["workdir", "wav2vec2"])
-def test_while_frozen_all_that_the_checkpoint_lacks_is_trained(origin, corpus, pretrained, tmp_path):
+def test_while_frozen_all_that_the_checkpoint_lacks_is_trained(origin, corpus, pretrained, tmp_path, start_and_end):
     config = finetuning(corpus, origins(origin, pretrained), freeze=1.0)
     start, end = start_and_end(config, tmp_path)
     new = {name for name in start if name.startswith((HEAD, UP_SAMPLER))}
     assert len(new) == 4 and moved(start, end) == new
 
 
-def test_an_up_sampler_of_the_checkpoint_is_frozen_with_the_rest(corpus, tmp_path):
+def test_an_up_sampler_of_the_checkpoint_is_frozen_with_the_rest(corpus, tmp_path, start_and_end):
     released = f"hf:{RELEASED / 'sew_ctc'}"  # squeeze 3
     config = finetuning(corpus, released, freeze=1.0)
     config.compression.names = "s3q1k1"
@@ -84,7 +99,7 @@ def test_an_up_sampler_of_the_checkpoint_is_frozen_with_the_rest(corpus, tmp_pat
     assert moved(start, end) == {name for name in start if name.startswith(HEAD)}
 
 
-def test_after_the_frozen_phase_all_but_the_front_end_is_trained(corpus, tmp_path):
+def test_after_the_frozen_phase_all_but_the_front_end_is_trained(corpus, tmp_path, start_and_end):
     config = finetuning(corpus, f"hf:{RELEASED / 'wav2vec2'}", freeze=1 / 3)
     config.mask.time_prob = 0.65  # else nothing reads the mask embedding
     start, end = start_and_end(config, tmp_path)
@@ -93,7 +108,7 @@ def test_after_the_frozen_phase_all_but_the_front_end_is_trained(corpus, tmp_pat
 
 
 @pytest.mark.parametrize("scratch", [False, True])
-def test_the_backbones_rate_is_a_share_of_the_heads(scratch, corpus, pretrained, tmp_path):
+def test_the_backbones_rate_is_a_share_of_the_heads(scratch, corpus, pretrained, tmp_path, start_and_end):
     """After one update, whose direction no rate has changed yet. Random weights are no backbone to go easy on."""
     ends = []
     for scale in (1.0, 0.1):

@@ -15,7 +15,6 @@ from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training.held_out import open_held_out
 from sew_jax.training.setup import open_task
-from sew_jax.training.step import new_state
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE, Validation
 from sew_jax.training.watchdog import check_held_out
@@ -44,6 +43,14 @@ def pretrained(corpus, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def begun(corpus, tmp_path_factory):
+    """What fine-tuning starts from, as drawn: a model of one layer, so that other files' programs are found."""
+    workdir = tmp_path_factory.mktemp("begun") / "pretrain"
+    runs.begin(runs.pretraining(corpus), workdir)
+    return workdir
+
+
 def test_rows_of_pretraining_and_a_resume_that_changes_none(corpus, pretrained, tmp_path, capsys):
     rows = read_rows(pretrained / FILE)
     assert [(r["step"], r["setting"]) for r in rows] == [(s, n) for s in (4, 8, 12) for n in ("s1q1k1", "s2q1k1")]
@@ -62,8 +69,7 @@ def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
     config = pretraining(corpus)
     task, mesh = open_task(config), make_mesh(4, 2)
     held_out = open_held_out(config, task, mesh)
-    state = new_state(task.init(jax.random.key(0)), task.optimizer)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = jax.jit(task.init)(jax.random.key(0))
     programs = runs.held_out_programs(held_out)
     first, second = (held_out.measure(programs, variables) for _ in range(2))
     for a, b in zip(first, second, strict=True):
@@ -74,8 +80,8 @@ def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
     assert -1 <= first[1]["cosine"] <= 1 and held_out.settings[0] == Compression()
 
 
-def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, pretrained, tmp_path, monkeypatch):
-    config = runs.finetuning(corpus, pretrained)
+def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, begun, tmp_path, monkeypatch):
+    config = runs.finetuning(corpus, begun)
     config.eval.every = 3
     wers = iter([0.9, 0.4, 0.7, 0.8])
 
@@ -98,8 +104,8 @@ def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, pretraine
     assert state == "update 6, the best by WER on dev (40.0%)"
 
 
-def test_real_word_errors_and_patience(corpus, pretrained, tmp_path, capsys):
-    config = runs.finetuning(corpus, pretrained)
+def test_real_word_errors_and_patience(corpus, begun, tmp_path, capsys):
+    config = runs.finetuning(corpus, begun)
     config.eval.every, config.eval.patience, config.optim.lr = 2, 2, 1e-12
     summary = train(config, tmp_path)
     rows = read_rows(tmp_path / FILE)
@@ -116,7 +122,6 @@ def test_what_is_held_out_is_named(corpus, tmp_path, capsys):
     with pytest.raises(UserError, match=r"eval\.split: .*no split validation; it has: dev, test, train"):
         train(config, tmp_path / "a")
     config.eval.split, config.data = "auto", str(runs.make_corpus(tmp_path / "without"))
-    config.num_steps = 1
     train(config, tmp_path / "b")
     assert "no usable split `dev`" in capsys.readouterr().out and not (tmp_path / "b" / FILE).exists()
     config.eval.every = 0
@@ -151,9 +156,9 @@ def test_the_watchdog_reads_evaluations():
     assert not check_held_out([behind | {"wer": 0.87}], {"s1q1k1": {"wer": 0.868}})
 
 
-def test_a_baseline_is_read_by_step(corpus, pretrained, tmp_path, capsys):
-    config = runs.finetuning(corpus, pretrained)
-    config.num_steps, config.eval.every, config.optim.lr = 2, 2, 1e-12
+def test_a_baseline_is_read_by_step(corpus, begun, tmp_path, capsys):
+    config = runs.finetuning(corpus, begun)
+    config.eval.every, config.eval.patience, config.optim.lr = 2, 1, 1e-12
     baseline = tmp_path / "random"
     baseline.mkdir()
     rows = [{"step": 2, "setting": name, "wer": -9.0, "words": 5} for name in ("s1q1k1", "s2q1k1")]

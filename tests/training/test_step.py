@@ -1,6 +1,7 @@
 """The training step: exact accumulation, the same on any devices, and nothing but the loss it should be."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,11 @@ SAMPLES = 16_000
 BACKBONE = BackboneConfig(
     frontend="logmel",
     width=64,
-    layers=2,
+    layers=1,
     heads=4,
     ffn_width=128,
     pos_kernel=7,
-    pos_groups=4,
+    pos_groups=2,
     upsample_factors=(2,),
     dropout=0.0,
     attention_dropout=0.0,
@@ -47,34 +48,42 @@ def make_batch(rows=8):
     return {"wave": wave, "length": length, "labels": labels, "label_length": np.full(rows, 6, np.int32)}
 
 
+@functools.cache
 def pretraining(head=HEAD):
     model = PretrainModel(BACKBONE, head)
     masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)
     rngs = {"params": jax.random.key(0), "gumbel": jax.random.key(1)}
-    variables = model.init(
-        rngs, jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked, Compression(), 1.0, deterministic=True
-    )
+    shapes = jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked
+    variables = jax.jit(lambda: model.init(rngs, *shapes, Compression(), 1.0, deterministic=True))()
     return variables, pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), 10)
 
 
-def finetuning():
-    model = CTCModel(BACKBONE, CTCHeadConfig())
-    variables = model.init(
-        jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True
-    )
+@functools.cache
+def finetuning(layerdrop=BACKBONE.layerdrop):
+    model = CTCModel(dataclasses.replace(BACKBONE, layerdrop=layerdrop), CTCHeadConfig())
+    variables = jax.jit(model.initialize)(jax.random.key(0))
     return variables, ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
+
+
+def schedule(count):
+    return 1e-2
+
+
+# eps of 1: Adam's first steps would turn rounding into whole steps
+OPTIMIZER = optim.adam(schedule, eps=1.0, weight_decay=0.01, clip_norm=0.0)
+
+
+@functools.cache
+def program(micro_loss, accumulate):
+    """Traced once for all meshes."""
+    return jax.jit(make_step(micro_loss, OPTIMIZER, schedule, accumulate), static_argnames="compression")
 
 
 def run(task, mesh, *, accumulate=1, updates=2, batch=None):
     variables, micro_loss = task
-    schedule = lambda count: 1e-2  # noqa: E731
-    # eps of 1: Adam's first steps would turn rounding into whole steps
-    optimizer = optim.adam(schedule, eps=1.0, weight_decay=0.01, clip_norm=0.0)
-    shapes = jax.eval_shape(lambda: new_state(variables, optimizer))
-    shardings = tree_shardings(mesh, shapes)
-    state = jax.device_put(new_state(variables, optimizer), shardings)
-    step = jax.jit(make_step(micro_loss, optimizer, schedule, accumulate), static_argnames="compression")
-    metrics = []
+    shapes = jax.eval_shape(lambda: new_state(variables, OPTIMIZER))
+    state = jax.device_put(new_state(variables, OPTIMIZER), tree_shardings(mesh, shapes))
+    step, metrics = program(micro_loss, accumulate), []
     for _ in range(updates):
         state, scalars = step(state, place_batch(batch or make_batch(), batch_sharding(mesh)), KEY, compression=DRAW)
         metrics.append(jax.device_get(scalars))
@@ -113,12 +122,7 @@ def test_fsdp_holds_an_eighth_of_the_large_arrays():
 
 def test_accumulation_of_ctc_is_exact():
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    backbone = dataclasses.replace(BACKBONE, layerdrop=0.0)  # drawn anew for each micro-batch
-    model = CTCModel(backbone, CTCHeadConfig())
-    variables = model.init(
-        jax.random.key(0), jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), Compression(), deterministic=True
-    )
-    task = variables, ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
+    task = finetuning(layerdrop=0.0)  # drawn anew for each micro-batch
     batch = make_batch()
     batch["length"][3] = 0  # a filler row: micro-batches of unequal weight
     whole, split = run(task, mesh, batch=batch), run(task, mesh, accumulate=4, batch=batch)
@@ -178,17 +182,16 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
     assert state.step == 6
 
 
-def test_filler_rows_change_nothing():
+def test_filler_rows_change_nothing(one_device):
+    filled = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in make_batch().items()}
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    batch = make_batch()
-    filled = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in batch.items()}
-    a, b = run(finetuning(), mesh, batch=batch), run(finetuning(), mesh, batch=filled)
+    a, b = one_device["finetune"], run(finetuning(), mesh, batch=filled)
     assert_same(a[1], b[1], 1e-4)
     assert_same(a[0].params, b[0].params, 1e-6)
 
 
-def test_losses_are_logged_in_bits():
-    metrics = run(pretraining(), make_mesh(1, 1, devices=jax.devices()[:1]), updates=1)[1][0]
+def test_losses_are_logged_in_bits(one_device):
+    metrics = one_device["pretrain"][1][0]
     terms = metrics["loss_contrastive"] + metrics["loss_diversity"] + metrics["loss_penalty"]
     assert metrics["loss"] == pytest.approx(terms, rel=1e-5)
     assert metrics["loss_contrastive"] == pytest.approx(np.log2(11), rel=0.2)  # an untrained model guesses among 11

@@ -134,7 +134,7 @@ def load(workdir):
 def test_from_scratch_shares_the_architecture_alone(corpus, pretrained, tmp_path):
     config = finetuning(corpus, pretrained[0])
     config.from_scratch = True
-    config.num_steps = 1
+    config.num_steps, config.compression.squeeze = 1, (1,)
     train(config, tmp_path / "run")
     before, after = (
         load(w)["backbone"]["encoder"]["layer_0"]["ffn_in"]["kernel"] for w in (pretrained[0], tmp_path / "run")
@@ -211,8 +211,8 @@ def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
 def test_a_change_is_allowed_by_name(corpus, pretrained, tmp_path, capfd):
     shutil.copytree(pretrained[0], tmp_path / "copy")  # a copied workdir is as good as the first
     config = pretraining(corpus)
-    config.num_steps, config.optim.lr, config.resume = 14, 1e-4, "optim.lr"
-    assert train(config, tmp_path / "copy").step == 14
+    config.num_steps, config.optim.lr, config.resume = 13, 1e-4, "optim.lr"
+    assert train(config, tmp_path / "copy").step == 13
     out = capfd.readouterr().out
     assert "resumes at update 12" in out and "optim.lr was 0.002, is 0.0001" in out
     config.resume = "optim.lrr"

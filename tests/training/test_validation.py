@@ -1,5 +1,6 @@
 """What follows from a run's evaluations: the best checkpoint after a kill, other splits, another start."""
 
+import functools
 import shutil
 
 import jax
@@ -17,7 +18,6 @@ from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import losses
 from sew_jax.training.held_out import open_held_out
 from sew_jax.training.setup import open_task
-from sew_jax.training.step import new_state
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE, Validation
 from tests import runs
@@ -118,8 +118,7 @@ def measured(config, mesh):
     """(task, variables, what is held out, its rows) of a model at its first update."""
     task = open_task(config)
     held_out = open_held_out(config, task, mesh)
-    state = new_state(task.init(jax.random.key(0)), task.optimizer)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = jax.jit(task.init)(jax.random.key(0))
     programs = runs.held_out_programs(held_out)
     return task, variables, held_out, held_out.measure(programs, variables)
 
@@ -130,11 +129,12 @@ def test_word_errors_and_ctc_loss_are_those_of_each_utterance_alone(root):
     task, variables, held_out, rows = measured(config, make_mesh(4, 2))
     folder = root / "corpus/dev/2/1"
     texts = dict(line.split(" ", 1) for line in (folder / "2-1.trans.txt").read_text().splitlines())
+    apply = jax.jit(functools.partial(task.model.apply, deterministic=True), static_argnums=3)
     for setting, row in zip(held_out.settings, rows, strict=True):
         errors, bits = 0, []
         for name, text in texts.items():
             wave = read(str(folder / f"{name}.flac"))
-            logits, frames = task.model.apply(variables, wave[None], np.array([len(wave)]), setting, deterministic=True)
+            logits, frames = apply(variables, wave[None], np.array([len(wave)]), setting)
             labels = np.array([task.vocabulary.encode(text)])
             loss, _ = losses.ctc(logits, frames, labels, np.array([labels.shape[1]]), np.ones(1))
             bits.append(float(loss.sum) / np.log(2))
@@ -167,8 +167,9 @@ def test_contrastive_bits_are_those_of_the_formula(root):
     slots = mask_slots(total, prob=spans["prob"], span=spans["span"])
     masked = masked_frames(mask_key, frames, total, slots=slots, **spans)
     negatives = np.asarray(negative_indices(negative_key, masked.valid_BxM, config.head.negatives))
+    apply = jax.jit(functools.partial(task.model.apply, deterministic=True), static_argnums=4)
     for setting, row in zip(held_out.settings, rows, strict=True):
-        out = task.model.apply(variables, batch["wave"], batch["length"], masked, setting, 1.0, deterministic=True)
+        out = apply(variables, batch["wave"], batch["length"], masked, setting, 1.0)
         bits, right, count = 0.0, 0, 0
         for b, m in zip(*np.nonzero(np.asarray(masked.valid_BxM)), strict=True):
             prediction, targets = np.asarray(out.prediction_BxMxF[b, m]), np.asarray(out.target_BxMxF[b])
