@@ -30,7 +30,8 @@ jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-_FULL = 2**30  # bytes: a worker that holds more gives back what it does not use
+_FULL, _MORE = 2**30, 2**28  # bytes: a worker that holds so much, and so much more than last, gives back what is free
+_kept = 0  # bytes that were still held after that
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves tasks behind after errors, which tests provoke
 
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items):
 def freed_memory_goes_back():
     """What compiling has freed: the allocator would keep it, some hundred MiB a training."""
     yield
-    if _resident_bytes() > _FULL:
+    if _resident_bytes() > max(_FULL, _kept + _MORE):  # each time takes half a second
         _give_back()
 
 
@@ -68,6 +69,8 @@ def _resident_bytes() -> int:
 
 
 def _give_back() -> None:
+    global _kept
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
         trim(0)
+    _kept = _resident_bytes()
