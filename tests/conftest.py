@@ -37,6 +37,12 @@ _kept = 0  # bytes that the last look left
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves tasks behind after errors, which tests provoke
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """With `-n auto`: one more than cores, since tests wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         for platform in ("gpu", "tpu"):

@@ -2,10 +2,11 @@
 
   python -m tests.fault_loop --kills=100
 
-Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings, worker processes) and
-fine-tuning (frozen at first, layer-drop, two buckets). Each life of a run ends by SIGKILL, SIGTERM, both, or several
-SIGTERM, at a random moment: while it starts, between updates, or while it saves. Every row of metrics must be the same
-to the bit: loss, setting, batch and all else but times. Exit status 1 where one is not.
+Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings) and fine-tuning (frozen at
+first, layer-drop, two buckets), both with worker processes, which the runs that nothing ends do without. Each life of a
+run ends by SIGKILL, SIGTERM, both, or several SIGTERM, at a random moment: while it starts, between updates, or while
+it saves. Every row of metrics must be the same to the bit: loss, setting, batch and all else but times. Exit status 1
+where one is not.
 """
 
 import argparse
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
 UPDATES, CHECKPOINT_EVERY, DEVICES = 40, 4, 2
 _PATIENCE_S = 900
+WORKERS = 2  # that read for a run which is to be ended
 _SIZE = ("width=32", "layers=2", "heads=2", "ffn_width=32", "pos_kernel=5")
 COMMON = [
     f"--config.checkpoint_every={CHECKPOINT_EVERY}",
@@ -36,7 +38,6 @@ COMMON = [
     "--config.model.layerdrop=0.3",
     "--config.compression.squeeze=1,2",
     "--config.compression.query_pool=1",
-    "--config.input.workers=2",
     "--config.accumulate=2",
     f"--config.mesh.fsdp={DEVICES}",
 ]
@@ -60,11 +61,12 @@ class Job(NamedTuple):
     options: list[str]
 
 
-def start(job: Job, workdir: Path, folder: Path) -> subprocess.Popen:
+def start(job: Job, workdir: Path, folder: Path, workers: int = WORKERS) -> subprocess.Popen:
     """A process of the command line, its output as text."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
     environment |= {"SEW_JAX_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "sew_jax.main", *job.options, *COMMON, f"--workdir={workdir}"]
+    command += [f"--config.input.workers={workers}"]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -123,7 +125,7 @@ def fault_loop(kills: int, seed: int, folder: Path, updates: int = UPDATES) -> c
     while done.total() < kills:
         job = jobs[run % len(jobs)]
         if job.name not in whole:
-            finish(start(job, folder / f"unbroken-{job.name}", folder))
+            finish(start(job, folder / f"unbroken-{job.name}", folder, workers=0))
             whole[job.name] = rows_of(folder / f"unbroken-{job.name}")
             assert len(whole[job.name]) == updates
         workdir, ended = folder / f"broken-{run}-{job.name}", True

@@ -9,13 +9,14 @@ import pytest
 import soundfile
 
 from sew_jax.config_files import load_config
+from tests.commands import Commands
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments, cache=None):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | ({"SEW_JAX_CACHE": str(cache)} if cache else {})
+def run(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "sew_jax.main", *arguments]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
@@ -62,12 +63,18 @@ BAD = {
 }
 
 
+@pytest.fixture(scope="module")
+def commands():
+    with Commands() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_status_2(case, corpora, tmp_path):
+def test_bad_input_is_one_line_and_status_2(case, commands, corpora, tmp_path):
     arguments, message = BAD[case]
     arguments = [a.replace("ROOT", str(corpora)) for a in arguments]
     workdir = [] if case == "no config" else [f"--workdir={tmp_path / 'run'}"]
-    done = run(*arguments, *workdir)
+    done = commands.run(*arguments, *workdir, folder=tmp_path)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from sew_jax.config_files import load_config
+from tests.commands import Commands
 from tests.runs import begin_finetuned, make_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -58,10 +59,18 @@ def test_it_is_short():
     assert len(README.splitlines()) <= 150
 
 
+@pytest.fixture(scope="module")
+def commands():
+    with Commands() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("command", RUNS)
-def test_every_flag_exists(command):
+def test_every_flag_exists(command, commands, tmp_path):
     """All flags are read before the mode is looked at, and an unknown mode is where it stops."""
-    done = run(command, "--config.mode=none")
+    python, dash_m, module, *flags = shlex.split(command)
+    assert (python, dash_m, module) == ("python", "-m", "sew_jax.main")
+    done = commands.run(*flags, "--config.mode=none", folder=tmp_path)
     assert done.returncode == 2 and "mode: 'none' is unknown" in done.stderr, done.stderr
 
 

@@ -25,11 +25,12 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     table, samples = parse_table(config.settings), round(config.seconds * SAMPLE_RATE)
     backbone, _ = model_for(config.size, config.dtype, table)
     theirs = peer.peer_config(backbone, CTCHeadConfig()) if config.peers else None
-    tables = []
+    tables: list[dict[str, Any]] = []
     for batch in map(int, split_names(config.batch)):
+        peak = tables[0]["peak_gflops"] if tables else None  # one for all, as it takes seconds
         work = Work(
             title=f"inference of {config.size}, {batch} x {config.seconds:g} s, {config.dtype}",
-            ours=functools.partial(ours.inference, backbone, table, batch, samples),
+            ours=functools.partial(ours.inference, backbone, table, batch, samples, peak),
             theirs=functools.partial(peer.inference, theirs, config.dtype, batch, samples) if theirs else None,
             flop={s.name: 2 * batch * count_macs(backbone, s, samples).total for s in table},
             audio_seconds=batch * config.seconds,

@@ -24,8 +24,10 @@ from sew_jax.training.step import make_gradients, make_update, new_state
 _SECONDS_A_SIZE = 1.0  # of measuring the peak
 
 
-def inference(backbone: BackboneConfig, table: Sequence[Compression], batch: int, samples: int) -> Bench:
-    """Waveforms (batch, samples) to logits, once for each setting."""
+def inference(
+    backbone: BackboneConfig, table: Sequence[Compression], batch: int, samples: int, peak_gflops: float | None
+) -> Bench:
+    """Waveforms (batch, samples) to logits, once for each setting; `peak_gflops` where it has been measured before."""
     _configure()
     model = CTCModel(backbone, CTCHeadConfig())
     params = jax.jit(model.initialize)(jax.random.key(0))["params"]
@@ -37,7 +39,7 @@ def inference(backbone: BackboneConfig, table: Sequence[Compression], batch: int
     arguments = params, wave, jnp.full(batch, samples)
     programs, facts = _compile(jax.jit(logits, static_argnames="compression"), arguments, table)
     cases = {name: _bound(program, arguments) for name, program in programs.items()}
-    return _bench(cases, facts, backbone.dtype)
+    return _bench(cases, facts, backbone.dtype, peak_gflops)
 
 
 def training(
@@ -47,10 +49,12 @@ def training(
     table: Sequence[Compression],
     batch: int,
     samples: int,
+    peak_gflops: float | None,
 ) -> Bench:
     """Updates of pre-training on waveforms (batch, samples), once for each setting; all go on with the same state.
 
-    As training does, an update is two programs: gradients of the setting, and what all settings share.
+    As training does, an update is two programs: gradients of the setting, and what all settings share. `peak_gflops`
+    where it has been measured before.
     """
     _configure()
     learning = pretraining(recipe, backbone, head)
@@ -72,7 +76,7 @@ def training(
         state, _ = jax.block_until_ready(update(state, gradients(state, *others)))
 
     cases = {name: _bound(run, (gradients,)) for name, gradients in programs.items()}
-    return _bench(cases, facts, backbone.dtype)
+    return _bench(cases, facts, backbone.dtype, peak_gflops)
 
 
 def _configure() -> None:
@@ -112,10 +116,12 @@ def _bound(function: Callable, arguments: tuple) -> Callable[[], object]:
     return lambda: jax.block_until_ready(function(*arguments))
 
 
-def _bench(cases: dict[str, Callable[[], object]], facts: dict[str, Any], dtype: str) -> Bench:
+def _bench(
+    cases: dict[str, Callable[[], object]], facts: dict[str, Any], dtype: str, peak_gflops: float | None
+) -> Bench:
     device = jax.devices()[0]
     about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
-    about["peak_gflops"] = _peak_gflops(device.platform, dtype)
+    about["peak_gflops"] = peak_gflops or _peak_gflops(device.platform, dtype)
     # a device's own peak is that of the whole process: it cannot be set back
     memory = RESIDENT if device.platform == "cpu" else Memory(int, lambda: device.memory_stats()["peak_bytes_in_use"])
     return Bench(cases, facts, about, memory, jax.profiler.trace)

@@ -19,14 +19,14 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     Raises:
       UserError: a process has died.
     """
-    del report
     table, batch = parse_table(config.train_settings), config.train_batch
     samples = round(config.train_seconds * SAMPLE_RATE)
     backbone, head = model_for(config.size, config.dtype, table)
+    peak = report["inference"][0]["peak_gflops"] if "inference" in report else None  # of the same device and dtype
     theirs = peer.peer_config(backbone, head) if config.peers else None
     work = Work(
         title=f"updates of {config.size}, {batch} x {config.train_seconds:g} s, {config.dtype}",
-        ours=functools.partial(ours.training, backbone, head, config.recipe, table, batch, samples),
+        ours=functools.partial(ours.training, backbone, head, config.recipe, table, batch, samples, peak),
         theirs=functools.partial(peer.training, theirs, config.dtype, batch, samples) if theirs else None,
         flop={s.name: batch * count_update_flop(backbone, s, samples) for s in table},
         audio_seconds=batch * config.train_seconds,

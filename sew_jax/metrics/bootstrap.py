@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 _DRAWS_AT_ONCE = 1_000_000  # indices in memory
 _PERCENTILES = (2.5, 97.5)
@@ -82,6 +81,8 @@ def _interval(errors_U: np.ndarray, words_U: ArrayLike, seed: int, resamples: in
 
 def _resample(first_U: np.ndarray, second_U: np.ndarray, ratio: Callable, seed: int, resamples: int) -> np.ndarray:
     """(R,) ratios of two sums over utterances, each time over the same draw of utterances."""
+    from scipy import stats  # takes a second to import, which what stops before its first figure should not wait for
+
     if len(first_U) == 1:  # of which scipy resamples nothing
         return np.full(resamples, ratio(first_U, second_U))
     with np.errstate(invalid="ignore"):  # its own interval mixes draws, of which some may be infinite

@@ -43,6 +43,7 @@ def test_tables_of_a_small_model_without_a_peer(tmp_path, capfd, monkeypatch):
         assert 0 < row["mfu"] < 1.5 and row["compile_seconds"] > 0
         assert row["gflop"] / 2 < row["xla_gflop"] < 2 * row["gflop"]
         assert row["times_real_time"] == pytest.approx(seconds / row["seconds"]["median"])
+        assert row["mfu"] == pytest.approx(row["gflop"] / row["seconds"]["median"] / inference["peak_gflops"])
         assert row["seconds"]["least"] <= row["seconds"]["median"] <= row["seconds"]["most"]
         assert row["peak_mb"] > 100  # Python and JAX alone
     for folder in ("inference_2/s1q1k1", "inference_2/s4q1k1", "training/s2q1k1"):

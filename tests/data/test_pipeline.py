@@ -58,17 +58,26 @@ def test_a_restart_gives_the_same_batches(opened):
     assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 5])
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_neither_workers_nor_hosts_change_the_global_batches(opened, workers, hosts):
+def test_hosts_do_not_change_the_global_batches(opened, hosts, start):
     """Resumed at batch 5, too: what all hosts together hold is what one process holds."""
     whole = read(opened)
-    for start in (0, 5):
-        parts = [read(opened, start=start, workers=workers, host=h, hosts=hosts) for h in range(hosts)]
-        for batch, *shares in zip(whole[start:], *parts, strict=True):
-            assert all(batch.ids == share.ids and batch[1:4] == share[1:4] for share in shares)
-            for name, array in batch.arrays.items():
-                np.testing.assert_array_equal(array, np.concatenate([share.arrays[name] for share in shares]))
+    parts = [read(opened, start=start, host=h, hosts=hosts) for h in range(hosts)]
+    for batch, *shares in zip(whole[start:], *parts, strict=True):
+        assert all(batch.ids == share.ids and batch[1:4] == share[1:4] for share in shares)
+        for name, array in batch.arrays.items():
+            np.testing.assert_array_equal(array, np.concatenate([share.arrays[name] for share in shares]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("start", "host", "hosts"), [(0, 0, 1), (5, 0, 1), (0, 0, 2), (5, 1, 2)])
+def test_workers_do_not_change_the_batches(opened, workers, start, host, hosts):
+    """Of any host, and resumed at batch 5: they are those of a process that has none."""
+    alone = read(opened, start=start, host=host, hosts=hosts)
+    assert len(alone) == 12 - start
+    batches = read(opened, start=start, workers=workers, host=host, hosts=hosts)
+    assert all(same(a, b) for a, b in zip(alone, batches, strict=True))
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
