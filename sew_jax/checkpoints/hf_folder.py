@@ -6,18 +6,18 @@ What of its tensors is of use is found by their names, not by the class that con
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
 from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
 from sew_jax.checkpoints.hf_match import Source, match_tensors
-from sew_jax.checkpoints.hf_weights import parameter_shapes, to_hugging_face
+from sew_jax.checkpoints.hf_weights import flat_shapes, to_hugging_face
 from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
@@ -44,8 +44,7 @@ class Released(NamedTuple):
 
     def shapes(self) -> dict[str, Any]:
         """The tree of `parameters`, by shapes alone; what the checkpoint lacks is not in it."""
-        tree = parameter_shapes(self.architecture.backbone, self.architecture.head)
-        return self._tree(dict(flatten_dict(tree, sep="/")))
+        return self._tree(flat_shapes(self.architecture.backbone, self.architecture.head))
 
     def parameters(self) -> dict[str, Any]:
         """Our parameter tree, float32 numpy; what the checkpoint lacks is not in it.
@@ -56,7 +55,7 @@ class Released(NamedTuple):
         tensors = self.files.read({source.name for source in self.sources.values()})
         return self._tree({path: source.read(tensors[source.name]) for path, source in self.sources.items()})
 
-    def _tree(self, leaves: dict[str, Any]) -> dict[str, Any]:
+    def _tree(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
         return unflatten_dict({path: x for path, x in leaves.items() if path in self.sources}, sep="/")
 
 

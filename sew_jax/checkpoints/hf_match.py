@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from sew_jax.checkpoints.hf_config import Architecture, read_head
@@ -16,13 +15,12 @@ from sew_jax.checkpoints.hf_weights import (
     FOLDED_WEIGHT,
     MASK_EMBEDDING,
     UNFOLD,
+    flat_shapes,
     parameter_names,
-    parameter_shapes,
 )
 from sew_jax.checkpoints.tensor_files import Header
 from sew_jax.errors import UserError
 from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
-from sew_jax.models.parameters import path_name
 
 # What torch puts between modules: data parallel, compiled, sharded, rematerialised
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -108,10 +106,9 @@ class _Place(NamedTuple):
 
 
 def _places(family: str, architecture: Architecture, stored: Container[str]) -> dict[str, _Place]:
-    tree = parameter_shapes(architecture.backbone, architecture.head)
-    shapes = {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    ours = flat_shapes(architecture.backbone, architecture.head)
     places = {
-        path: _Place(name, layout.write(np.broadcast_to(np.float32(0), shapes[path])).shape, layout.read)
+        path: _Place(name, layout.write(np.broadcast_to(np.float32(0), ours[path].shape)).shape, layout.read)
         for path, (name, layout) in parameter_names(family, architecture).items()
     }
     if FOLDED_WEIGHT in stored and not all(places[path].name in stored for path in UNFOLD):

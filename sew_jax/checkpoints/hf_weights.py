@@ -4,11 +4,13 @@ Every parameter is a pair of names and a layout. Import (`hf_match`) and export 
 other's inverse.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
@@ -123,10 +125,18 @@ def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str
 
 def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:
     """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model less its head."""
+    return unflatten_dict(flat_shapes(backbone, head), sep="/")
+
+
+@functools.cache  # tracing a model takes a third of a second
+def flat_shapes(
+    backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None
+) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """The same by path."""
     model = (
         PretrainModel(backbone, head)
         if isinstance(head, PretrainHeadConfig)
         else CTCModel(backbone, head or CTCHeadConfig())
     )
     params = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
-    return params if head else {"backbone": params["backbone"]}
+    return flatten_dict(params if head else {"backbone": params["backbone"]}, sep="/")
