@@ -1,7 +1,7 @@
 """fairseq's own checkpoints (`.pt`) in Hugging Face's terms, so that `convert` need know one form only.
 
 torch reads them, with `weights_only=True`: nothing in such a file can run code. A file that holds objects of
-fairseq's is therefore refused.
+fairseq's, other than options and dictionaries, is therefore refused.
 """
 
 import re

@@ -26,6 +26,8 @@ _SAFE_TORCH = (
     10,
 )  # weights_only ran code before 2.6 (CVE-2025-32434), wrote out of bounds before 2.10 (-2026-24747)
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+# What fairseq stores beside weights: options (older ones) and, of HuBERT, label dictionaries; both are read as values
+_PLAIN: list[Any] = [argparse.Namespace, (argparse.Namespace, "fairseq.data.dictionary.Dictionary")]
 _NESTED = ("state_dict", "model_state_dict", "model")  # where trainers put a state dict into a file of their own
 
 
@@ -99,7 +101,7 @@ def load_pickle(path: Path) -> Any:
             f"CVE-2026-24747); install torch {wanted} or newer, {instead}"
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # how older fairseq wrote its options
+        with torch.serialization.safe_globals(_PLAIN):
             # the older of torch's two formats cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever torch says of a file that is damaged or holds more than tensors

@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -159,13 +161,20 @@ def test_its_dictionary(tmp_path):
 
 
 @pytest.mark.transformers
-def test_a_file_is_read_without_running_it(tmp_path):
-    """Tensors and plain options are read; anything that would call code is refused."""
+def test_a_file_is_read_without_running_it(tmp_path, monkeypatch):
+    """Tensors, options and HuBERT's dictionaries are read, without fairseq; what would call code is refused."""
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.pt"
     given = checkpoint("wav2vec2_ctc")
     given["model"] = {name: torch.tensor(x) for name, x in given["model"].items()}
-    torch.save(given | {"args": argparse.Namespace(seed=1)}, path)
+    for name in ("fairseq", "fairseq.data", "fairseq.data.dictionary"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    dictionary = type("Dictionary", (), {"__module__": "fairseq.data.dictionary"})
+    sys.modules["fairseq.data.dictionary"].Dictionary = dictionary
+    labels = dictionary()
+    labels.symbols = ["<s>", "<pad>"]
+    torch.save(given | {"args": argparse.Namespace(seed=1), "task_state": {"dictionaries": [labels]}}, path)
+    monkeypatch.undo()
     released = open_released(str(path))
     expected = open_released(str(RELEASED / "wav2vec2_ctc")).parameters()
     jax.tree.map(np.testing.assert_array_equal, released.parameters(), expected)
