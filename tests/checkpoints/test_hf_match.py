@@ -75,32 +75,29 @@ def assert_backbone(released, expected, dtype="float32"):
         np.testing.assert_array_equal(ours[name], np.asarray(x.astype(jnp.dtype(dtype)), np.float32), err_msg=name)
 
 
-@pytest.mark.parametrize("storage", ["one", "shards"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_backbone_of_any_class_prefix_and_type(family, storage, tmp_path):
-    expected = open_released(str(RELEASED / FAMILIES[family][0])).parameters()
-    check_all(family, storage, expected, tmp_path)
+def test_a_backbone_of_any_class_prefix_and_type(family, tmp_path):
+    check_all(family, ("one", "shards"), tmp_path)
 
 
 @pytest.mark.transformers
-@pytest.mark.parametrize("storage", ["torch", "torch shards"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_backbone_in_torchs_files(family, storage, tmp_path):
+def test_a_backbone_in_torchs_files(family, tmp_path):
     pytest.importorskip("torch")
-    expected = open_released(str(RELEASED / FAMILIES[family][0])).parameters()
-    check_all(family, storage, expected, tmp_path)
+    check_all(family, ("torch", "torch shards"), tmp_path)
 
 
-def check_all(family, storage, expected, folder):
-    """Each class under each prefix; the types and the spellings of weight norm in turn."""
-    backbone = released_backbone(family)
-    spellings = [backbone, old_spelling(backbone)]
-    for number, (kind, (before, around)) in enumerate(itertools.product(CLASSES, PREFIXES)):
+def check_all(family, storages, folder):
+    """Each class under each prefix; the types, the spellings of weight norm and the storages in turn."""
+    source, backbone = FAMILIES[family][0], released_backbone(family)
+    expected, spellings = open_released(str(RELEASED / source)).parameters(), [backbone, old_spelling(backbone)]
+    for (i, kind), (k, (before, around)) in itertools.product(enumerate(CLASSES), enumerate(PREFIXES)):
         left, told = CLASSES[kind]
-        options = dict(source=FAMILIES[family][0], architectures=[kind], storage=storage, dtype=TYPES[number % 3])
-        tensors = wrap(spellings[number % 2], before, family) | wrap(heads(left), around, family)
-        released = open_released(str(write(folder / str(number), tensors, **options)))
-        assert_backbone(released, expected, options["dtype"])
+        dtype, storage = TYPES[(i + k) % 3], storages[(i // 2 + k // 3) % 2]
+        tensors = wrap(spellings[(i + k) % 2], before, family) | wrap(heads(left), around, family)
+        path = write(folder / f"{i}-{k}", tensors, source=source, architectures=[kind], storage=storage, dtype=dtype)
+        released = open_released(str(path))
+        assert_backbone(released, expected, dtype)
         assert released.left_behind == (told if around != "downstream." or not told else ["downstream"])
         assert released.architecture.head is None
 
