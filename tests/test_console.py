@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sew_jax.console import Progress, format_duration, say, say_on_stderr
+from sew_jax.console import Progress, format_duration, listed, say, say_on_stderr
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,9 @@ def test_a_thread_that_speaks_on_stderr_speaks_for_itself(capsys):
     thread.join()
     say("three")
     assert capsys.readouterr() == ("three\n", "one\ntwo\n")
+
+
+def test_names_at_the_end_of_a_line():
+    assert listed("new", []) == ""
+    assert listed("new", ["a", "b", "a"]) == "; new: a, b"
+    assert listed("new", "abcd", most=2) == "; new: a, b and 2 more"

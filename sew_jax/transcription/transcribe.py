@@ -10,6 +10,7 @@ from typing import TextIO
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import chosen_options
@@ -43,6 +44,7 @@ def transcribe(config: ConfigDict, workdir: Path) -> None:
 def _transcribe(config: ConfigDict, workdir: Path, results: TextIO) -> None:
     begin = time.monotonic()
     say("sew_jax transcribe")
+    open_pretrained(config.init_from)  # what is wrong with it is said before audio is looked for
     recordings, problems, alone = find_recordings(config.audio)
     writer = TranscriptWriter(config.format, recordings, alone, results, workdir)
     say(f"  audio     {len(recordings)} files, {sum(r.seconds for r in recordings) / 3600:.2f} h")

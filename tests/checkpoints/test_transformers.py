@@ -66,6 +66,27 @@ def test_published_sizes_there_and_back(size, tmp_path):
         np.testing.assert_array_equal(again.eval()(inputs.input_values).logits[0].numpy(), expected)
 
 
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("Wav2Vec2", "ForSequenceClassification"),
+        ("Wav2Vec2", "ForXVector"),
+        ("Wav2Vec2", "ForAudioFrameClassification"),
+        ("Hubert", "ForSequenceClassification"),
+        ("SEW", "ForSequenceClassification"),
+    ],
+)
+def test_the_backbone_of_another_class(family, kind, tmp_path):
+    """It is that which the class holds, its head is told."""
+    small = make.BASE | (make.SEW if family == "SEW" else make.CONV)
+    model = getattr(hf, f"{family}{kind}")(getattr(hf, f"{family}Config")(**small, use_weighted_layer_sum=True))
+    model.save_pretrained(tmp_path / "whole")
+    getattr(model, family.lower()).save_pretrained(tmp_path / "backbone")
+    whole, backbone = (open_released(str(tmp_path / name)) for name in ("whole", "backbone"))
+    jax.tree.map(np.testing.assert_array_equal, whole.parameters(), backbone.parameters())
+    assert {"classifier", "layer_weights"} <= set(whole.left_behind) and backbone.left_behind == []
+
+
 @pytest.mark.parametrize("name", ["wav2vec2_ctc", "sew_ctc"])
 def test_an_exported_folder_transcribes_through_the_pipeline(name, tmp_path):
     released = make.Path(__file__).parents[1] / "released" / name
