@@ -1,0 +1,166 @@
+"""MP3 as its frames tell it: how many there are, and where another file was joined on.
+
+libmpg123 believes the count in a file's first frame (Xing, Info), and without one guesses it from the size; libsndfile
+then reads no further. Here all frames' headers are walked, and each stream gets a first frame that tells its length.
+Headers are those of ISO/IEC 11172-3 and 13818-3.
+"""
+
+import functools
+import struct
+from typing import NamedTuple
+
+from sew_jax.data.views import Bytes, Pieces
+
+_RATES = (44_100, 48_000, 32_000)
+_KBITS = {  # by MPEG-1 or not, and layer
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+class Header(NamedTuple):
+    """What a frame's four bytes say: its length in bytes, and what all frames of a stream share."""
+
+    length: int
+    kind: tuple[bool, int, int]  # MPEG-1 or not, layer, rate in Hz
+    mono: bool
+
+
+class _Stream(NamedTuple):
+    """Frames from `begin` to `end`, so many; `said`: how many the Xing frame at `begin` promises, if any."""
+
+    begin: int
+    end: int
+    frames: int
+    said: int | None
+
+
+@functools.cache
+def header(word: bytes) -> Header | None:
+    """A frame's header, None where the bytes are none; free-format streams count as none."""
+    if len(word) < 4 or word[0] != 0xFF or word[1] & 0xE0 != 0xE0:
+        return None
+    version, layer, index, rate = word[1] >> 3 & 3, 4 - (word[1] >> 1 & 3), word[2] >> 4, word[2] >> 2 & 3
+    if version == 1 or layer == 4 or index in (0, 15) or rate == 3:
+        return None
+    first = version == 3
+    hertz = _RATES[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    bits, padding = 1000 * _KBITS[first, layer][index - 1], word[2] >> 1 & 1
+    if layer == 1:
+        length = (12 * bits // hertz + padding) * 4
+    else:
+        length = (144 if first or layer == 2 else 72) * bits // hertz + padding
+    return Header(length, (first, layer, hertz), word[3] >> 6 == 3)
+
+
+def mpeg_parts(data: Bytes) -> list[Pieces] | None:
+    """The pieces of each stream; None where libsndfile reads the file rightly by itself."""
+    streams = _streams(data)
+    if not streams:
+        return None
+    if len(streams) == 1 and streams[0].said is not None and streams[0].frames <= streams[0].said:
+        return None
+    parts: list[Pieces] = []
+    for stream in streams:
+        if stream.said is None:
+            parts.append([_count_frame(data, stream), (stream.begin, stream.end)])
+        else:
+            parts.append([(stream.begin, stream.end)])
+    return parts
+
+
+def _streams(data: Bytes) -> list[_Stream]:
+    found: list[_Stream] = []
+    at, end = 0, len(data)
+    begin, count, said, kind = at, 0, None, None
+
+    def close(stop: int) -> None:
+        if count:
+            found.append(_Stream(begin, stop, count, said))
+
+    while at + 4 <= end:
+        head = header(data[at : at + 4])
+        if head is None or at + head.length > end:
+            after = _skip_tag(data, at, end) or _next_frame(data, at + 1, end)
+            if after is None:
+                break
+            if count and said is not None and count >= said:  # all that was promised: what follows is another's
+                close(at)
+                begin, count, said = after, 0, None
+            elif not count:
+                begin = after
+            at = after
+            continue
+        told = _told(data, at, head)
+        if told is not None or (kind and head.kind != kind) or (said is not None and count >= said):
+            close(at)
+            begin, count, said = at, 0, None
+        kind = head.kind
+        at += head.length
+        if told is None:
+            count += 1
+        elif told > 0:
+            said = told
+        else:  # a first frame without a count: it holds no sound
+            begin = at
+    close(min(at, end))
+    return found
+
+
+def _told(data: Bytes, at: int, head: Header) -> int | None:
+    """How many frames the first frame of a stream promises, 0 where it does not say; None: it is no such frame."""
+    if head.kind[1] != 3:
+        return None
+    side = at + 4 + ((17 if head.mono else 32) if head.kind[0] else (9 if head.mono else 17))
+    name = data[side : side + 4]
+    if name in (b"Xing", b"Info"):
+        flags, frames = struct.unpack(">II", data[side + 4 : side + 12])
+        return frames if flags & 1 else 0
+    return 0 if data[at + 36 : at + 40] == b"VBRI" else None
+
+
+def _count_frame(data: Bytes, stream: _Stream) -> bytes:
+    """A Xing frame that promises what the stream holds."""
+    word = bytearray(data[stream.begin : stream.begin + 4])
+    word[1] |= 1  # no checksum
+    word[2] = (word[2] & 0x0D) | 0x80  # a bit rate whose frame has the room
+    head = header(bytes(word))
+    assert head is not None
+    side = 4 + ((17 if head.mono else 32) if head.kind[0] else (9 if head.mono else 17))
+    content = bytes(word).ljust(side, b"\0") + struct.pack(">4sII", b"Xing", 1, stream.frames)
+    return content.ljust(head.length, b"\0")
+
+
+def _skip_tag(data: Bytes, at: int, end: int) -> int | None:
+    """Where a tag (ID3, APE) that begins here ends."""
+    if data[at : at + 3] == b"ID3":
+        return min(at + id3_length(data[at : at + 10]), end)
+    if data[at : at + 3] == b"TAG":
+        return min(at + 128, end)
+    if data[at : at + 8] == b"APETAGEX":
+        return min(at + 32 + int.from_bytes(data[at + 12 : at + 16], "little"), end)
+    return None
+
+
+def id3_length(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that begins so."""
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size
+
+
+def _next_frame(data: Bytes, at: int, end: int) -> int | None:
+    """The next place where two frames of a kind, or a frame and the end, follow one another; or a tag."""
+    while 0 <= (at := data.find(b"\xff", at, end)):
+        head = header(data[at : at + 4])
+        if head is not None:
+            after = header(data[at + head.length : at + head.length + 4])
+            if at + head.length == end or (after is not None and after.kind == head.kind):
+                return at
+        at += 1
+    return None
