@@ -20,6 +20,7 @@ EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
 _BLOCK = 10.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
 _LEAST = 0.05  # seconds in which that is no accident
+_LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
 
 def probe(data: str | bytes) -> int:
@@ -161,19 +162,24 @@ def _one_channel(wave: np.ndarray, rate: int) -> np.ndarray:
     """Floats of any number of channels as float32 of one.
 
     Raises:
-      AudioError: they hold NaN or infinity, or channels of opposite phase, whose mean is silence.
+      AudioError: they hold NaN, infinity or nonsense, or channels of opposite phase, whose mean is silence.
     """
-    if not np.isfinite(wave).all():
+    peak = _peak(wave)
+    if not np.isfinite(peak):
         raise AudioError("holds NaN or infinite samples")
+    if peak > _LOUDEST:
+        raise AudioError(f"holds samples of up to {peak:.3g}, where 1 is full scale")
     wave = wave.astype(np.float32, copy=False).reshape(len(wave), -1)
     if wave.shape[1] == 1:
         return wave[:, 0]
     mean = wave.mean(1)
-    if len(wave) >= _LEAST * rate:
-        loudest = max(wave.max(), -wave.min())
-        if loudest >= 2**-8 and max(mean.max(), -mean.min()) < _CANCELLED * loudest:
-            raise AudioError(f"has {wave.shape[1]} channels of opposite phase, whose mean is silence; keep one of them")
+    if peak >= 2**-8 and len(wave) >= _LEAST * rate and _peak(mean) < _CANCELLED * peak:
+        raise AudioError(f"has {wave.shape[1]} channels of opposite phase, whose mean is silence; keep one of them")
     return mean
+
+
+def _peak(wave: np.ndarray) -> float:
+    return float(max(wave.max(initial=0), -wave.min(initial=0)))
 
 
 def _to_int16(wave: np.ndarray) -> np.ndarray:

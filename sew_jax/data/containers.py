@@ -15,18 +15,20 @@ from sew_jax.data.headers import sized_parts
 from sew_jax.data.mpeg import header, id3_length, mpeg_parts
 from sew_jax.data.ogg import ogg_parts
 from sew_jax.data.problems import AudioError
-from sew_jax.data.views import Bytes, Pieces, View
+from sew_jax.data.views import Bytes, Memory, Pieces, View
 
 
 class Part(NamedTuple):
-    """What libsndfile is to read: a path or a file in memory, and its bytes."""
+    """What libsndfile is to read, a path, a descriptor to close, or a file in memory; and its bytes."""
 
-    source: str | io.IOBase
+    source: str | int | io.IOBase
     size: int
 
 
 def open_parts(data: str | bytes) -> Iterator[Part]:
     """What libsndfile is to read, in order: all of a file, or views of its streams with headers that are true.
+
+    soundfile would ask for more arguments where a name ends in .raw: that is kept from it.
 
     Raises:
       AudioError: there is no such file, it is empty, or it ends before what it promises.
@@ -35,19 +37,21 @@ def open_parts(data: str | bytes) -> Iterator[Part]:
         if not data:
             raise AudioError("is empty")
         parts = _parts(data)
-        yield from [Part(io.BytesIO(data), len(data))] if parts is None else _views(data, parts)
+        yield from [Part(Memory(data), len(data))] if parts is None else _views(data, parts)
         return
     data = os.fspath(data)
     with _opened(data) as file:
-        whole = Part(data, os.fstat(file.fileno()).st_size)
-        if _is_flac(file.read(4)):
-            yield whole
+        size = os.fstat(file.fileno()).st_size
+        if _is_flac(os.pread(file.fileno(), 4, 0)):
+            yield Part(data, size)
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             parts = _parts(mapped)
-            if parts is None and data.lower().endswith(".raw"):  # soundfile would ask for more arguments by this name
-                parts = [[(0, len(mapped))]]
-            yield from [whole] if parts is None else _views(mapped, parts)
+            if parts is not None:
+                yield from _views(mapped, parts)
+                return
+            nameless = _is_mpeg(mapped) or data.lower().endswith(".raw")
+        yield Part(os.dup(file.fileno()) if nameless else data, size)
 
 
 def _views(data: Bytes, parts: list[Pieces]) -> Iterator[Part]:
@@ -81,7 +85,10 @@ def _parts(data: Bytes) -> list[Pieces] | None:
         return None
     if data[:4] == b"OggS":
         return ogg_parts(data)
+    return mpeg_parts(data) if _is_mpeg(data) else sized_parts(data)
+
+
+def _is_mpeg(data: Bytes) -> bool:
+    """Whether it is MP3. Of such a file's name libsndfile would ask a Mac's companion, ._NAME, first."""
     begin = id3_length(data[:10]) if data[:3] == b"ID3" else 0
-    if header(data[begin : begin + 4]):
-        return mpeg_parts(data)
-    return sized_parts(data)
+    return header(data[begin : begin + 4]) is not None

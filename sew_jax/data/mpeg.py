@@ -9,6 +9,7 @@ import functools
 import struct
 from typing import NamedTuple
 
+from sew_jax.data.problems import AudioError
 from sew_jax.data.views import Bytes, Pieces
 
 _RATES = (44_100, 48_000, 32_000)
@@ -58,8 +59,15 @@ def header(word: bytes) -> Header | None:
 
 
 def mpeg_parts(data: Bytes) -> list[Pieces] | None:
-    """The pieces of each stream; None where libsndfile reads the file rightly by itself."""
+    """The pieces of each stream; None where libsndfile reads the file rightly by itself.
+
+    Raises:
+      AudioError: there are fewer frames than the first promises.
+    """
     streams = _streams(data)
+    for stream in streams:
+        if stream.said is not None and stream.frames + 1 < stream.said:  # some count the first frame, too
+            raise AudioError(f"is truncated: {stream.frames} of {stream.said} frames are there")
     if not streams:
         return None
     if len(streams) == 1 and streams[0].said is not None and streams[0].frames <= streams[0].said:

@@ -1,5 +1,6 @@
 """Files in memory or mapped into it, and views of their pieces."""
 
+import contextlib
 import io
 import mmap
 import os
@@ -7,6 +8,15 @@ from collections.abc import Sequence
 
 Bytes = bytes | mmap.mmap
 Pieces = Sequence[bytes | tuple[int, int]]  # bytes of their own, or spans (begin, end) of a file
+
+
+class Memory(io.BytesIO):
+    """A file in memory. Where a damaged header sends libsndfile out of it, the position stays: errors go nowhere."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError, OverflowError):
+            return super().seek(offset, whence)
+        return self.tell()
 
 
 class View(io.RawIOBase):
