@@ -17,7 +17,7 @@ from sew_jax.rates import SAMPLE_RATE
 
 EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
 
-_BLOCK = 10.0  # seconds that are decoded at a time
+_BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
 _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
@@ -61,7 +61,9 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
     with contextlib.closing(open_streams(data)) as streams:
         for stream in streams:
             skip -= stream.skip(skip) if stream.canonical else 0
-            for wave in _converted(stream, _BLOCK, None if left is None else skip + left):
+            for wave in _converted(
+                stream, _MINUTE if stream.canonical else _BLOCK, None if left is None else skip + left
+            ):
                 part = wave[skip : None if left is None else skip + left]
                 skip = max(skip - len(wave), 0)
                 if len(part):

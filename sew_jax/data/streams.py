@@ -1,6 +1,7 @@
 """Streams of audio as libsndfile decodes them, a block at a time; whatever it raises becomes an AudioError."""
 
 import contextlib
+import os
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -15,6 +16,11 @@ _AT_ONCE = 2**22  # numbers that are decoded at a time, whatever a header promis
 _UNKNOWN = 2**62  # frames; where libsndfile cannot know it says more
 _DENSEST = 8192  # frames that a byte can hold; of silence in FLAC's longest blocks it holds 6,000
 _RATES = (1000, 1_000_000)  # Hz
+# names of audio without any header
+_HEADERLESS = (".raw", ".pcm", ".alaw", ".ulaw", ".al", ".ul", ".sln", ".vox", ".gsm")
+_NO_HEADER = (
+    "has no header that says what it is; give it one: sox -t raw -r RATE -e CODING -b BITS -c CHANNELS IN OUT.wav"
+)
 _ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
 
 
@@ -96,8 +102,13 @@ def open_streams(data: str | bytes) -> Generator[Stream, None, None]:
     """
     for part in open_parts(data):
         with contextlib.ExitStack() as stack:
-            with _named():
-                file = stack.enter_context(_Sequential(part.source))
+            try:
+                with _named():
+                    file = stack.enter_context(_Sequential(part.source))
+            except AudioError as error:
+                if not isinstance(data, bytes) and os.fspath(data).lower().endswith(_HEADERLESS):
+                    raise AudioError(_NO_HEADER) from error
+                raise
             yield Stream(file, part.size)
 
 
