@@ -101,14 +101,14 @@ def open_streams(data: str | bytes) -> Generator[Stream, None, None]:
       AudioError: it is none, or was cut.
     """
     for part in open_parts(data):
-        with contextlib.ExitStack() as stack:
-            try:
-                with _named():
-                    file = stack.enter_context(_Sequential(part.source))
-            except AudioError as error:
-                if not isinstance(data, bytes) and os.fspath(data).lower().endswith(_HEADERLESS):
-                    raise AudioError(_NO_HEADER) from error
-                raise
+        try:
+            with _named():
+                file = _Sequential(part.source)
+        except AudioError as error:
+            if not isinstance(data, bytes) and os.fspath(data).lower().endswith(_HEADERLESS):
+                raise AudioError(_NO_HEADER) from error
+            raise
+        with file:
             yield Stream(file, part.size)
 
 
