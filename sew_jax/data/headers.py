@@ -40,6 +40,8 @@ def sized_parts(data: Sliced) -> list[Pieces] | None:
     begin, size = 0, len(data)
     while audio := _find(data, begin):
         there = size - audio.begin
+        if there >= 2**32 and data[begin : begin + 3] == b"RIF":  # its size was written modulo 4 GiB
+            raise AudioError("is longer than the 4 GiB that WAV can say; make it W64, RF64 or FLAC")
         if _is_untold(audio, there):  # all that follows is audio
             number = min(there + audio.extra, 256**audio.size_bytes - 1)
             true = number.to_bytes(audio.size_bytes, "little" if audio.order == "<" else "big")

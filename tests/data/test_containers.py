@@ -1,6 +1,7 @@
 """Every container and coding that libsndfile writes, whole and spoiled: read to its end, or named."""
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -158,6 +159,14 @@ def test_a_file_that_was_cut_says_how_much_is_there(container, tmp_path):
     for reader in (probe, read, lambda path: list(blocks(path))):
         with pytest.raises(AudioError, match=r"^is truncated: \d+ of (16000|8000) bytes of audio are there$"):
             reader(path)
+
+
+def test_wav_beyond_its_own_limit_is_named(tmp_path):
+    """The size of more than 4 GiB was written modulo 4 GiB, and most of the audio would pass unseen."""
+    (tmp_path / "a.wav").write_bytes(as_file(np.arange(1000, dtype=np.int16), "WAV"))
+    os.truncate(tmp_path / "a.wav", 5 * 2**30)  # takes no room on disk
+    with pytest.raises(AudioError, match="longer than the 4 GiB that WAV can say"):
+        probe(tmp_path / "a.wav")
 
 
 def test_what_follows_the_audio_may_be_cut():
