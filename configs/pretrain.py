@@ -130,7 +130,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.crop_seconds = recipe.crop_seconds
     config.input.buckets = 1 if small else 4
     config.input.min_seconds = 0.5 if small else 2.0
-    config.input.max_seconds = 600.0  # longer audio is left out: it should be cut, as an epoch takes one crop of it
+    config.input.max_seconds = 86_400.0  # longer audio is left out; of long audio an epoch takes crops all over it
     # Of several data: an epoch's audio is shared in proportion to hours ** this: 1 reads all alike,
     # less favours small corpora
     config.input.corpus_exponent = 1.0

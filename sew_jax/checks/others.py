@@ -103,6 +103,15 @@ def _a_size_is_known(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 # its own words where no size is named
 _SIZED = dataclasses.replace(PRETRAIN, together=tuple(t for t in PRETRAIN.together if t is not needs_an_architecture))
+
+
+def _pieces_are_long_enough(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Of what `prepare` cuts: two pieces of the least length must have room in the longest."""
+    least = max(2 * config.min_seconds, 1.0)
+    if config.cut_seconds < least:
+        yield "cut_seconds", f"{config.cut_seconds} must be at least {least:g}: a second, and twice min_seconds"
+
+
 PREPARE = Mode(
     keys={
         "mode": mode("prepare"),
@@ -111,10 +120,11 @@ PREPARE = Mode(
         "name": Parsed("name the dataset", _dataset_name),
         "transcripts": choice("auto", "required", "optional"),
         "min_seconds": at_least(0, "of an utterance"),
+        "cut_seconds": positive("of a piece"),
         "max_seconds": positive("of an utterance"),
         "workers": Workers(),
     },
-    together=(lengths_are_in_order,),
+    together=(lengths_are_in_order, _pieces_are_long_enough),
 )
 PLAN = Mode(
     keys={

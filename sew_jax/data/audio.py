@@ -3,38 +3,40 @@
 Since files and prepared records give the same integers, training does not depend on where audio lies.
 """
 
+import contextlib
 import io
-import os
-import re
 from collections.abc import Iterator
 
 import numpy as np
 import soundfile
 import soxr
 
+from sew_jax.data.problems import AudioError
+from sew_jax.data.streams import Stream, open_streams
 from sew_jax.rates import SAMPLE_RATE
 
 EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
 
-_EXACT_SEEK = {"FLAC", "WAV", "W64", "AIFF"}  # formats whose seek lands on the very sample
-
-
-class AudioError(Exception):
-    """A file that holds no usable speech; the message says why, without the file's name."""
+_BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
+_CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
+_LEAST = 0.05  # seconds in which that is no accident
+_LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
 
 def probe(data: str | bytes) -> int:
-    """Samples that `read` will return, from the header alone.
+    """Samples that `read` will return, from the header alone where it knows them.
 
     Args:
       data: path of a file, or its bytes.
 
     Raises:
-      AudioError: the header cannot be read, or promises nothing.
+      AudioError: the header cannot be read, promises nothing, or more than the file holds.
     """
-    with _opened(data) as file:
-        rate = file.samplerate
-        samples = (2 * file.frames * SAMPLE_RATE + rate) // (2 * rate) if rate else 0  # half up, as soxr rounds
+    samples = 0
+    with contextlib.closing(open_streams(data)) as streams:
+        for stream in streams:
+            rate = stream.rate
+            samples += (2 * stream.count() * SAMPLE_RATE + rate) // (2 * rate)  # half up, as soxr rounds
     if samples <= 0:
         raise AudioError("holds no audio")
     return samples
@@ -43,39 +45,42 @@ def probe(data: str | bytes) -> int:
 def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.ndarray:
     """Speech as int16 at 16 kHz, channels averaged: (samples,). 1 is 2**-15 of full scale.
 
+    No more is decoded than is wanted of 16 kHz, one channel and 16 bits in a container that seeks, such as FLAC; of
+    other audio all that comes before it, too.
+
     Args:
       data: path of a file, or its bytes.
       begin: first sample wanted, at 16 kHz.
       samples: how many are wanted; None takes all there are. Fewer come where the audio ends.
 
     Raises:
-      AudioError: it cannot be decoded to its end, is empty, or holds NaN or infinity.
+      AudioError: it cannot be decoded that far, is empty, holds NaN or infinity, or its channels cancel each other.
     """
-    with _opened(data) as file:
-        rate, canonical = file.samplerate, _is_canonical(file) and file.format in _EXACT_SEEK
-        promised = file.frames
-        try:
-            if canonical:  # no more is decoded than is wanted
-                start = min(begin, promised)
-                promised = promised - start if samples is None else min(promised - start, samples)
-                if start:
-                    file.seek(start)
-                wave = file.read(promised, dtype="int16")
-            else:
-                wave = file.read(dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-            raise AudioError(_reason(data, error)) from error
-    if not len(wave):
+    found: list[np.ndarray] = []
+    skip, left = begin, samples
+    with contextlib.closing(open_streams(data)) as streams:
+        for stream in streams:
+            skip -= stream.skip(skip) if stream.canonical else 0
+            for wave in _converted(
+                stream, _MINUTE if stream.canonical else _BLOCK, None if left is None else skip + left
+            ):
+                part = wave[skip : None if left is None else skip + left]
+                skip = max(skip - len(wave), 0)
+                if len(part):
+                    found.append(part)
+                if left is not None:
+                    left -= len(part)
+                    if not left:
+                        break
+            if left == 0:
+                break
+    if not found:
         raise AudioError(f"ends before sample {begin}, where more was expected" if begin else "holds no audio")
-    if len(wave) < promised:
-        raise AudioError(f"is truncated: {len(wave)} of {promised} samples can be decoded")
-    if canonical:
-        return wave
-    return to_canonical(wave, rate)[begin : None if samples is None else begin + samples]
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def blocks(data: str | bytes, seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """What `read` gives of all the audio (of MP3 to the last bit but one), a block at a time, in memory for a block.
+def blocks(data: str | bytes, seconds: float = _BLOCK) -> Iterator[np.ndarray]:
+    """What `read` gives of all the audio, a block at a time, in memory for two.
 
     Args:
       data: path of a file, or its bytes.
@@ -84,25 +89,38 @@ def blocks(data: str | bytes, seconds: float = 10.0) -> Iterator[np.ndarray]:
     Raises:
       AudioError: as `read` does, but after the blocks before the fault.
     """
-    with _opened(data) as file:
-        canonical, left = _is_canonical(file), file.frames
-        resampler = None if file.samplerate == SAMPLE_RATE else soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1)
-        if left <= 0:
-            raise AudioError("holds no audio")
-        while left:
-            wanted = min(left, round(seconds * file.samplerate))
-            try:
-                wave = file.read(wanted, dtype="int16" if canonical else "float32", always_2d=not canonical)
-            except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-                raise AudioError(_reason(data, error)) from error
-            if len(wave) < wanted:
-                read = file.frames - left + len(wave)
-                raise AudioError(f"is truncated: {read} of {file.frames} samples can be decoded")
-            left -= wanted
-            if not canonical:
-                wave = _one_channel(wave)
-                wave = _to_int16(resampler.resample_chunk(wave, last=not left) if resampler else wave)
+    empty = True
+    with contextlib.closing(open_streams(data)) as streams:
+        for stream in streams:
+            for wave in _converted(stream, seconds):
+                empty = False
+                yield wave
+    if empty:
+        raise AudioError("holds no audio")
+
+
+def _converted(stream: Stream, seconds: float, most: int | None = None) -> Iterator[np.ndarray]:
+    """The blocks of a stream as int16 at 16 kHz; of a canonical one no more than `most` samples."""
+    if stream.canonical:
+        yield from stream.blocks(seconds, most)
+        return
+    resampler = None if stream.rate == SAMPLE_RATE else soxr.ResampleStream(stream.rate, SAMPLE_RATE, 1)
+    for wave, last in _with_end(stream.blocks(seconds)):
+        wave = _one_channel(wave, stream.rate)
+        wave = _to_int16(resampler.resample_chunk(wave, last=last) if resampler else wave)
+        if len(wave):
             yield wave
+
+
+def _with_end(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each block, and whether it is the last."""
+    before = None
+    for wave in blocks:
+        if before is not None:
+            yield before, False
+        before = wave
+    if before is not None:
+        yield before, True
 
 
 def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -113,13 +131,13 @@ def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
       rate: in Hz.
 
     Raises:
-      AudioError: it holds NaN, infinity, or integers of more than 16 bits.
+      AudioError: it holds NaN, infinity, or integers of more than 16 bits; or its channels cancel each other.
     """
     if np.issubdtype(wave.dtype, np.integer):
         if wave.size and (wave.min() < -(2**15) or wave.max() >= 2**15):
             raise AudioError("holds integers of more than 16 bits")
         wave = wave.astype(np.float32) / 2**15
-    wave = _one_channel(wave)
+    wave = _one_channel(wave, rate)
     return _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
 
 
@@ -131,9 +149,10 @@ def encode(wave: np.ndarray) -> bytes:
 
 
 def is_canonical_flac(data: bytes) -> bool:
-    """Whether the bytes are a FLAC file of 16 kHz, one channel and 16 bits already."""
-    with _opened(data) as file:
-        return file.format == "FLAC" and _is_canonical(file)
+    """Whether the bytes are a FLAC file of 16 kHz, one channel and 16 bits already, whose header knows its length."""
+    with contextlib.closing(open_streams(data)) as streams:
+        stream = next(streams)
+        return stream.format == "FLAC" and stream.canonical and stream.frames is not None
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
@@ -141,34 +160,29 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     return _to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
 
 
-def _one_channel(wave: np.ndarray) -> np.ndarray:
-    """Floats of any number of channels as float32 of one. Raises AudioError at NaN and infinity."""
-    if not np.isfinite(wave).all():
+def _one_channel(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Floats of any number of channels as float32 of one.
+
+    Raises:
+      AudioError: they hold NaN, infinity or nonsense, or channels of opposite phase, whose mean is silence.
+    """
+    peak = _peak(wave)
+    if not np.isfinite(peak):
         raise AudioError("holds NaN or infinite samples")
-    return wave.astype(np.float32).reshape(len(wave), -1).mean(1)
+    if peak > _LOUDEST:
+        raise AudioError(f"holds samples of up to {peak:.3g}, where 1 is full scale")
+    wave = wave.astype(np.float32, copy=False).reshape(len(wave), -1)
+    if wave.shape[1] == 1:
+        return wave[:, 0]
+    mean = wave.mean(1)
+    if peak >= 2**-8 and len(wave) >= _LEAST * rate and _peak(mean) < _CANCELLED * peak:
+        raise AudioError(f"has {wave.shape[1]} channels of opposite phase, whose mean is silence; keep one of them")
+    return mean
+
+
+def _peak(wave: np.ndarray) -> float:
+    return float(max(wave.max(initial=0), -wave.min(initial=0)))
 
 
 def _to_int16(wave: np.ndarray) -> np.ndarray:
     return np.round(wave * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
-
-
-def _is_canonical(file: soundfile.SoundFile) -> bool:
-    return (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-
-
-def _opened(data: str | bytes) -> soundfile.SoundFile:
-    try:
-        return soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else str(data))
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        if not isinstance(data, bytes) and not os.path.exists(data):
-            raise AudioError("does not exist") from error
-        if not (data if isinstance(data, bytes) else os.path.getsize(data)):
-            raise AudioError("is empty") from error
-        raise AudioError(_reason(data, error)) from error
-
-
-def _reason(data: str | bytes, error: Exception) -> str:
-    """What libsndfile says, without the file's name, which callers know."""
-    text = str(error).rpartition("opening ")[2]
-    text = re.sub(r"<_io\.BytesIO.*?>", "", text) if isinstance(data, bytes) else text.replace(repr(str(data)), "")
-    return "cannot be decoded (" + (" ".join(text.split()).strip(" :.") or type(error).__name__) + ")"

@@ -12,12 +12,16 @@ _GRID = 1600  # samples (0.1 s): bucket lengths are multiples of it
 
 
 class Planned(NamedTuple):
-    """Batch `number`: `utterances` in a static number of rows, -1 in filler ones; `bucket`: their length in samples."""
+    """Batch `number`: `utterances` in a static number of rows, -1 in filler ones; `bucket`: their length in samples.
+
+    `crops`: which of its crops a row takes of its utterance, 0 where there is one alone.
+    """
 
     number: int
     epoch: int
     bucket: int
     utterances: np.ndarray
+    crops: np.ndarray
 
 
 def choose_buckets(samples: np.ndarray, count: int) -> list[int]:
@@ -56,9 +60,10 @@ def rows_per_bucket(buckets: Sequence[int], batch_samples: int, multiple: int) -
 class BatchPlan:
     """Batches of one bucket each; `plan[i]` for any i is computed from (seed, epoch, i), and nothing is replayed.
 
-    With one corpus, or `exponent` 1, an epoch holds each utterance exactly once. Otherwise an epoch is as long, but its
-    audio is shared among corpora in proportion to (hours of the corpus) ** exponent (the sampling of XLS-R, arXiv
-    2111.09296); within a corpus no utterance is read again before all others were.
+    With one corpus, or `exponent` 1, an epoch holds each crop of each utterance exactly once. Otherwise an epoch is as
+    long, but its audio is shared among corpora in proportion to (hours of the corpus) ** exponent (the sampling of
+    XLS-R, arXiv 2111.09296); within a corpus no crop is read again before all others were. Crops are counted, not
+    listed: memory grows with the utterances alone.
 
     Args:
       samples: (utterances,) lengths.
@@ -67,10 +72,12 @@ class BatchPlan:
       seed: of the order.
       shuffle: False, for one corpus, keeps utterances sorted by length, longest first.
       sizes: utterances of each corpus, which follow one another; None: one corpus.
+      crops: (utterances,) how many crops of about `samples` an epoch takes of each; None: one.
       multiple: filler rows make the rows of a batch divisible by it, so that any number of devices computes the same
         batches.
 
     Attributes:
+      crops: (utterances,) as given.
       drawn: bucket length -> utterances of a full batch.
       rows: bucket length -> rows of a batch, filler rows included.
       corpus_shares: (corpora,) each one's share of an epoch's audio.
@@ -85,24 +92,29 @@ class BatchPlan:
         *,
         sizes: Sequence[int] | None = None,
         exponent: float = 1.0,
+        crops: np.ndarray | None = None,
         multiple: int = 1,
     ):
+        self.crops = np.ones(len(samples), np.int64) if crops is None else crops
         self.drawn, self._seed, self._shuffle = dict(sorted(rows.items())), seed, shuffle
         self.rows = {length: -(-count // multiple) * multiple for length, count in self.drawn.items()}
         lengths = np.array(list(self.drawn))
         bucket_U = np.minimum(np.searchsorted(lengths, samples), len(lengths) - 1)
         sizes = sizes or [len(samples)]
         corpus_U = np.repeat(np.arange(len(sizes)), sizes)
-        repeats, self.corpus_shares = _repeats(samples, corpus_U, exponent)
+        repeats, self.corpus_shares = _repeats(samples * self.crops, corpus_U, exponent)
         cell_U = bucket_U * len(sizes) + corpus_U
         order = np.argsort(cell_U, kind="stable") if shuffle else np.lexsort((-samples, cell_U))
         cells = np.split(order, np.cumsum(np.bincount(cell_U, minlength=len(lengths) * len(sizes)))[:-1])
         self._groups: list[_Bucket] = []
         for i in reversed(range(len(lengths))):
             members = cells[i * len(sizes) : (i + 1) * len(sizes)]
-            draws = [round(len(m) * times) for m, times in zip(members, repeats, strict=True)]
+            crop_ends = [np.cumsum(self.crops[m]) for m in members]
+            draws = [
+                round(int(ends[-1]) * times) if len(ends) else 0 for ends, times in zip(crop_ends, repeats, strict=True)
+            ]
             if sum(draws):
-                self._groups.append(_Bucket(int(lengths[i]), members, np.cumsum([0, *draws])))
+                self._groups.append(_Bucket(int(lengths[i]), members, crop_ends, np.cumsum([0, *draws])))
         batches = [-(-group.ends[-1] // self.drawn[group.length]) for group in self._groups]
         self._first = np.cumsum([0, *batches])
         self.batches_per_epoch = int(self._first[-1])
@@ -130,7 +142,7 @@ class BatchPlan:
         """Samples of speech in an epoch, on average."""
         return float(
             sum(
-                np.minimum(self._samples[m], group.length).mean() * draws
+                np.average(np.minimum(self._samples[m], group.length), weights=self.crops[m]) * draws
                 for group in self._groups
                 for m, draws in zip(group.members, np.diff(group.ends), strict=True)
                 if draws
@@ -150,41 +162,53 @@ class BatchPlan:
         drawn = self.drawn[group.length]
         begin = (place - int(self._first[number])) * drawn
         draws = np.arange(begin, min(begin + drawn, group.ends[-1]))
-        utterances = np.full(self.rows[group.length], -1, np.int64)
-        utterances[: len(draws)] = self._utterances(group, epoch, draws)
-        return Planned(i, epoch, group.length, utterances)
+        utterances, crops = np.full(self.rows[group.length], -1, np.int64), np.zeros(self.rows[group.length], np.int64)
+        utterances[: len(draws)], crops[: len(draws)] = self._drawn(group, epoch, draws)
+        return Planned(i, epoch, group.length, utterances, crops)
 
-    def _utterances(self, group: "_Bucket", epoch: int, draws: np.ndarray) -> np.ndarray:
-        """Which utterances an epoch's draws from a bucket are."""
+    def _drawn(self, group: "_Bucket", epoch: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which utterances an epoch's draws from a bucket are, and which of their crops."""
         if not self._shuffle:
-            return group.members[0][draws]
+            return group.crop(0, draws)
         key = (self._seed, group.length)
         places = permute(draws, int(group.ends[-1]), *key, epoch, "draws")
         corpora = np.searchsorted(group.ends, places, side="right") - 1
-        utterances = np.empty(len(draws), np.int64)
+        utterances, crops = np.empty(len(draws), np.int64), np.empty(len(draws), np.int64)
         for corpus in np.unique(corpora):
-            mine, members = corpora == corpus, group.members[corpus]
+            mine, size = corpora == corpus, int(group.crop_ends[corpus][-1])
             # the corpus is read round and round, in another order each time
             share = int(group.ends[corpus + 1] - group.ends[corpus])
-            rounds, within = np.divmod(epoch * share + places[mine] - group.ends[corpus], len(members))
+            rounds, within = np.divmod(epoch * share + places[mine] - group.ends[corpus], size)
             for turn in np.unique(rounds):
-                within[rounds == turn] = permute(
-                    within[rounds == turn], len(members), *key, int(corpus), int(turn), "round"
-                )
-            utterances[mine] = members[within]
-        return utterances
+                within[rounds == turn] = permute(within[rounds == turn], size, *key, int(corpus), int(turn), "round")
+            utterances[mine], crops[mine] = group.crop(int(corpus), within)
+        return utterances, crops
 
 
 class _Bucket(NamedTuple):
-    """A bucket: its utterances by corpus, and where each corpus' draws of an epoch end (the first entry is 0)."""
+    """A bucket.
+
+    Attributes:
+      members: its utterances by corpus.
+      crop_ends: by corpus, how many crops the utterances up to each have.
+      ends: where each corpus' draws of an epoch end; the first entry is 0.
+    """
 
     length: int
     members: list[np.ndarray]
+    crop_ends: list[np.ndarray]
     ends: np.ndarray
+
+    def crop(self, corpus: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The utterances whose crops lie at `places` among all of a corpus, and which of their crops these are."""
+        ends = self.crop_ends[corpus]
+        at = np.searchsorted(ends, places, side="right")
+        begins = np.where(at > 0, ends[at - 1], 0)
+        return self.members[corpus][at], places - begins
 
 
 def _repeats(samples: np.ndarray, corpus_U: np.ndarray, exponent: float) -> tuple[np.ndarray, np.ndarray]:
-    """How often an epoch reads an utterance of each corpus, on average; each one's share of its audio: (corpora,)."""
+    """How often an epoch reads a crop of each corpus, on average; each one's share of its audio: (corpora,)."""
     audio = np.bincount(corpus_U, weights=samples)
     shares = audio**exponent / (audio**exponent).sum()
     return shares * audio.sum() / audio, shares

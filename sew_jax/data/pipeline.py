@@ -5,6 +5,7 @@ holds.
 """
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -75,11 +76,12 @@ class Batches:
             arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
             arrays["label_length"] = np.zeros(share, np.int32)
         problems = []
-        for row, utterance in enumerate(map(int, mine)):
+        crops = planned.crops[self._host * share : (self._host + 1) * share]
+        for row, (utterance, crop) in enumerate(zip(mine.tolist(), crops.tolist(), strict=True)):
             if utterance < 0:
                 continue
             try:
-                speech = self._read(utterance, bucket, planned.epoch)
+                speech = self._read(utterance, crop, bucket, planned.epoch)
             except AudioError as error:
                 problems.append(Problem(self._source.id(utterance), str(error)))
                 continue
@@ -90,16 +92,18 @@ class Batches:
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
 
-    def _read(self, utterance: int, bucket: int, epoch: int) -> np.ndarray:
-        """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError."""
+    def _read(self, utterance: int, crop: int, bucket: int, epoch: int) -> np.ndarray:
+        """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError.
+
+        Where it takes several crops, these begin at equal distances, in each epoch at others.
+        """
         key = (self._seed, epoch, utterance)
-        if self._speed:
-            factor = 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1)
-            speech = change_speed(self._source.audio(utterance), factor)
-            begin = uniform_int(max(len(speech) - bucket, 0) + 1, *key, "crop")
-            return speech[begin : begin + bucket]
-        excess = max(int(self._source.samples[utterance]) - bucket, 0)
-        return self._source.audio(utterance, uniform_int(excess + 1, *key, "crop"), bucket)
+        factor = 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1) if self._speed else 1.0
+        wanted = math.ceil(bucket * factor)
+        begins = max(int(self._source.samples[utterance]) - wanted, 0) + 1  # where a crop could begin
+        begin = (crop * begins + uniform_int(begins, *key, "crop")) // int(self._plan.crops[utterance])
+        speech = self._source.audio(utterance, begin, wanted)
+        return change_speed(speech, factor)[:bucket] if self._speed else speech
 
 
 def label_slots(source: Source, plan: BatchPlan) -> dict[int, int]:

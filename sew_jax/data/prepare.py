@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 from etils import epath
@@ -23,12 +23,13 @@ from ml_collections import ConfigDict
 
 from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
-from sew_jax.data import audio, records
+from sew_jax.data import records
 from sew_jax.data.audio import AudioError
+from sew_jax.data.convert import Limits, convert
 from sew_jax.data.listing import Entry, folders_of, is_remote
 from sew_jax.data.sources import list_root, root_path
 from sew_jax.data.summary import plot_lengths, split_facts
-from sew_jax.data.tfds_listing import SCHEME, list_tfds, read_tfds
+from sew_jax.data.tfds_listing import SCHEME, list_tfds
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.processes import die_with_parent
@@ -38,14 +39,6 @@ _SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many
 _SPLIT_FOLDERS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin
 _SCREEN = 5.0  # seconds between lines of progress
 _SCRATCH = ".writing-"
-
-
-class Limits(NamedTuple):
-    """What is taken: seconds of audio, and whether a transcript must be there."""
-
-    min_seconds: float
-    max_seconds: float
-    need_text: bool
 
 
 class Shard(NamedTuple):
@@ -93,8 +86,9 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         ) from error
     for split, fact in facts.items():
         say(
-            f"  {split}: {fact['utterances']} of {fact['listed']} utterances, {fact['hours']:.2f} h, "
-            f"{fact['speakers']} speakers, {fact['rejected']} rejected"
+            f"  {split}: {fact['listed'] - fact['rejected']} of {fact['listed']} utterances, "
+            f"{fact['hours']:.2f} h, {fact['speakers']} speakers, {fact['rejected']} rejected"
+            + (f"; {fact['cut']} of them cut at pauses into {fact['pieces']} pieces" if fact["cut"] else "")
         )
     for line in rejected[:5]:
         say(f"  ! {line['id']} {line['reason']}")
@@ -138,7 +132,7 @@ def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
     """Shards of a split, without the entries that have a problem already."""
     with_text = sum(entry.text is not None for entry in entries)
     need_text = config.transcripts == "required" or (config.transcripts == "auto" and 2 * with_text >= len(entries))
-    limits = Limits(config.min_seconds, config.max_seconds, need_text)
+    limits = Limits(config.min_seconds, config.cut_seconds, config.max_seconds, need_text)
     good = [entry for entry in entries if not entry.problem]
     each = max(_SMALLEST, -(-len(good) // _SHARDS))
     cuts = [good[i : i + each] for i in range(0, len(good), each)] or [[]]
@@ -240,13 +234,15 @@ def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> flo
 
     def accepted():
         for entry in shard.entries:
+            kept = 0.0  # seconds
             try:
-                row, flac = _convert(entry, shard.limits)
+                for row, flac in convert(entry, shard.limits):
+                    rows.append(row)
+                    kept += row["samples"] / SAMPLE_RATE
+                    yield row, flac
             except AudioError as error:
-                rejected.append({"id": entry.id, "path": entry.path, "reason": str(error)})
-                continue
-            rows.append(row)
-            yield row, flac
+                reason = f"{error}; its first {kept:.2f} s are kept" if kept else str(error)
+                rejected.append({"id": entry.id, "path": entry.path, "reason": reason})
 
     remote = is_remote(os.fspath(folder))
     with tempfile.TemporaryDirectory(dir=None if remote else folder, prefix=_SCRATCH) as scratch:
@@ -264,49 +260,31 @@ def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> flo
     return sum(row["samples"] for row in rows) / SAMPLE_RATE
 
 
-def _convert(entry: Entry, limits: Limits) -> tuple[dict[str, Any], bytes]:
-    """A row of the index and FLAC bytes. Raises AudioError where it is not taken."""
-    if limits.need_text and not entry.text:
-        raise AudioError("has no transcript (--config.transcripts=optional keeps such audio for pre-training)")
-    if entry.path.startswith(SCHEME):
-        wave, flac = read_tfds(entry.path), None
-    else:
-        try:
-            data = epath.Path(entry.path).read_bytes()
-        except OSError as error:
-            raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error
-        wave, flac = audio.read(data), data if audio.is_canonical_flac(data) else None
-    seconds = len(wave) / SAMPLE_RATE
-    if seconds < limits.min_seconds:
-        raise AudioError(f"is {seconds:.2f} s long, shorter than min_seconds={limits.min_seconds:g}")
-    if seconds > limits.max_seconds:
-        raise AudioError(f"is {seconds:.2f} s long, longer than max_seconds={limits.max_seconds:g}; cut it into pieces")
-    row = {"id": entry.id, "samples": len(wave), "text": entry.text, "speaker": entry.speaker}
-    return row, flac or audio.encode(wave)
-
-
 def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) -> tuple[dict[str, dict], list[dict]]:
     """Writes tables, summary and plot, then the metadata that make it a dataset; returns (facts by split, rejected)."""
     facts, written, rejected, lengths, tables = {}, {}, [], {}, hashlib.sha256()
     for split, entries in splits.items():
         names = [shard.name for shard in shards if shard.split == split]
-        notes = [json.loads((unfinished / f"{name}.json").read_text()) for name in names]
-        rows = [row for note in notes for row in note["rows"]]
         bad = [{"id": e.id, "path": e.path, "reason": e.problem} for e in entries if e.problem]
-        bad += [line for note in notes for line in note["rejected"]]
+        parts, counts, size = [], [], 0
+        for name in names:
+            note = json.loads((unfinished / f"{name}.json").read_text())
+            parts.append(pa.Table.from_pylist(note["rows"], records.PREPARED_SCHEMA))
+            counts.append(len(note["rows"]))
+            size += note["bytes"]
+            bad += note["rejected"]
         rejected += [{"split": split, **line} for line in bad]
-        table = pa.Table.from_pylist(rows, records.INDEX_SCHEMA)
+        table = pa.concat_tables(parts)
         index = records.index_bytes(table)
         (folder / records.index_name(split)).write_bytes(index)
         tables.update(index)
         lengths[split] = table["samples"].to_numpy() / SAMPLE_RATE
         facts[split] = split_facts(table, listed=len(entries), rejected=len(bad))
-        written[split] = [len(note["rows"]) for note in notes], sum(note["bytes"] for note in notes)
-        if not rows:
+        written[split] = counts, size
+        if not len(table):
             raise UserError(
                 f"data: nothing of split {split} can be used: all {len(entries)} were rejected, "
-                f"the first: {bad[0]['id']} "
-                f"{bad[0]['reason']}"
+                f"the first: {bad[0]['id']} {bad[0]['reason']}"
             )
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)
     (workdir / "rejected.jsonl").write_bytes(lines.encode("utf-8", "backslashreplace"))

@@ -10,6 +10,10 @@ from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
 
 
+class AudioError(Exception):
+    """A file that holds no usable speech; the message says why, without the file's name."""
+
+
 class Problem(NamedTuple):
     """An utterance that was left out, and why."""
 

@@ -28,6 +28,8 @@ VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
     {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
 )
+# what `prepare` writes says of a piece, too, whence it came; both null of what was not cut
+PREPARED_SCHEMA = INDEX_SCHEMA.append(pa.field("source", pa.large_string())).append(pa.field("begin", pa.int64()))
 INFO = "dataset_info.json"
 _OPENING = threading.Lock()
 
@@ -56,7 +58,8 @@ def write_shard(path: Path, rows: Iterable[tuple[dict, bytes]]) -> int:
     serializer, written = ExampleSerializer(layout.get_serialized_info()), 0
     writer = ArrayRecordWriter(str(path), "group_size:1")  # one record is read at a time
     for row, flac in rows:
-        example = layout.encode_example({**row, "text": row["text"] or "", "audio": flac})
+        known = {name: row[name] for name in ("id", "samples", "speaker")}
+        example = layout.encode_example(known | {"text": row["text"] or "", "audio": flac})
         record = serializer.get_tf_example(example).SerializeToString(deterministic=True)
         writer.write(record)
         written += len(record)
@@ -67,7 +70,7 @@ def write_shard(path: Path, rows: Iterable[tuple[dict, bytes]]) -> int:
 def index_bytes(table: pa.Table) -> bytes:
     """The index of a split as an Arrow file."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
     return sink.getvalue().to_pybytes()
 

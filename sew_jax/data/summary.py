@@ -13,7 +13,10 @@ _QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
 
 def split_facts(table: pa.Table, *, listed: int, rejected: int) -> dict[str, Any]:
-    """What a user wants to know of a split; `listed` is `utterances` plus `rejected`."""
+    """What a user wants to know of a split.
+
+    `listed` is `utterances` plus `rejected`, each recording that was cut into `pieces` counted once.
+    """
     seconds = table["samples"].to_numpy() / SAMPLE_RATE
     texts = [text for text in table["text"].to_pylist() if text]
     characters = Counter(character for text in texts for character in text)
@@ -22,6 +25,8 @@ def split_facts(table: pa.Table, *, listed: int, rejected: int) -> dict[str, Any
         "listed": listed,
         "utterances": len(table),
         "rejected": rejected,
+        "cut": len(table["source"].unique().drop_null()),
+        "pieces": len(table) - table["source"].null_count,
         "hours": round(float(seconds.sum()) / 3600, 4),
         "seconds": {q: round(float(np.quantile(seconds, p)), 2) for q, p in _QUANTILES.items()} if len(table) else {},
         "speakers": len(speakers),

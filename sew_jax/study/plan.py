@@ -151,10 +151,20 @@ def _work(config: ConfigDict, task: Task) -> Work:
     buckets = choose_buckets(task.samples, config.input.buckets)
     rows = rows_per_bucket(buckets, round(config.input.batch_seconds * SAMPLE_RATE), multiple)
     plan = BatchPlan(
-        task.samples, rows, 0, shuffle=True, sizes=task.source.sizes, exponent=config.input.corpus_exponent
+        task.samples,
+        rows,
+        0,
+        shuffle=True,
+        sizes=task.source.sizes,
+        exponent=config.input.corpus_exponent,
+        crops=task.crops,
     )
     architecture = json.loads(json.dumps(task.architecture["backbone"]))
-    return Work(BackboneConfig(**architecture), round(float(np.mean(task.samples))), plan.seconds_per_batch)
+    return Work(
+        BackboneConfig(**architecture),
+        round(float(np.average(task.samples, weights=task.crops))),
+        plan.seconds_per_batch,
+    )
 
 
 def flop_of_update(work: Work, draws: Sequence[Draw]) -> float:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
@@ -83,6 +84,7 @@ def open_finetuning(config: ConfigDict) -> Task:
         source=source,
         problems=problems,
         samples=longest_samples(source, config.input.speed),
+        crops=np.ones(len(source), np.int64),
         vocabulary=vocabulary,
         model=model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},

@@ -164,6 +164,7 @@ def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] 
         shuffle=True,
         sizes=task.source.sizes,
         exponent=config.input.corpus_exponent,
+        crops=task.crops,
         multiple=multiple,
     )
 

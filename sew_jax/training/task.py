@@ -5,6 +5,7 @@ B utterances, T frames.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -70,6 +71,7 @@ class Task(NamedTuple):
       draws: what an update may compute.
       problems: utterances that were left out.
       samples: (utterances,) what a batch takes of each.
+      crops: (utterances,) how many times so much an epoch takes of each.
       vocabulary: None in pre-training.
       architecture: the model, as JSON; with it another run builds it again.
       init: key -> variables.
@@ -82,6 +84,7 @@ class Task(NamedTuple):
     source: Source
     problems: list[Problem]
     samples: np.ndarray
+    crops: np.ndarray
     vocabulary: Vocabulary | None
     model: PretrainModel | CTCModel
     architecture: dict[str, Any]
@@ -166,6 +169,11 @@ def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tupl
 def longest_samples(source: Source, speed: float) -> np.ndarray:
     """(utterances,) lengths at the slowest pace that `input.speed` may draw."""
     return np.ceil(source.samples / (1 - speed)).astype(np.int64)
+
+
+def count_crops(source: Source, crop_samples: int, speed: float) -> np.ndarray:
+    """(utterances,) crops that have room side by side in each, at least one, whatever pace `input.speed` draws."""
+    return np.maximum(source.samples // math.ceil(crop_samples * (1 + speed)), 1)
 
 
 def adam(
