@@ -1,7 +1,9 @@
 """Recordings: the files, folders and standard input that a command line names, and what Python gives."""
 
 import os
+import stat
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +97,12 @@ def _audio_below(top: str) -> list[str]:
 def _measured(wanted: tuple[str, str, str | bytes]) -> Recording | Problem:
     name, stem, data = wanted
     try:
+        if isinstance(data, str) and stat.S_ISFIFO(os.stat(data).st_mode):  # can be read once, and not sought in
+            data = Path(data).read_bytes()
         return Recording(name, stem, data, audio.probe(data))
+    except FileNotFoundError:
+        return Problem(name, "does not exist")
+    except OSError as error:
+        return Problem(name, f"cannot be read ({error.strerror})")
     except AudioError as error:
         return Problem(name, str(error))
