@@ -187,5 +187,7 @@ def read_bytes(path: str) -> bytes:
         return data
     try:
         return epath.Path(data).read_bytes()
+    except FileNotFoundError as error:
+        raise AudioError("does not exist") from error
     except OSError as error:
         raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error

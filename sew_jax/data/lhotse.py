@@ -56,7 +56,12 @@ def _of_cut(cut: dict[str, Any], where: str) -> Iterator[Row]:
         return
     supervisions = cut.get("supervisions") or []
     if len(supervisions) < 2:
-        part = {"id": cut["id"], "offset": cut["start"], "duration": cut["duration"], "channel": cut.get("channel")}
+        part = {
+            "id": cut["id"],
+            "offset": float(cut["start"]),
+            "duration": cut["duration"],
+            "channel": cut.get("channel"),
+        }
         yield _of_recording(cut["recording"], where, part | _said(*supervisions))
         return
     for supervision in supervisions:
@@ -72,7 +77,7 @@ def _of_supervision(supervision: dict[str, Any], where: str, recordings: dict[st
     if recording is None:
         problem = f"is of recording {supervision['recording_id']}, which the manifest of recordings lacks"
         return Row(where, id=_name(supervision), problem=problem)
-    part = {"offset": supervision["start"], "duration": supervision["duration"]}
+    part = {"offset": float(supervision["start"]), "duration": supervision["duration"]}
     part |= {"id": supervision["id"], "channel": supervision.get("channel")}
     return _of_recording(recording, where, part | _said(supervision))
 
