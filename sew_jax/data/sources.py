@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
+from sew_jax.data import audio
 from sew_jax.data.corpora import find_form, list_root
-from sew_jax.data.entries import Entry, measure, read_segment
+from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
@@ -42,9 +43,12 @@ class FileStore:
         columns = {name: [getattr(entry, name) for entry in entries] for name in ("id", "samples", "text", "speaker")}
         self.index = pa.table(columns, schema=INDEX_SCHEMA)
         kept = {name: [getattr(entry, name) for entry in entries] for name in _FILE_SCHEMA.names}
+        self._is_plain = np.array([not is_part(entry) and entry.seconds is None for entry in entries], bool)
         self._files = pa.table(kept, schema=_FILE_SCHEMA)
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
+        if self._is_plain[row]:
+            return audio.read(fetch(self._files["path"][row].as_py()), begin, samples)
         part = {name: self._files[name][row].as_py() for name in _FILE_SCHEMA.names}
         return read_segment(Entry("", samples=self.index["samples"][row].as_py(), **part), begin, samples)
 
