@@ -15,7 +15,7 @@ from sew_jax.data.problems import AudioError
 from sew_jax.data.streams import Stream, open_streams
 from sew_jax.rates import SAMPLE_RATE
 
-_BLOCK = 10.0  # seconds that are decoded at a time
+_BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
 _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
@@ -63,7 +63,8 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None, channel:
             skip -= stream.skip(skip) if stream.canonical else 0
             if channel is not None and channel >= stream.channels:
                 raise AudioError(f"has no channel {channel}; it has {stream.channels}")
-            for wave in _converted(stream, _BLOCK, None if left is None else skip + left, channel):
+            block, most = _MINUTE if stream.canonical else _BLOCK, None if left is None else skip + left
+            for wave in _converted(stream, block, most, channel):
                 part = wave[skip : None if left is None else skip + left]
                 skip = max(skip - len(wave), 0)
                 if len(part):

@@ -10,7 +10,7 @@ _PYAV = (
     ".3g2 .3gp .3gpp .aac .ac3 .adts .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .ec3 .f4a .f4v .flv .m4a .m4b .m4r "
     ".m4v .mka .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ogx .qcp .ra .rm .shn .spx .tak .tta .weba .webm .wma .wmv .wv"
 )
-_HEADERLESS = ".al .alaw .g722 .gsm .pcm .raw .ul .ulaw .vox"
+_HEADERLESS = ".al .alaw .g722 .gsm .pcm .raw .sln .ul .ulaw .vox"
 _DOUBTFUL = ".htk .iff .mat .mpc .xi"
 
 # Every suffix of the formats that libsndfile reads; what is inside decides, so that a wrong one does no harm

@@ -4,11 +4,12 @@ libsndfile takes a header at its word, reads the first stream alone, and says no
 container is looked at first, and a file that is not as it should be is given to libsndfile in pieces, or named.
 """
 
+import functools
 import io
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sew_jax.data.audio_names import HEADERLESS_SUFFIXES, suffix_of
@@ -16,13 +17,15 @@ from sew_jax.data.headers import sized_parts
 from sew_jax.data.mpeg import header, id3_length, mpeg_parts
 from sew_jax.data.ogg import ogg_parts
 from sew_jax.data.problems import AudioError
-from sew_jax.data.views import Bytes, Memory, Pieces, View
+from sew_jax.data.views import Memory, OnDisk, Sliced, View
+
+Source = str | int | io.IOBase  # a path, a descriptor to close, or a file in memory
 
 
 class Part(NamedTuple):
-    """What libsndfile is to read, a path, a descriptor to close, or a file in memory; and its bytes."""
+    """What libsndfile is to read, and its bytes."""
 
-    source: str | int | io.IOBase
+    source: Source
     size: int
 
 
@@ -37,28 +40,19 @@ def open_parts(data: str | bytes) -> Iterator[Part]:
     if isinstance(data, bytes):
         if not data:
             raise AudioError("is empty")
-        parts = _parts(data)
-        yield from [Part(Memory(data), len(data))] if parts is None else _views(data, parts)
+        yield from _parts(data, lambda: Memory(data))
         return
-    data = os.fspath(data)
-    with _opened(data) as file:
-        size = os.fstat(file.fileno()).st_size
-        if _is_flac(os.pread(file.fileno(), 4, 0)):
-            yield Part(data, size)
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            parts = _parts(mapped)
-            if parts is not None:
-                yield from _views(mapped, parts)
-                return
-            nameless = _is_mpeg(mapped) or suffix_of(data) in HEADERLESS_SUFFIXES
-        yield Part(os.dup(file.fileno()) if nameless else data, size)
-
-
-def _views(data: Bytes, parts: list[Pieces]) -> Iterator[Part]:
-    for pieces in parts:
-        view = View(data, pieces)
-        yield Part(view, view.size)
+    path = os.fspath(data)
+    with _opened(path) as file:
+        on_disk = OnDisk(file.fileno(), os.fstat(file.fileno()).st_size)
+        # Of an MP3's name libsndfile asks a Mac's companion, ._NAME, first
+        nameless = _is_mpeg(on_disk) or suffix_of(path) in HEADERLESS_SUFFIXES
+        whole = functools.partial(os.dup, file.fileno()) if nameless else lambda: path
+        if _is_mpeg(on_disk) or _is_ogg(on_disk):  # which are looked through from end to end
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                yield from _parts(mapped, whole)
+        else:
+            yield from _parts(on_disk, whole)
 
 
 def _opened(path: str) -> io.FileIO:
@@ -75,21 +69,30 @@ def _opened(path: str) -> io.FileIO:
         raise AudioError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _is_flac(head: bytes) -> bool:
+def _parts(data: Sliced, whole: Callable[[], Source]) -> Iterator[Part]:
+    """Views of streams, or the `whole` where libsndfile reads it rightly by itself. Raises AudioError."""
+    if isinstance(data, OnDisk) or not (_is_ogg(data) or _is_mpeg(data)):
+        parts = None if _is_flac(data) else sized_parts(data)
+    else:
+        parts = ogg_parts(data) if _is_ogg(data) else mpeg_parts(data)
+    if parts is None:
+        yield Part(whole(), len(data))
+        return
+    for pieces in parts:
+        view = View(data, pieces)
+        yield Part(view, view.size)
+
+
+def _is_flac(data: Sliced) -> bool:
     """FLAC tells its length, or that it is not known; libsndfile finds where it was cut."""
-    return head == b"fLaC"
+    return data[:4] == b"fLaC"
 
 
-def _parts(data: Bytes) -> list[Pieces] | None:
-    """The pieces of each stream; None where libsndfile reads the file rightly by itself. Raises AudioError."""
-    if _is_flac(data[:4]):
-        return None
-    if data[:4] == b"OggS":
-        return ogg_parts(data)
-    return mpeg_parts(data) if _is_mpeg(data) else sized_parts(data)
+def _is_ogg(data: Sliced) -> bool:
+    return data[:4] == b"OggS"
 
 
-def _is_mpeg(data: Bytes) -> bool:
-    """Whether it is MP3. Of such a file's name libsndfile would ask a Mac's companion, ._NAME, first."""
+def _is_mpeg(data: Sliced) -> bool:
+    """MP3, whose frames may come after a tag."""
     begin = id3_length(data[:10]) if data[:3] == b"ID3" else 0
     return header(data[begin : begin + 4]) is not None

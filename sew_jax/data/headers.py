@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sew_jax.data.problems import AudioError
-from sew_jax.data.views import Bytes, Pieces
+from sew_jax.data.views import Pieces, Sliced
 
 _NEVER_TOLD = 0x7FFF0000  # programs that write to a pipe leave a size of a little less than 2 GiB, or of up to 4
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
@@ -30,7 +30,7 @@ class _Chunk(NamedTuple):
     size: int  # of that
 
 
-def sized_parts(data: Bytes) -> list[Pieces] | None:
+def sized_parts(data: Sliced) -> list[Pieces] | None:
     """The pieces of each of several files in one, or of one with its size put right; None where all is as it should be.
 
     Raises:
@@ -63,7 +63,7 @@ def _is_untold(audio: _Audio, there: int) -> bool:
     return audio.size <= 0 or (audio.size > there and (_NEVER_TOLD <= written < 2**32 or written >= 2**62))
 
 
-def _riff_end(data: Bytes, begin: int) -> int:
+def _riff_end(data: Sliced, begin: int) -> int:
     """Where a RIFF file in `data` ends by its header; nowhere, if it is of another kind."""
     if data[begin : begin + 4] not in (b"RIFF", b"RIFX"):
         return len(data)
@@ -71,7 +71,7 @@ def _riff_end(data: Bytes, begin: int) -> int:
     return begin + 8 + size + size % 2
 
 
-def _find(data: Bytes, begin: int) -> _Audio | None:
+def _find(data: Sliced, begin: int) -> _Audio | None:
     """The audio of a file in `data`; None where its container is of no kind that says a size."""
     try:
         return _find_audio(data, begin)
@@ -79,7 +79,7 @@ def _find(data: Bytes, begin: int) -> _Audio | None:
         return None
 
 
-def _find_audio(data: Bytes, begin: int) -> _Audio | None:
+def _find_audio(data: Sliced, begin: int) -> _Audio | None:
     kind = data[begin : begin + 4]
     if kind in (b"RIFF", b"RIFX"):
         return _of_chunk(data, begin + 12, "<" if kind == b"RIFF" else ">", 4, {b"data": 0})
@@ -106,7 +106,7 @@ def _find_audio(data: Bytes, begin: int) -> _Audio | None:
     return None
 
 
-def _chunks(data: Bytes, at: int, order: str, size_bytes: int) -> Iterator[_Chunk]:
+def _chunks(data: Sliced, at: int, order: str, size_bytes: int) -> Iterator[_Chunk]:
     """The chunks of a file from `at` on: a name of four letters, a size, and what it holds."""
     number = order + ("I" if size_bytes == 4 else "Q")
     while at + 4 + size_bytes <= len(data):
@@ -116,7 +116,7 @@ def _chunks(data: Bytes, at: int, order: str, size_bytes: int) -> Iterator[_Chun
         at = chunk.begin + size + (size % 2 if size_bytes == 4 else 0)
 
 
-def _of_chunk(data: Bytes, at: int, order: str, size_bytes: int, audio: dict[bytes, int]) -> _Audio | None:
+def _of_chunk(data: Sliced, at: int, order: str, size_bytes: int, audio: dict[bytes, int]) -> _Audio | None:
     """The chunk that holds audio; `audio` says how much of it comes before."""
     for chunk in _chunks(data, at, order, size_bytes):
         if chunk.name in audio:
@@ -127,7 +127,7 @@ def _of_chunk(data: Bytes, at: int, order: str, size_bytes: int, audio: dict[byt
     return None
 
 
-def _ends_well(data: Bytes, at: int, order: str, size_bytes: int) -> bool:
+def _ends_well(data: Sliced, at: int, order: str, size_bytes: int) -> bool:
     """Whether chunks from `at` on end where the file does."""
     end = None
     for chunk in _chunks(data, at, order, size_bytes):
@@ -135,7 +135,7 @@ def _ends_well(data: Bytes, at: int, order: str, size_bytes: int) -> bool:
     return end is not None and end <= len(data) <= end + 1
 
 
-def _of_rf64(data: Bytes, begin: int) -> _Audio | None:
+def _of_rf64(data: Sliced, begin: int) -> _Audio | None:
     told = None  # where the size of 64 bits is
     for chunk in _chunks(data, begin + 12, "<", 4):
         if chunk.name == b"ds64":
@@ -147,7 +147,7 @@ def _of_rf64(data: Bytes, begin: int) -> _Audio | None:
     return None
 
 
-def _of_w64(data: Bytes, begin: int) -> _Audio | None:
+def _of_w64(data: Sliced, begin: int) -> _Audio | None:
     at = begin + 40
     while at + 24 <= len(data):
         (size,) = struct.unpack("<Q", data[at + 16 : at + 24])  # of the whole chunk
@@ -157,7 +157,7 @@ def _of_w64(data: Bytes, begin: int) -> _Audio | None:
     return None
 
 
-def _of_nist(data: Bytes, begin: int) -> _Audio | None:
+def _of_nist(data: Sliced, begin: int) -> _Audio | None:
     """NIST's header of lines, `sample_count -i 16000`, is as long as its second line says."""
     head = int(data[begin + 8 : begin + 16])
     lines = [line.split() for line in data[begin : begin + head].split(b"\n")]

@@ -61,8 +61,8 @@ def decode_elsewhere(data: str | bytes, refusal: AudioError) -> io.BytesIO:
         return _decode(data, kind)
     if not isinstance(data, bytes) and suffix_of(data) in HEADERLESS_SUFFIXES:
         raise AudioError(
-            "has no header that says its rate and coding; write it as WAV: "
-            "sox -t raw -r RATE -e signed -b 16 -c 1 IN OUT.wav"
+            "has no header that says what it is; give it one: "
+            "sox -t raw -r RATE -e CODING -b BITS -c CHANNELS IN OUT.wav"
         ) from refusal
     raise refusal
 

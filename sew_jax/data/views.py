@@ -1,4 +1,4 @@
-"""Files in memory or mapped into it, and views of their pieces."""
+"""Files as bytes that can be sliced, and views of their pieces as files."""
 
 import contextlib
 import io
@@ -6,7 +6,28 @@ import mmap
 import os
 from collections.abc import Sequence
 
+_HEAD = 4096  # bytes, in which most headers are
+
+
+class OnDisk:
+    """An open file whose slices are read when they are asked for: cheaper than a map where few are."""
+
+    def __init__(self, descriptor: int, size: int):
+        self._descriptor, self._size = descriptor, size
+        self._head = os.pread(descriptor, _HEAD, 0)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        if stop <= len(self._head):
+            return self._head[start:stop]
+        return os.pread(self._descriptor, max(stop - start, 0), start)
+
+
 Bytes = bytes | mmap.mmap
+Sliced = Bytes | OnDisk
 Pieces = Sequence[bytes | tuple[int, int]]  # bytes of their own, or spans (begin, end) of a file
 
 
@@ -22,8 +43,8 @@ class Memory(io.BytesIO):
 class View(io.RawIOBase):
     """Pieces of `data` one after another, as a file to read; spans are not copied."""
 
-    def __init__(self, data: Bytes, pieces: Pieces):
-        self._pieces: list[tuple[int, Bytes, int, int]] = []  # where each begins in the view, and in what
+    def __init__(self, data: Sliced, pieces: Pieces):
+        self._pieces: list[tuple[int, Sliced, int, int]] = []  # where each begins in the view, and in what
         self._at = self.size = 0
         for piece in pieces:
             source, first, last = (piece, 0, len(piece)) if isinstance(piece, bytes) else (data, *piece)

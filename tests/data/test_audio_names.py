@@ -106,7 +106,7 @@ def test_samples_without_a_header_are_named(tmp_path, suffix):
     (tmp_path / f"a{suffix.upper()}").write_bytes(WAVE.tobytes())
     soundfile.write(tmp_path / "b.wav", WAVE, 16_000)
     source, problems = opened(tmp_path, max_bad=1)
-    assert len(source) == 1 and "no header that says its rate" in problems[0].reason
+    assert len(source) == 1 and "no header that says what it is" in problems[0].reason
 
 
 def test_a_header_tells_whatever_the_name_says(tmp_path):
