@@ -113,8 +113,10 @@ def _left_out(path: epath.Path, name: str) -> str:
     """The suffix that names lack, if they lack one and a file is there with it."""
     if os.path.isabs(name) or os.path.splitext(name)[1].lower() in (".wav", ".flac", ".mp3", ".opus", ".ogg"):
         return ""
-    found = (s for s in _GUESSES for place in _places(path) if (place / f"{name}{s}").exists())
-    return next(found, "")
+    try:
+        return next(s for s in _GUESSES for place in _places(path) if (place / f"{name}{s}").exists())
+    except (StopIteration, OSError, ValueError):  # there is none, or it is no name of a file
+        return ""
 
 
 def _is_header(fields: Sequence[str]) -> bool:

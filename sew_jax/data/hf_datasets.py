@@ -98,7 +98,7 @@ def _table_rows(
         row = row_of({key: value for key, value in values.items() if key not in AUDIO_KEYS} | {"audio": "x"}, where)
         packed = row_path(scheme, os.fspath(path), audio, number)
         stem = os.path.splitext(name)[0] if told and name else f"{split}-{path.name.rsplit('.', 1)[0]}-{number:06d}"
-        yield row._replace(audio=packed, id=row.id or stem, split=split)
+        yield row._replace(audio=packed, packed=True, id=row.id or stem, split=split)
 
 
 def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:

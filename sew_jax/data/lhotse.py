@@ -43,7 +43,7 @@ def rows(path: epath.Path, objects: Objects, read: Callable[[epath.Path], Object
                 yield _of_supervision(row, where, recordings)
             else:
                 yield from _of_cut(row, where)
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
             yield Row(where, id=_name(row), problem=f"is no cut, supervision or recording of lhotse's ({error!r})")
 
 
@@ -110,7 +110,10 @@ def _of_recording(recording: dict[str, Any], where: str, part: dict[str, Any]) -
         if len(wanted) > 1:
             problem = "takes some of a file's channels together; take one, or all"
         channel = source["channels"].index(wanted[0])
-    return Row(where, audio="" if problem else source["source"], channel=channel, problem=problem, **part)
+    name = source["source"]
+    if not problem and not (isinstance(name, str) and name):
+        problem = "has a source without a name"
+    return Row(where, audio="" if problem else name, channel=channel, problem=problem, **part)
 
 
 def _recordings_beside(path: epath.Path, read: Callable[[epath.Path], Objects]) -> dict[str, Any]:

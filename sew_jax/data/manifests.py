@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from sew_jax.data.entries import Entry, is_remote
-from sew_jax.data.packed import is_packed
+from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
 from sew_jax.rates import SAMPLE_RATE
 
@@ -43,6 +43,7 @@ class Row(NamedTuple):
     duration: Any = None  # seconds, of the segment or else of the file
     channel: int | None = None
     problem: str | None = None
+    packed: bool = False  # `audio` is a row of a table
 
 
 class Form(NamedTuple):
@@ -78,7 +79,7 @@ def row_of(row: dict[str, Any], where: str) -> Row:
         where,
         audio=audio,
         id=None if name is None else str(name),
-        text=None if text is None else str(text),
+        text=str(text) if isinstance(text, int | float) and not isinstance(text, bool) else text,
         speaker=str(pick(row, SPEAKER_KEYS) or ""),
         split=str(row.get("split") or "train"),
         offset=row.get("offset"),
@@ -103,9 +104,10 @@ def list_form(form: Form, path: epath.Path, wanted: Sequence[str]) -> list[Entry
         if wanted and row.split not in wanted:
             others.add(row.split)
             continue
-        if base is None and not _is_whole(row.audio):
-            base = _Base(_place(form.places(path), row.audio), form.places(path)[0])
-        entries.append(_entry(row, base or _Base(form.places(path)[0], form.places(path)[0])))
+        places = form.places(path) if base is None else []
+        if base is None and not _is_whole(row):
+            base = _Base(_place(places, row.audio), places[0])
+        entries.append(_entry(row, base or _Base(places[0], places[0])))
     if not any(not entry.problem for entry in entries):
         others = others or {*form.splits(path)} - {*wanted}
         if others and not entries:
@@ -128,13 +130,20 @@ class _Base:
 
 
 def _entry(row: Row, base: _Base) -> Entry:
-    path = row.audio if _is_whole(row.audio) else os.path.join(base.name, row.audio)
-    problem = row.problem or _outside(row.audio, base)
+    path = row.audio if _is_whole(row) else os.path.join(base.name, row.audio)
+    problem = row.problem or _outside(row, base)
+    if not isinstance(row.text, str | None):
+        problem = f"has text {str(row.text)[:40]!r}, which is none"
+    elif row.text and not is_text(row.text):
+        problem = "its transcript is not UTF-8"
+    if problem:
+        known_as = row.id or (row.where if row.problem else _default_id(row.audio, base, None, None, None))
+        return Entry(printable(known_as), printable(path), problem=problem)
     try:
         begin, samples, seconds = _segment(row.offset, row.duration)
         channel = _channel(row.channel)
     except ValueError as error:
-        return Entry(printable(row.id or row.where), path, problem=str(error))
+        return Entry(printable(row.id or row.where), printable(path), problem=str(error))
     name = row.id
     if name is None:
         name = _default_id(row.audio, base, begin, samples, channel)
@@ -142,9 +151,8 @@ def _entry(row: Row, base: _Base) -> Entry:
         id=printable(name),
         path=path,
         text=None if row.text is None else " ".join(row.text.split()),
-        speaker=row.speaker,
+        speaker=printable(row.speaker),
         samples=samples,
-        problem=problem,
         begin=begin,
         channel=channel,
         seconds=seconds,
@@ -192,15 +200,18 @@ def _channel(value: Any) -> int | None:
     return value
 
 
-def _is_whole(name: str) -> bool:
-    return is_packed(name) or is_remote(name) or os.path.isabs(name)
+def _is_whole(row: Row) -> bool:
+    return row.packed or is_remote(row.audio) or os.path.isabs(row.audio)
 
 
 def _place(places: Sequence[epath.Path], name: str) -> epath.Path:
     """The first of some folders that holds a file; the first of all where none does."""
     if len(places) == 1:
         return places[0]
-    return next((place for place in places if (place / name).exists()), places[0])
+    try:
+        return next((place for place in places if (place / name).exists()), places[0])
+    except (OSError, ValueError):  # no name of a file
+        return places[0]
 
 
 def working_folder() -> epath.Path:
@@ -208,12 +219,13 @@ def working_folder() -> epath.Path:
     return epath.Path(Path.cwd())
 
 
-def _outside(file: str, base: _Base) -> str | None:
+def _outside(row: Row, base: _Base) -> str | None:
     """The problem of a relative name that leads out of its folder."""
-    if _is_whole(file):
+    file = row.audio
+    if not is_text(file):
+        return "has a file name that is no text"
+    if _is_whole(row):
         return None
-    if "\0" in file:
-        return "has a name with a zero byte in it"
     whole = os.path.join(base.name, file)
     if is_remote(whole):
         away = os.path.normpath(file).split("/")[0] == ".."

@@ -70,15 +70,30 @@ def open_parquet(file: str) -> pq.ParquetFile:
     return pq.ParquetFile(epath.Path(file).open("rb") if "://" in file else file)
 
 
-@functools.lru_cache(maxsize=64)
 def open_arrow(file: str) -> pa.Table:
     """Maps an Arrow file, as a stream or with random access, into memory. Raises OSError or pa.ArrowException."""
+    return _arrow(file, _stamp(file))
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    if "://" in file:
+        return None
+    stat = os.stat(file)
+    return stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _arrow(file: str, stamp: tuple[int, int] | None) -> pa.Table:
+    del stamp
     mapped = pa.memory_map(file)
     try:
-        return pa.ipc.open_stream(mapped).read_all()
+        table = pa.ipc.open_stream(mapped).read_all()
     except pa.ArrowInvalid:
         mapped.seek(0)
-        return pa.ipc.open_file(mapped).read_all()
+        table = pa.ipc.open_file(mapped).read_all()
+    table.validate(full=True)  # offsets of a damaged file would lead out of it
+    return table
 
 
 def _from_arrow(file: str, column: str, row: int) -> tuple[Any, int]:
@@ -87,22 +102,26 @@ def _from_arrow(file: str, column: str, row: int) -> tuple[Any, int]:
 
 def _from_parquet(file: str, column: str, row: int) -> tuple[Any, int]:
     with _READING:  # a file is not to be read by two threads, and a group not twice
-        ends = _group_ends(file)
+        stamp = _stamp(file)
+        ends = _group_ends(file, stamp)
+        if row >= ends[-1]:
+            raise pa.ArrowInvalid(f"there is no row {row}")
         group = int(np.searchsorted(ends, row, side="right"))
-        return _group(file, column, group), row - int(ends[group - 1] if group else 0)
+        return _group(file, stamp, column, group), row - int(ends[group - 1] if group else 0)
 
 
 @functools.lru_cache(maxsize=256)
-def _parquet(file: str) -> pq.ParquetFile:
+def _parquet(file: str, stamp: tuple[int, int] | None) -> pq.ParquetFile:
+    del stamp
     return open_parquet(file)
 
 
 @functools.lru_cache(maxsize=256)
-def _group_ends(file: str) -> np.ndarray:
-    meta = _parquet(file).metadata
+def _group_ends(file: str, stamp: tuple[int, int] | None) -> np.ndarray:
+    meta = _parquet(file, stamp).metadata
     return np.cumsum([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
 
 
 @functools.lru_cache(maxsize=_GROUPS)
-def _group(file: str, column: str, group: int) -> Any:
-    return _parquet(file).read_row_group(group, columns=[column])[column]
+def _group(file: str, stamp: tuple[int, int] | None, column: str, group: int) -> Any:
+    return _parquet(file, stamp).read_row_group(group, columns=[column])[column]

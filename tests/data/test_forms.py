@@ -455,3 +455,65 @@ def test_a_folder_without_audio_names_its_manifests(tmp_path):
     (tmp_path / "my_list.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"holds no audio files .*name one of its manifests, such as .*my_list.jsonl"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.removeprefix("make_"))
+def test_a_spoiled_manifest_is_read_or_named(make, tmp_path, waves):
+    """Bytes changed, cut and put in at random, in all that is no audio."""
+    data, random = make(tmp_path, waves), np.random.default_rng(3)
+    known = [p for p in sorted(tmp_path.rglob("*")) if p.is_file() and p.suffix not in (".flac", ".wav")]
+    whole = {path: path.read_bytes() for path in known}
+    for turn in range(30):
+        path = known[turn % len(known)]
+        content = bytearray(whole[path])
+        for place in random.integers(0, len(content), 4).tolist():
+            content[place] = int(random.integers(0, 256)) if turn % 2 else b'\t",{}[]0-|\n\0'[random.integers(0, 12)]
+        path.unlink()  # not in place: it may be mapped into memory
+        path.write_bytes(bytes(content[: random.integers(0, len(content) + 1)] if turn % 3 == 0 else content))
+        try:
+            source, problems = opened(data, "", max_bad=10**6, need_text=False)
+            assert len(source) and all(problem.id and problem.reason for problem in problems)
+            for i in range(len(source)):
+                try:
+                    source.audio(i)
+                except entries.AudioError as error:
+                    assert str(error)
+        except UserError as error:
+            assert str(error)
+        path.unlink()
+        path.write_bytes(whole[path])
+
+
+WRONG = (None, True, -1, 1e400, "x", "", [], {}, [1], {"a": 1}, "\0", "\ud800", "../" * 40, "a" * 5000, 2**70)
+
+
+@pytest.mark.parametrize(
+    "make", [make_ours, make_nemo_segments, make_cuts, make_cut_with_supervisions, make_supervisions]
+)
+def test_any_value_of_any_key_is_read_or_named(make, tmp_path, waves):
+    path = make(tmp_path, waves)
+    content = path.read_bytes()
+    first = json.loads((gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()[0])
+
+    def places(value, at=()):
+        yield at
+        below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in below:
+            yield from places(inner, (*at, key))
+
+    for at in places(first):
+        for wrong in WRONG:
+            row = json.loads(json.dumps(first))
+            if at:
+                inner = row
+                for key in at[:-1]:
+                    inner = inner[key]
+                inner[at[-1]] = wrong
+            else:
+                row = wrong
+            path.write_text(json.dumps(row) + "\n")
+            try:
+                source, problems = opened(path, "", max_bad=10**6, need_text=False)
+                assert len(source) + len(problems)
+            except UserError as error:
+                assert str(error)
