@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sew_jax.data.audio_names import HEADERLESS_SUFFIXES, suffix_of
 from sew_jax.data.headers import sized_parts
 from sew_jax.data.mpeg import header, id3_length, mpeg_parts
 from sew_jax.data.ogg import ogg_parts
@@ -43,30 +42,36 @@ def open_parts(data: str | bytes) -> Iterator[Part]:
         yield from _parts(data, lambda: Memory(data))
         return
     path = os.fspath(data)
-    with _opened(path) as file:
-        on_disk = OnDisk(file.fileno(), os.fstat(file.fileno()).st_size)
-        # Of an MP3's name libsndfile asks a Mac's companion, ._NAME, first
-        nameless = _is_mpeg(on_disk) or suffix_of(path) in HEADERLESS_SUFFIXES
-        whole = functools.partial(os.dup, file.fileno()) if nameless else lambda: path
+    descriptor, size = _opened(path)
+    try:
+        on_disk = OnDisk(descriptor, size)
+        # without its name: by that, libsndfile asks a Mac's companion (._NAME) what an MP3 is, and soundfile takes .raw
+        # for audio without a header; but SD2 is two files
+        whole = (lambda: path) if path.lower().endswith(".sd2") else functools.partial(os.dup, descriptor)
         if _is_mpeg(on_disk) or _is_ogg(on_disk):  # which are looked through from end to end
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped:
                 yield from _parts(mapped, whole)
         else:
             yield from _parts(on_disk, whole)
+    finally:
+        os.close(descriptor)
 
 
-def _opened(path: str) -> io.FileIO:
+def _opened(path: str) -> tuple[int, int]:
+    """A file's descriptor and its bytes."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
-            raise AudioError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-        if not status.st_size:
-            raise AudioError("is empty")
-        return open(path, "rb", buffering=0)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe could keep one waiting
+        status = os.fstat(descriptor)
     except FileNotFoundError as error:
         raise AudioError("does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
         raise AudioError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return descriptor, status.st_size
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise AudioError("is empty")
+    raise AudioError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
 
 
 def _parts(data: Sliced, whole: Callable[[], Source]) -> Iterator[Part]:

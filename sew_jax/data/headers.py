@@ -40,6 +40,8 @@ def sized_parts(data: Sliced) -> list[Pieces] | None:
     begin, size = 0, len(data)
     while audio := _find(data, begin):
         there = size - audio.begin
+        if there >= 2**32 and data[begin : begin + 3] == b"RIF":  # its size was written modulo 4 GiB
+            raise AudioError("is longer than the 4 GiB that WAV can say; make it W64, RF64 or FLAC")
         if _is_untold(audio, there):  # all that follows is audio
             number = min(there + audio.extra, 256**audio.size_bytes - 1)
             true = number.to_bytes(audio.size_bytes, "little" if audio.order == "<" else "big")
@@ -101,6 +103,8 @@ def _find_audio(data: Sliced, begin: int) -> _Audio | None:
         stereo, bits = struct.unpack(">HH", data[begin + 12 : begin + 16])
         (frames,) = struct.unpack(">I", data[begin + 26 : begin + 30])
         return _Audio(begin + 128, frames * (2 if stereo else 1) * (bits // 8))
+    if data[begin : begin + 20] == b"Creative Voice File\x1a":
+        return _of_voc(data, begin)
     if data[begin : begin + 16] == b"ALawSoundFile**\0":
         return _Audio(begin + 32, struct.unpack(">I", data[begin + 18 : begin + 22])[0])
     return None
@@ -154,6 +158,17 @@ def _of_w64(data: Sliced, begin: int) -> _Audio | None:
         if data[at : at + 4] == b"data":
             return _Audio(at + 24, size - 24, "<", at + 16, 8, 24)
         at += max(-(-size // 8) * 8, 24)
+    return None
+
+
+def _of_voc(data: Sliced, begin: int) -> _Audio | None:
+    """VOC's blocks have a kind of one byte and a size of three; kinds 1 and 9 hold sound."""
+    at = begin + struct.unpack("<H", data[begin + 20 : begin + 22])[0]
+    while at + 4 <= len(data) and data[at : at + 1] != b"\0":
+        size = int.from_bytes(data[at + 1 : at + 4], "little")
+        if data[at : at + 1] in (b"\1", b"\x09"):
+            return _Audio(at + 4, size)
+        at += 4 + size
     return None
 
 

@@ -97,13 +97,13 @@ def open_streams(data: str | bytes) -> Generator[Stream, None, None]:
     """
     for part in open_parts(data):
         size = part.size
-        with contextlib.ExitStack() as stack:
-            try:
-                with _named():
-                    file = stack.enter_context(_Sequential(part.source))
-            except AudioError as error:
-                decoded = decode_elsewhere(data, error)
-                file, size = stack.enter_context(_Sequential(decoded)), decoded.getbuffer().nbytes
+        try:
+            with _named():
+                file = _Sequential(part.source)
+        except AudioError as error:
+            decoded = decode_elsewhere(data, error)
+            file, size = _Sequential(decoded), decoded.getbuffer().nbytes
+        with file:
             yield Stream(file, size)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +105,20 @@ def test_any_container_and_standard_input(runs, said, tmp_path, monkeypatch):
     found = rows(said("-", tmp_path / "b.dat", tmp_path / "c.ogg"))
     assert [row["audio"] for row in found] == ["-", str(tmp_path / "b.dat"), str(tmp_path / "c.ogg")]
     assert found[0]["text"] == found[1]["text"] == expected["text"] and found[2]["seconds"] == 2.5
+
+
+def test_a_pipe_and_a_recording_that_was_never_finished(runs, said, tmp_path):
+    """`sew-jax ... --config.audio=<(arecord ...)`: the header knows no size, and nothing can be read twice."""
+    data = bytearray((runs / "long.wav").read_bytes())
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = b"\0\0\0\0"
+    (tmp_path / "unfinished.wav").write_bytes(data)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True)
+    writer.start()
+    expected, unfinished, pipe = rows(said(runs / "long.wav", tmp_path / "unfinished.wav", tmp_path / "pipe"))
+    writer.join(timeout=60)
+    assert unfinished["text"] == pipe["text"] == expected["text"] and pipe["seconds"] == expected["seconds"]
 
 
 def test_formats(runs, said, tmp_path):
