@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from sew_jax.benchmarks.plain_decoding import measure_plain
 from sew_jax.benchmarks.planning import measure_plan, plan_batches
 from sew_jax.console import say
+from sew_jax.data.corpora import list_root
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.prepare import prepare
-from sew_jax.data.sources import list_root, open_source, root_path
+from sew_jax.data.sources import open_source, root_path
 from sew_jax.rates import SAMPLE_RATE
 
 

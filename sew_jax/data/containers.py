@@ -31,6 +31,8 @@ class Part(NamedTuple):
 def open_parts(data: str | bytes) -> Iterator[Part]:
     """What libsndfile is to read, in order: all of a file, or views of its streams with headers that are true.
 
+    Where a name alone says what samples without a header are, it is kept from libsndfile: bytes would read otherwise.
+
     Raises:
       AudioError: there is no such file, it is empty, or it ends before what it promises.
     """

@@ -1,7 +1,6 @@
 """Streams of audio as libsndfile decodes them, a block at a time; whatever it raises becomes an AudioError."""
 
 import contextlib
-import os
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -9,6 +8,7 @@ import soundfile
 
 from sew_jax.data.containers import open_parts
 from sew_jax.data.problems import AudioError
+from sew_jax.data.pyav_audio import decode_elsewhere
 from sew_jax.rates import SAMPLE_RATE
 
 _EXACT_SEEK = {"FLAC", "WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "CAF", "NIST"}  # lands on the very sample
@@ -16,11 +16,6 @@ _AT_ONCE = 2**22  # numbers that are decoded at a time, whatever a header promis
 _UNKNOWN = 2**62  # frames; where libsndfile cannot know it says more
 _DENSEST = 8192  # frames that a byte can hold; of silence in FLAC's longest blocks it holds 6,000
 _RATES = (1000, 1_000_000)  # Hz
-# names of audio without any header
-_HEADERLESS = (".raw", ".pcm", ".alaw", ".ulaw", ".al", ".ul", ".sln", ".vox", ".gsm")
-_NO_HEADER = (
-    "has no header that says what it is; give it one: sox -t raw -r RATE -e CODING -b BITS -c CHANNELS IN OUT.wav"
-)
 _ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
 
 
@@ -101,15 +96,15 @@ def open_streams(data: str | bytes) -> Generator[Stream, None, None]:
       AudioError: it is none, or was cut.
     """
     for part in open_parts(data):
+        size = part.size
         try:
             with _named():
                 file = _Sequential(part.source)
         except AudioError as error:
-            if not isinstance(data, bytes) and os.fspath(data).lower().endswith(_HEADERLESS):
-                raise AudioError(_NO_HEADER) from error
-            raise
+            decoded = decode_elsewhere(data, error)
+            file, size = _Sequential(decoded), decoded.getbuffer().nbytes
         with file:
-            yield Stream(file, part.size)
+            yield Stream(file, size)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 
@@ -137,7 +137,7 @@ def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+        for line in read_text(path).split("\n"):
             fields = line.split()
             if len(fields) < 2 or not ("\t" in line or fields[-1] == vocabulary.delimiter):
                 yield from fields
@@ -155,7 +155,7 @@ def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
     except OSError as error:
         raise UserError(f"lexicon: {path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise UserError(f"lexicon: {path} is no text in UTF-8") from error
+        raise UserError(f"lexicon: {path} is no text in UTF-8 or UTF-16 ({error})") from error
     return Lexicon((*entries, *plain.entries), (*left_out, *plain.left_out))
 
 
