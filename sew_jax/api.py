@@ -154,7 +154,7 @@ class Model:
         """
         recognizer = self._recognizer
         if recognizer.vocabulary is None:
-            raise no_head(recognizer.name)
+            raise no_head(recognizer.name, recognizer.no_text)
         items = audio if isinstance(audio, list) else [audio]
         recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
@@ -187,7 +187,7 @@ class Model:
           UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
         """
         if self._recognizer.vocabulary is None:
-            raise no_head(self._recognizer.name)
+            raise no_head(self._recognizer.name, self._recognizer.no_text)
         return self._computed(log_probs, wave, rate, setting)
 
     def features(

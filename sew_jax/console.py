@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _process = 0
 _errors_alone = contextvars.ContextVar("_errors_alone", default=False)  # each thread has its own
@@ -24,6 +24,13 @@ def say(text: str = "", *, everywhere: bool = False) -> None:
         print(text, file=out, flush=True)
     elif everywhere:
         print(f"process {_process}: {text.strip()}", file=out, flush=True)
+
+
+def listed(what: str, names: Iterable[str], most: int = 12) -> str:
+    """`; WHAT: A, B and 3 more`, to stand at the end of a line; nothing without names."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"; {what}: {', '.join(names[:most])}{more}" if names else ""
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sew_jax.checkpoints.hf_match import spell
+from sew_jax.checkpoints.hf_weights import FOLDED_WEIGHT
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.errors import UserError
 
@@ -34,10 +36,10 @@ _PROJECTION = {
         (r"^layer_norm\.", "feature_projection.layer_norm."),
     ],
 }
-_HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.")
+_FIRST = "feature_extractor.conv_layers.0.0.weight"
 _STRIDES = {7: [5] + [2] * 6, 13: [5] + [2, 1] * 6}
 # Heads of a pre-training that is not ours: HuBERT's targets, and SEW's (which transformers does not know either)
-_LEFT_BEHIND = {"hubert": ("label_embs_concat", "final_proj."), "sew": ("quantizer.", "project_q.", "final_proj.")}
+_OTHERS_HEADS = {"hubert": ("label_embs_concat", "final_proj."), "sew": ("quantizer.", "project_q.", "final_proj.")}
 
 
 def to_hugging_face(checkpoint: Any, source: str) -> tuple[dict[str, Any], bool, dict[str, Any]]:
@@ -47,19 +49,28 @@ def to_hugging_face(checkpoint: Any, source: str) -> tuple[dict[str, Any], bool,
       UserError: it is of no model that we know, or says too little of itself.
     """
     options = _options(checkpoint, source)
-    tensors = {
-        re.sub(r"^(w2v_encoder\.)?(w2v_model\.)?", "", name): x for name, x in checkpoint["model"].items()
-    }  # of a fine-tuned model, w2v_encoder.proj is left as proj
+    tensors = _without_prefix({spell(name): x for name, x in checkpoint["model"].items()})
     family = "sew" if "encoder.upsample.0.weight" in tensors else "wav2vec2"
     if "label_embs_concat" in tensors:
         family = "hubert"
-    tensors = {name: x for name, x in tensors.items() if not name.startswith(_LEFT_BEHIND.get(family, ()))}
-    rules = _NAMES + _PROJECTION["sew" if family == "sew" else "wav2vec2"]
-    tensors = {_rename(name, rules): x for name, x in tensors.items()}
-    config = _config(family, options, tensors, source)
-    if config["architectures"][0] != "Model":  # a head's class names its backbone's parameters with a prefix
-        tensors = {name if name.startswith(_HEADS) else f"{family}.{name}": x for name, x in tensors.items()}
-    return config, bool(options.get("normalize", False)), tensors
+    others, rules = _OTHERS_HEADS.get(family, ()), _NAMES + _PROJECTION["sew" if family == "sew" else "wav2vec2"]
+    tensors = {name if name.startswith(others) else _rename(name, rules): x for name, x in tensors.items()}
+    return _config(family, options, tensors, source), bool(options.get("normalize", False)), tensors
+
+
+def _without_prefix(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Those of the model alone, as pre-training names them, and of a CTC head `proj`; others keep their names.
+
+    The model lies in `w2v_encoder.w2v_model.` of a CTC model, in `encoder.w2v_model.` of one with a decoder.
+    """
+    prefixes = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
+    prefix = min(prefixes, key=len, default="")
+    proj = prefix.removesuffix("w2v_model.") + "proj."
+    bare = {name: x for name, x in tensors.items() if not name.startswith(prefix)}
+    bare |= {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    if not prefix.endswith("w2v_encoder.w2v_model."):
+        return bare
+    return {f"proj.{name.removeprefix(proj)}" if name.startswith(proj) else name: x for name, x in bare.items()}
 
 
 def read_dictionary(path: Path, symbols: int) -> Vocabulary:
@@ -118,7 +129,8 @@ def _config(family: str, options: dict[str, Any], tensors: Mapping[str, Any], so
         )
         convs = [tensors[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(count)]
         ffn, width = tensors["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape
-        taps = tensors["encoder.pos_conv_embed.conv.weight_v"].shape
+        direction = "encoder.pos_conv_embed.conv.weight_v"
+        taps = tensors[direction if direction in tensors else FOLDED_WEIGHT].shape
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: it is no wav2vec 2.0, HuBERT or SEW model of fairseq's ({error})") from error
     config = {

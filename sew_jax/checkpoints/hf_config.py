@@ -116,8 +116,7 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
     family = config.get("model_type")
     if family not in _CLASSES:
         raise UserError(f"{source}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
-    given = {key: value for key, value in config.items() if value is not None}
-    c: dict[str, Any] = _DEFAULTS | (_SEW_DEFAULTS if family == "sew" else {}) | _REQUIRED | given
+    c = _filled(config)
     for key, default in _DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(c[key], kinds):
@@ -142,11 +141,18 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
         raise UserError(f"{source}: a squeeze_factor of {c['squeeze_factor']} cannot be loaded; SEW's is at least 2")
     if family != "sew" and feature_width(backbone) == backbone.width:
         raise UserError(f"{source}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
-    return Architecture(backbone, _read_head(c), c["squeeze_factor"])
+    return Architecture(backbone, read_head((c.get("architectures") or [""])[0], c), c["squeeze_factor"])
 
 
-def _read_head(c: Mapping[str, Any]) -> PretrainHeadConfig | CTCHeadConfig | None:
-    kind = (c.get("architectures") or [""])[0]
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` with the defaults of its family where it is silent or null."""
+    defaults = _DEFAULTS | (_SEW_DEFAULTS if config.get("model_type") == "sew" else {}) | _REQUIRED
+    return defaults | {key: value for key, value in config.items() if value is not None}
+
+
+def read_head(kind: str, config: Mapping[str, Any]) -> PretrainHeadConfig | CTCHeadConfig | None:
+    """The head of a class of Hugging Face's with that name, by its `config.json`; None where it is no head of ours."""
+    c = _filled(config)
     if kind.endswith("ForCTC"):
         return CTCHeadConfig(symbols=c["vocab_size"], dropout=c["final_dropout"], blank=c["pad_token_id"])
     if kind.endswith("ForPreTraining"):

@@ -1,30 +1,24 @@
 """The files of a Hugging Face folder: config.json, tensors (one file or shards), preprocessor and tokenizer.
 
-Nothing is unpickled, save `pytorch_model.bin` where torch is installed, and that with `weights_only=True`.
+What of its tensors is of use is found by their names, not by the class that config.json names.
 """
 
-import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
 from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
-from sew_jax.checkpoints.hf_weights import (
-    MASK_EMBEDDING,
-    from_hugging_face,
-    parameter_names,
-    parameter_shapes,
-    to_hugging_face,
-)
+from sew_jax.checkpoints.hf_match import Source, match_tensors
+from sew_jax.checkpoints.hf_weights import parameter_shapes, to_hugging_face
+from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
@@ -33,8 +27,7 @@ from sew_jax.rates import SAMPLE_RATE
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 _PROCESSOR = "processor_config.json"
-_INDEX, _PICKLE = "model.safetensors.index.json", "pytorch_model.bin"
-_HUB_FILES = ["*.json", "*.safetensors", _PICKLE]
+_HUB_FILES = ["*.json", *HUB_PATTERNS]
 
 
 class Released(NamedTuple):
@@ -42,36 +35,36 @@ class Released(NamedTuple):
 
     name: str
     family: str
-    architecture: Architecture
-    vocabulary: Vocabulary | None  # with a CTC head
-    tensors: Callable[[], Mapping[str, np.ndarray]]
-    names: Callable[[], Iterable[str]]  # of the tensors
+    architecture: Architecture  # the head is that of the tensors, None where there is none of ours
+    vocabulary: Vocabulary | None  # of a CTC head
+    no_text: str  # why what there is of a CTC head gives no text; else empty
+    left_behind: list[str]  # modules of the checkpoint that have no place here
+    sources: dict[str, Source]
+    files: TensorFiles
 
     def shapes(self) -> dict[str, Any]:
-        """The tree of `parameters`, by shapes alone.
-
-        Raises:
-          UserError: a file is missing or damaged.
-        """
+        """The tree of `parameters`, by shapes alone; what the checkpoint lacks is not in it."""
         tree = parameter_shapes(self.architecture.backbone, self.architecture.head)
-        if parameter_names(self.family, self.architecture)[MASK_EMBEDDING][0] not in self.names():
-            del tree["backbone"]["mask_embedding"]
-        return tree
+        return self._tree(dict(flatten_dict(tree, sep="/")))
 
     def parameters(self) -> dict[str, Any]:
-        """Our parameter tree, float32 numpy.
+        """Our parameter tree, float32 numpy; what the checkpoint lacks is not in it.
 
         Raises:
-          UserError: a file is missing or damaged, or tensors and configuration do not match.
+          UserError: a file has gone or is damaged.
         """
-        return from_hugging_face(self.family, self.architecture, self.tensors(), self.name)
+        tensors = self.files.read({source.name for source in self.sources.values()})
+        return self._tree({path: source.read(tensors[source.name]) for path, source in self.sources.items()})
+
+    def _tree(self, leaves: dict[str, Any]) -> dict[str, Any]:
+        return unflatten_dict({path: x for path, x in leaves.items() if path in self.sources}, sep="/")
 
 
 def open_released(name: str) -> Released:
     """The checkpoint in a folder, of a name on the hub, or in a file of fairseq's (`.pt`).
 
     Raises:
-      UserError: there is none, or one that we cannot compute exactly.
+      UserError: there is none, one that we cannot compute exactly, or one whose backbone is not whole.
     """
     if Path(name).suffix == ".pt":
         return _open_fairseq(Path(name).expanduser())
@@ -81,30 +74,42 @@ def open_released(name: str) -> Released:
     rate = preprocessor.get("sampling_rate") or SAMPLE_RATE
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
-    architecture = read_architecture(config, preprocessor.get("do_normalize") is not False, str(path))
-    vocabulary = None
-    if isinstance(architecture.head, CTCHeadConfig):
-        vocabulary = _read_vocabulary(path, architecture.head.symbols)
-        head = dataclasses.replace(architecture.head, blank=vocabulary.blank)
-        architecture = architecture._replace(head=head)
-    return Released(
-        str(path),
-        config["model_type"],
-        architecture,
-        vocabulary,
-        lambda: _read_tensors(path),
-        lambda: _tensor_names(path),
-    )
+    normalize = preprocessor.get("do_normalize") is not False
+    return _open(str(path), config, normalize, open_tensors(path), lambda symbols: _read_vocabulary(path, symbols))
 
 
 def _open_fairseq(path: Path) -> Released:
-    config, normalize, tensors = fairseq.to_hugging_face(_load_pickle(path), str(path))
-    architecture, vocabulary = read_architecture(config, normalize, str(path)), None
-    if isinstance(architecture.head, CTCHeadConfig):
-        vocabulary = fairseq.read_dictionary(path.with_name("dict.ltr.txt"), architecture.head.symbols)
-    return Released(
-        str(path), config["model_type"], architecture, vocabulary, lambda: _to_numpy(tensors), lambda: tensors
+    config, normalize, tensors = fairseq.to_hugging_face(load_pickle(path), str(path))
+    dictionary = path.with_name("dict.ltr.txt")
+    return _open(
+        str(path),
+        config,
+        normalize,
+        torch_tensors(tensors),
+        lambda symbols: fairseq.read_dictionary(dictionary, symbols),
     )
+
+
+def _open(
+    name: str,
+    config: dict[str, Any],
+    normalize: bool,
+    files: TensorFiles,
+    read_vocabulary: Callable[[int], Vocabulary],
+) -> Released:
+    family, named = config.get("model_type", ""), read_architecture(config, normalize, name)
+    architecture, sources, left_behind = match_tensors(family, config, named, files.headers, name)
+    vocabulary, no_text = None, ""
+    if isinstance(architecture.head, CTCHeadConfig):
+        try:
+            vocabulary = read_vocabulary(architecture.head.symbols)
+            head = dataclasses.replace(architecture.head, blank=vocabulary.blank)
+            architecture = architecture._replace(head=head)
+        except UserError as error:  # of use to who wants text of it, not to who gives another vocabulary
+            no_text = str(error)
+    elif "lm_head" in left_behind:
+        no_text = f"its lm_head is no weight and bias on {architecture.backbone.width} features"
+    return Released(name, family, architecture, vocabulary, no_text, left_behind, sources, files)
 
 
 def write_folder(
@@ -183,65 +188,3 @@ def _read_vocabulary(path: Path, symbols: int) -> Vocabulary:
     if len(vocabulary) > symbols:
         raise UserError(f"init_from: {path}/{VOCABULARY_FILE} names {len(vocabulary)} symbols, the head has {symbols}")
     return vocabulary.padded(symbols)
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for file in _tensor_files(path):
-        if file.name == _PICKLE:
-            return _to_numpy(_load_pickle(file))
-        with _opened(file) as opened:
-            tensors |= {name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()}  # noqa: SIM118
-    return tensors
-
-
-def _tensor_names(path: Path) -> set[str]:
-    """Names of what `_read_tensors` would give, by the files' headers; a torch file is read for it."""
-    names: set[str] = set()
-    for file in _tensor_files(path):
-        if file.name == _PICKLE:
-            return set(_load_pickle(file))
-        with _opened(file) as opened:
-            names |= set(opened.keys())
-    return names
-
-
-def _tensor_files(path: Path) -> list[Path]:
-    if (path / _INDEX).is_file():
-        return [
-            path / Path(name).name for name in sorted(set(_read_json(path / _INDEX).get("weight_map", {}).values()))
-        ]
-    for name in (_TENSORS, _PICKLE):
-        if (path / name).is_file():
-            return [path / name]
-    raise UserError(f"init_from: {path} has neither {_TENSORS} nor {_INDEX}")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        # as JAX arrays: numpy knows no bfloat16
-        with safe_open(path, framework="flax") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"init_from: {path} cannot be read ({error}); was its download cut off?") from error
-
-
-def _load_pickle(path: Path) -> Mapping[str, Any]:
-    """What a torch file holds, read by torch without running anything."""
-    if not path.is_file():
-        raise UserError(f"init_from: there is no file {path}")
-    if not importlib.util.find_spec("torch"):
-        raise UserError(f"init_from: {path} is a torch file; install torch to read it, or save it as safetensors")
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # how older fairseq wrote its options
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch says of a file that is damaged or holds more than tensors
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"init_from: {path} cannot be read ({reason})") from error
-
-
-def _to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: tensor.float().numpy() for name, tensor in tensors.items() if hasattr(tensor, "float")}

@@ -1,10 +1,9 @@
 """The parameters of wav2vec 2.0, HuBERT and SEW between Hugging Face's tensors and ours, nothing of files.
 
-Every parameter is a pair of names and a layout. Import and export read the same list, so each is the other's inverse.
+Every parameter is a pair of names and a layout. Import (`hf_match`) and export read the same list, so each is the
+other's inverse.
 """
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import jax
 import numpy as np
 
 from sew_jax.checkpoints.hf_config import Architecture
-from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import conv_stack, feature_width
@@ -32,10 +30,28 @@ class Layout(NamedTuple):
 _SAME = Layout(lambda x: x, lambda x: x)
 _REVERSED = Layout(np.transpose, np.transpose)  # linear layers (O, I) and convolutions (O, I, K)
 _GAIN = Layout(lambda x_1x1xK: x_1x1xK.reshape(-1), lambda x_K: x_K.reshape(1, 1, -1))
+_POS_CONV = "encoder.pos_conv_embed.conv"
+
+
+def _gains(x_OxIxK: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(x_OxIxK, dtype=np.float64).sum((0, 1))).astype(np.float32)
+
+
+def _directions(x_OxIxK: np.ndarray) -> np.ndarray:
+    """The weight itself, of whose length the gain takes care; a tap of zeros has a gain of 0, but needs a direction."""
+    return np.where(_gains(x_OxIxK) > 0, x_OxIxK, np.float32(1)).T
+
+
+# Where weight norm was folded before the model was stored: our paths -> the one tensor, and what makes each of it
+FOLDED_WEIGHT = f"{_POS_CONV}.weight"
+UNFOLD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "backbone/encoder/pos_conv/weight_g": _gains,
+    "backbone/encoder/pos_conv/weight_v": _directions,
+}
 
 
 def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[str, Layout]]:
-    """Our path of each parameter -> (Hugging Face's name, layout)."""
+    """Our path of each parameter -> (Hugging Face's name, a backbone's without its class's prefix; layout)."""
     backbone, head, squeeze = architecture
     names: dict[str, tuple[str, Layout]] = {}
 
@@ -48,26 +64,25 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
         names[f"{path}/scale"] = (f"{name}.weight", _SAME)
         names[f"{path}/bias"] = (f"{name}.bias", _SAME)
 
-    prefix = f"{family}." if head else ""
     for i in range(len(conv_stack(backbone))):
-        ours, theirs = "backbone/frontend/extractor", f"{prefix}feature_extractor.conv_layers.{i}"
+        ours, theirs = "backbone/frontend/extractor", f"feature_extractor.conv_layers.{i}"
         affine(f"{ours}/conv_{i}", f"{theirs}.conv", bias=backbone.conv_bias)
         if backbone.conv_norm == "layer" or i == 0:
             norm(f"{ours}/norm_{i}", f"{theirs}.layer_norm")
     if family == "sew":
-        norm("backbone/feature_norm", f"{prefix}layer_norm")
-        projection = f"{prefix}feature_projection"
+        norm("backbone/feature_norm", "layer_norm")
+        projection = "feature_projection"
     else:
-        norm("backbone/feature_norm", f"{prefix}feature_projection.layer_norm")
-        projection = f"{prefix}feature_projection.projection"
+        norm("backbone/feature_norm", "feature_projection.layer_norm")
+        projection = "feature_projection.projection"
     if feature_width(backbone) != backbone.width:
         affine("backbone/feature_projection", projection)
-    names[MASK_EMBEDDING] = (f"{prefix}masked_spec_embed", _SAME)
+    names[MASK_EMBEDDING] = ("masked_spec_embed", _SAME)
 
-    ours, theirs = "backbone/encoder", f"{prefix}encoder"
-    names[f"{ours}/pos_conv/weight_g"] = (f"{theirs}.pos_conv_embed.conv.weight_g", _GAIN)
-    names[f"{ours}/pos_conv/weight_v"] = (f"{theirs}.pos_conv_embed.conv.weight_v", _REVERSED)
-    names[f"{ours}/pos_conv/bias"] = (f"{theirs}.pos_conv_embed.conv.bias", _SAME)
+    ours, theirs = "backbone/encoder", "encoder"
+    names[f"{ours}/pos_conv/weight_g"] = (f"{_POS_CONV}.weight_g", _GAIN)
+    names[f"{ours}/pos_conv/weight_v"] = (f"{_POS_CONV}.weight_v", _REVERSED)
+    names[f"{ours}/pos_conv/bias"] = (f"{_POS_CONV}.bias", _SAME)
     norm(f"{ours}/norm", f"{theirs}.layer_norm")
     for i in range(backbone.layers):
         layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.layers.{i}"
@@ -94,53 +109,16 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
     return names
 
 
-def from_hugging_face(
-    family: str, architecture: Architecture, tensors: Mapping[str, np.ndarray], source: str
-) -> dict[str, Any]:
-    """Our parameter tree of Hugging Face's tensors. A mask embedding may be missing, as from models that never mask.
-
-    Raises:
-      UserError: tensors are missing, left over, or of another shape; the message lists them.
-    """
-    tensors = {_one_spelling(name): x for name, x in tensors.items()}
-    shapes = {
-        path_name(path): x.shape
-        for path, x in jax.tree_util.tree_leaves_with_path(parameter_shapes(architecture.backbone, architecture.head))
-    }
-    tree: dict[str, Any] = {}
-    missing, misshapen = [], []
-    for path, (name, layout) in parameter_names(family, architecture).items():
-        if name not in tensors:
-            if path != MASK_EMBEDDING:
-                missing.append(name)
-            continue
-        theirs = tensors.pop(name)
-        if theirs.size != math.prod(shapes[path]) or (ours := layout.read(theirs)).shape != shapes[path]:
-            misshapen.append(f"{name} {theirs.shape}")
-            continue
-        *modules, leaf = path.split("/")
-        functools.reduce(lambda node, module: node.setdefault(module, {}), modules, tree)[leaf] = ours
-    problems = {"missing": missing, "of another shape": misshapen, "without a place": sorted(tensors)}
-    if mismatch := "; ".join(f"{len(names)} {what}: {_list(names)}" for what, names in problems.items() if names):
-        raise UserError(f"{source}: tensors and config.json do not match: {mismatch}")
-    return tree
-
-
-def _list(names: list[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Hugging Face's tensors of our parameters: the inverse of `from_hugging_face`. Other up-samplers stay behind."""
+    """Hugging Face's tensors of our parameters, as its classes name them. Other up-samplers stay behind."""
     flat = {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    prefix = f"{family}." if architecture.head else ""  # a head's class has the backbone as a module
+
+    def whole(path: str, name: str) -> str:
+        return prefix + name if path.startswith("backbone/") else name
+
     names = parameter_names(family, architecture)
-    return {name: layout.write(flat[path]) for path, (name, layout) in names.items() if path in flat}
-
-
-def _one_spelling(name: str) -> str:
-    """torch has called the two parts of a weight-normed weight by two pairs of names."""
-    name = name.replace(".parametrizations.weight.original0", ".weight_g")
-    return name.replace(".parametrizations.weight.original1", ".weight_v")
+    return {whole(path, name): layout.write(flat[path]) for path, (name, layout) in names.items() if path in flat}
 
 
 def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:

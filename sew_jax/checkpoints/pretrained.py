@@ -31,6 +31,8 @@ class Pretrained(NamedTuple):
     load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
     shapes: Callable[[], Any]  # what `load` gives, by shapes alone
     record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
+    no_text: str = ""  # why what there is of a CTC head gives no text; else empty
+    left_behind: tuple[str, ...] = ()  # modules of a released checkpoint that have no place here
 
 
 def open_pretrained(init_from: str) -> Pretrained:
@@ -86,6 +88,8 @@ def _hugging_face(name: str) -> Pretrained:
         trained=[Compression(released.architecture.squeeze)],
         load=load,
         shapes=released.shapes,
+        no_text=released.no_text,
+        left_behind=tuple(released.left_behind),
     )
 
 

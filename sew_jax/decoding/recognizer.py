@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sew_jax.checkpoints.hf_weights import parameter_shapes
 from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.compression import Compression
-from sew_jax.console import say
+from sew_jax.console import listed, say
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
@@ -44,6 +44,7 @@ class Recognizer:
       vocabulary: of the symbols of its CTC head; None where it has no such head.
       trained: the table of its training.
       mesh: the devices.
+      no_text: why what there is of a CTC head gives no text; else empty.
       programs: (output, setting, bucket, rows, type of the wave) -> executable. Models of one architecture may share
         them.
     """
@@ -60,6 +61,7 @@ class Recognizer:
     ):
         self.name, self.state, self.model, self.params = name, state, model, params
         self.vocabulary, self.trained, self.mesh = vocabulary, trained, mesh
+        self.no_text = ""
         self.programs: dict[tuple, Any] = {}
 
     def compile(
@@ -120,9 +122,9 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
       UserError: there is none, or its files do not fit each other.
     """
     pretrained = open_pretrained(init_from)
-    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) else None
+    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) and pretrained.vocabulary else None
     if need_text and not head:
-        raise no_head(init_from)
+        raise no_head(init_from, pretrained.no_text)
     changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
     backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
@@ -132,14 +134,19 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
     params, _, _ = merge_params(parameter_shapes(backbone, head), saved, init_from, may_be_new=())
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
-    say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute")
+    aside = listed("left behind", pretrained.left_behind)
+    say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute{aside}")
     model = CTCModel(backbone, head or CTCHeadConfig())
     vocabulary = pretrained.vocabulary if head else None
-    return Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
+    recognizer = Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
+    recognizer.no_text = pretrained.no_text
+    return recognizer
 
 
-def no_head(name: str) -> UserError:
-    """What is said of a model that gives no text."""
+def no_head(name: str, why: str = "") -> UserError:
+    """What is said of a model that gives no text: why what it has of a CTC head is of no use, or that it has none."""
+    if why:
+        return UserError(f"init_from: {name} gives no text: {why}; mend that, or fine-tune it (configs/finetune.py)")
     return UserError(f"init_from: {name} has no CTC head yet; fine-tune it first (configs/finetune.py)")
 
 

@@ -14,7 +14,7 @@ from sew_jax.checkpoints.model_folder import WEIGHTS, write_model
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
-from sew_jax.console import say
+from sew_jax.console import listed, say
 from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
@@ -102,7 +102,8 @@ def _hugging_face(
     name = write_architecture(family, architecture)["architectures"][0]
     exported = pretrained._replace(backbone=architecture.backbone, head=architecture.head)
     write_card(workdir, exported, state, settings, points, transformers_use(architecture, name), "transformers")
-    say(f"{pretrained.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers")
+    aside = listed("left behind", pretrained.left_behind)
+    say(f"{pretrained.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers{aside}")
 
 
 def _folder(

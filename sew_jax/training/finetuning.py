@@ -17,6 +17,7 @@ from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Draw, settings_table
 from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary, check_texts, open_vocabulary
+from sew_jax.errors import UserError
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
@@ -50,6 +51,11 @@ def open_finetuning(config: ConfigDict) -> Task:
       UserError: something in the config, the data or `init_from` does not fit.
     """
     pretrained = open_pretrained(config.init_from)
+    if isinstance(pretrained.head, CTCHeadConfig) and pretrained.no_text and not config.vocabulary:
+        raise UserError(
+            f"vocabulary: that of {pretrained.name} cannot be used ({pretrained.no_text}); name another one, "
+            "as with --config.vocabulary=auto"
+        )
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(

@@ -6,6 +6,7 @@ B utterances, T frames.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression, Draw, sandwich_draws, uniform_draws
-from sew_jax.console import say
+from sew_jax.console import listed, say
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.vocabulary import Vocabulary
@@ -201,12 +202,15 @@ def warm_start_from(pretrained: Pretrained | None, leave: str = "") -> WarmStart
         state, saved = pretrained.load(sharding)
         left = [leave] if saved.pop(leave, None) else []
         params, new, unused = merge_params(fresh, saved, pretrained.name)
-        say(f"parameters from {pretrained.name}, {state}" + _aside("new", new) + _aside("left behind", left + unused))
+        others = [*_modules(left + unused), *pretrained.left_behind]
+        say(
+            f"parameters from {pretrained.name}, {state}" + listed("new", _modules(new)) + listed("left behind", others)
+        )
         return params
 
     return warm_start
 
 
-def _aside(what: str, names: list[str]) -> str:
-    modules = list(dict.fromkeys(name.rsplit("/", 1)[0].removeprefix("backbone/encoder/") for name in names))
-    return f"; {what}: {', '.join(modules)}" if modules else ""
+def _modules(names: list[str]) -> list[str]:
+    """Modules of parameters; a parameter of the backbone's own is named itself."""
+    return [re.sub(r"^backbone/(encoder/)?|/[^/]*$", "", name) for name in names]
