@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sew_jax.data.vocabulary import LETTERS, Vocabulary, check_texts, open_vocabulary
+from sew_jax.data.transcripts import spell_transcripts
+from sew_jax.data.vocabulary import LETTERS, Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
 
 
@@ -41,9 +42,9 @@ def test_words_end_with_a_bar_and_come_back():
 def test_unknown_characters_are_named():
     vocabulary = open_vocabulary("letters", [])
     with pytest.raises(UserError, match=r"transcript of utt-1 and 1 more utterances has '1' 'é'.*vocabulary=auto"):
-        check_texts(vocabulary, Texts("FINE", "É1é".replace("É", "E"), "9"))
+        spell_transcripts(vocabulary, Texts("FINE", "É1é".replace("É", "E"), "9"))
     assert vocabulary.unknown("A|B") == {"|"}  # it would read as a space
-    check_texts(open_vocabulary("auto", ["é1", "b c"]), Texts("é1 b", "c"))
+    spell_transcripts(open_vocabulary("auto", ["é1", "b c"]), Texts("é1 b", "c"))
 
 
 def test_file_round_trip(tmp_path):
