@@ -39,7 +39,7 @@ def _is_kept(text: str, i: int, joiners: str | None) -> bool:
     if text[i] not in JOINERS or joiners is not None:
         return text[i] in (joiners or "")
     before, after = text[i - 1 : i], text[i + 1 : i + 2]
-    if not before:
+    if not before or not _is_letter(before):
         return False
     virama = unicodedata.combining(before) == _VIRAMA or (after and unicodedata.combining(after) == _VIRAMA)
     arabic = after and all(unicodedata.bidirectional(c) in ("AL", "NSM") for c in (before, after))

@@ -14,7 +14,7 @@ from sew_jax.errors import UserError
 
 _RARE = 2  # utterances at most: a symbol of so few is more likely a slip than a letter
 _SHOWN = 100  # symbols on the screen
-_NAMED = 5  # utterances, and rare symbols, on the screen
+_NAMED = 10  # utterances, and rare symbols, on the screen
 
 
 class Transcripts(NamedTuple):
@@ -130,10 +130,10 @@ def choose_symbols(source: Source, normalizer: str) -> tuple[Vocabulary, list[st
     more = f" and {len(symbols) - _SHOWN} more (vocab.json has all)" if len(symbols) > _SHOWN else ""
     notes = [f"  symbols   {len(symbols)} of the transcripts: {listed}{more}"]
     rare = sorted((s for s in symbols if utterances[s] <= _RARE), key=lambda s: (utterances[s], s))
-    if rare and utterances.total() > _RARE * len(symbols):  # else all are
-        places = ", ".join(f"{show(s)} ({utterances[s]}: {source.id(first[s])})" for s in rare[:_NAMED])
+    if rare:
+        places = ", ".join(f"{show(s)} in {utterances[s]} (first: {source.id(first[s])})" for s in rare[:_NAMED])
         more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
-        notes.append(f"  ! {len(rare)} of them in {_RARE} utterances at most, each with the first: {places}{more}")
+        notes.append(f"            {len(rare)} of them rare, in at most {_RARE} transcripts: {places}{more}")
     return vocabulary, notes
 
 

@@ -173,7 +173,10 @@ class Vocabulary:
 
     def save(self, folder: Path) -> None:
         """Writes the two files into a folder; a tokenizer of Hugging Face's reads them too."""
-        write_tokenizer(folder, self._ids, {name: getattr(self, name) for name in _SAVED})
+        ids = dict(self.more_names) | {
+            symbol: i for i, symbol in enumerate(self.symbols)
+        }  # of two, the last is written
+        write_tokenizer(folder, ids, {name: getattr(self, name) for name in _SAVED})
 
     @classmethod
     def load(cls, path: Path, most: int | None = None, pad_id: int | None = None) -> "Vocabulary":

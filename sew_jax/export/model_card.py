@@ -160,7 +160,7 @@ weights = dict(np.load("{WEIGHTS_FILE}"))
 with open("{first.file}", "rb") as file:
     program = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 with open("{VOCABULARY_FILE}", encoding="utf-8") as file:
-    symbols = list(json.load(file))
+    symbols = {{i: symbol for symbol, i in json.load(file).items()}}
 with wave.open("speech.wav") as file:  # {SAMPLE_RATE} Hz, mono, 16 bit, at most {first.samples / SAMPLE_RATE:g} s
     audio = np.frombuffer(file.readframes({first.samples}), np.int16)
 
