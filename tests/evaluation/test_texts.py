@@ -57,9 +57,7 @@ def trained(root):
     config.num_steps = config.checkpoint_every = config.log_every = config.eval.every = 1
     config.compression.squeeze, config.compression.query_pool = (1,), (1,)
     config.input.batch_seconds, config.input.buckets, config.input.speed = 6.0, 1, 0.0
-    config.mesh.data, config.mesh.fsdp = 1, 1
-    with jax.default_device(jax.devices()[0]):
-        train(config, root / "run")
+    train(config, root / "run")
     return root / "run"
 
 
@@ -67,7 +65,6 @@ def evaluation(root, trained, **changes):
     config = evaluate_config.get_config()
     config.data, config.init_from, config.repeats = str(root / "set.jsonl"), str(trained), 1
     config.settings, config.input.buckets = "s1q1k1", 1
-    config.mesh.data, config.mesh.fsdp = 1, 1
     config.update_from_flattened_dict(changes)
     return config
 
