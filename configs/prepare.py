@@ -4,9 +4,9 @@
   python -m sew_jax.main --config=configs/pretrain.py --config.data=runs/librispeech --config.split=train-clean-100
 
 Takes a folder in LibriSpeech's layout (its archives unpacked with tar xf), a folder of audio with a .txt beside each
-file, a JSON-lines manifest, or tfds:NAME where TensorFlow is installed. Audio of any rate and width becomes 16 kHz
-FLAC of one channel and 16 bits; what is that already is copied. Long recordings without transcripts are cut at
-pauses; the index says where each piece came from. `tfds.data_source` reads the result, without
+file, a manifest or corpus of another form (docs/data.md), or tfds:NAME where TensorFlow is installed. Audio of any rate
+and width becomes 16 kHz FLAC of one channel and 16 bits; what is that already is copied. Long recordings without
+transcripts are cut at pauses; the index says where each piece came from. `tfds.data_source` reads the result, without
 TensorFlow. A run that was killed goes on with the same command and ends with the same bytes.
 """
 

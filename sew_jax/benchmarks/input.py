@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from sew_jax.console import say
 from sew_jax.data import records
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.corpora import list_root
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.prepare import prepare
-from sew_jax.data.sources import Source, list_root, open_source, root_path
+from sew_jax.data.sources import Source, open_source, root_path
 from sew_jax.rates import SAMPLE_RATE
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sew_jax.checkpoints.hf_match import spell
 from sew_jax.checkpoints.hf_weights import FOLDED_WEIGHT
+from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.errors import UserError
 
@@ -79,7 +80,7 @@ def read_dictionary(path: Path, symbols: int) -> Vocabulary:
     Without the file it is LibriSpeech's, if the head has as many symbols.
     """
     if path.is_file():
-        letters = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        letters = [line.split()[0] for line in read_text(path).split("\n") if line.strip()]
         vocabulary = Vocabulary((*LETTERS[:4], *letters))
     else:
         vocabulary = Vocabulary(LETTERS)

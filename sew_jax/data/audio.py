@@ -15,8 +15,6 @@ from sew_jax.data.problems import AudioError
 from sew_jax.data.streams import Stream, open_streams
 from sew_jax.rates import SAMPLE_RATE
 
-EXTENSIONS = {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64"}
-
 _BLOCK = 10.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
 _LEAST = 0.05  # seconds in which that is no accident
@@ -42,7 +40,7 @@ def probe(data: str | bytes) -> int:
     return samples
 
 
-def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.ndarray:
+def read(data: str | bytes, begin: int = 0, samples: int | None = None, channel: int | None = None) -> np.ndarray:
     """Speech as int16 at 16 kHz, channels averaged: (samples,). 1 is 2**-15 of full scale.
 
     No more is decoded than is wanted of 16 kHz, one channel and 16 bits in a container that seeks, such as FLAC; of
@@ -52,16 +50,20 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None) -> np.nd
       data: path of a file, or its bytes.
       begin: first sample wanted, at 16 kHz.
       samples: how many are wanted; None takes all there are. Fewer come where the audio ends.
+      channel: takes this one alone, the first is 0; None averages them.
 
     Raises:
-      AudioError: it cannot be decoded that far, is empty, holds NaN or infinity, or its channels cancel each other.
+      AudioError: it cannot be decoded that far, is empty, lacks the channel, holds NaN or infinity, or its channels
+        cancel each other.
     """
     found: list[np.ndarray] = []
     skip, left = begin, samples
     with contextlib.closing(open_streams(data)) as streams:
         for stream in streams:
             skip -= stream.skip(skip) if stream.canonical else 0
-            for wave in _converted(stream, _BLOCK, None if left is None else skip + left):
+            if channel is not None and channel >= stream.channels:
+                raise AudioError(f"has no channel {channel}; it has {stream.channels}")
+            for wave in _converted(stream, _BLOCK, None if left is None else skip + left, channel):
                 part = wave[skip : None if left is None else skip + left]
                 skip = max(skip - len(wave), 0)
                 if len(part):
@@ -97,14 +99,16 @@ def blocks(data: str | bytes, seconds: float = _BLOCK) -> Iterator[np.ndarray]:
         raise AudioError("holds no audio")
 
 
-def _converted(stream: Stream, seconds: float, most: int | None = None) -> Iterator[np.ndarray]:
+def _converted(
+    stream: Stream, seconds: float, most: int | None = None, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """The blocks of a stream as int16 at 16 kHz; of a canonical one no more than `most` samples."""
     if stream.canonical:
         yield from stream.blocks(seconds, most)
         return
     resampler = None if stream.rate == SAMPLE_RATE else soxr.ResampleStream(stream.rate, SAMPLE_RATE, 1)
     for wave, last in _with_end(stream.blocks(seconds)):
-        wave = _one_channel(wave, stream.rate)
+        wave = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
         wave = _to_int16(resampler.resample_chunk(wave, last=last) if resampler else wave)
         if len(wave):
             yield wave

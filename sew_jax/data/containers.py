@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sew_jax.data.audio_names import HEADERLESS_SUFFIXES, suffix_of
 from sew_jax.data.headers import sized_parts
 from sew_jax.data.mpeg import header, id3_length, mpeg_parts
 from sew_jax.data.ogg import ogg_parts
@@ -28,7 +29,7 @@ class Part(NamedTuple):
 def open_parts(data: str | bytes) -> Iterator[Part]:
     """What libsndfile is to read, in order: all of a file, or views of its streams with headers that are true.
 
-    soundfile would ask for more arguments where a name ends in .raw: that is kept from it.
+    Where a name alone says what samples without a header are, it is kept from libsndfile: bytes would read otherwise.
 
     Raises:
       AudioError: there is no such file, it is empty, or it ends before what it promises.
@@ -50,7 +51,7 @@ def open_parts(data: str | bytes) -> Iterator[Part]:
             if parts is not None:
                 yield from _views(mapped, parts)
                 return
-            nameless = _is_mpeg(mapped) or data.lower().endswith(".raw")
+            nameless = _is_mpeg(mapped) or suffix_of(data) in HEADERLESS_SUFFIXES
         yield Part(os.dup(file.fileno()) if nameless else data, size)
 
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
-from sew_jax.data.listing import Entry, fetch
+from sew_jax.data.entries import Entry, checked_length, fetch, is_part, read_bytes, read_part
 from sew_jax.data.pauses import cut_at_pauses
 from sew_jax.data.tfds_listing import SCHEME, read_tfds
 from sew_jax.rates import SAMPLE_RATE
@@ -31,8 +30,8 @@ def convert(entry: Entry, limits: Limits) -> Iterator[Row]:
     """Rows of the index with FLAC bytes: one, or one for each piece. Raises AudioError where it is not taken."""
     if limits.need_text and entry.text is None:
         raise AudioError("has no transcript (--config.transcripts=optional keeps such audio for pre-training)")
-    if entry.path.startswith(SCHEME):
-        wave = read_tfds(entry.path)
+    if entry.path.startswith(SCHEME) or is_part(entry):
+        wave = read_part(entry) if is_part(entry) else read_tfds(entry.path)
         if not entry.text and len(wave) > limits.cut_seconds * SAMPLE_RATE:
             yield from _pieces(entry, [wave], limits)
         else:
@@ -40,14 +39,12 @@ def convert(entry: Entry, limits: Limits) -> Iterator[Row]:
         return
     if not entry.text:
         data = fetch(entry.path)
-        if audio.probe(data) > limits.cut_seconds * SAMPLE_RATE:
+        if checked_length(entry, audio.probe(data)) > limits.cut_seconds * SAMPLE_RATE:
             yield from _pieces(entry, audio.blocks(data), limits)
             return
-    try:
-        content = epath.Path(entry.path).read_bytes()
-    except OSError as error:
-        raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error
+    content = read_bytes(entry.path)
     wave = audio.read(content)
+    checked_length(entry, len(wave))
     yield _row(entry, wave, limits), content if audio.is_canonical_flac(content) else audio.encode(wave)
 
 

@@ -32,9 +32,10 @@ class Header(NamedTuple):
 
 
 class _Stream(NamedTuple):
-    """Frames from `begin` to `end`, so many; `said`: how many the Xing frame at `begin` promises, if any."""
+    """Frames of sound from `sound` to `end`, so many; `begin`: of a Xing frame before, that promises `said` of them."""
 
     begin: int
+    sound: int
     end: int
     frames: int
     said: int | None
@@ -64,59 +65,60 @@ def mpeg_parts(data: Bytes) -> list[Pieces] | None:
     Raises:
       AudioError: there are fewer frames than the first promises.
     """
-    streams = _streams(data)
+    streams, whole = _streams(data)
     for stream in streams:
-        if stream.said is not None and stream.frames + 1 < stream.said:  # some count the first frame, too
+        missing = 0 if stream.said is None else stream.said - stream.frames
+        if missing > 1 or (missing == 1 and not whole):  # some programs count the Xing frame, too
             raise AudioError(f"is truncated: {stream.frames} of {stream.said} frames are there")
-    if not streams:
+    if not streams or (len(streams) == 1 and streams[0].said == streams[0].frames):
         return None
-    if len(streams) == 1 and streams[0].said is not None and streams[0].frames <= streams[0].said:
-        return None
-    parts: list[Pieces] = []
-    for stream in streams:
-        if stream.said is None:
-            parts.append([_count_frame(data, stream), (stream.begin, stream.end)])
-        else:
-            parts.append([(stream.begin, stream.end)])
-    return parts
+    return [
+        [(stream.begin, stream.end)]
+        if stream.said == stream.frames
+        else [_count_frame(data, stream), (stream.sound, stream.end)]
+        for stream in streams
+    ]
 
 
-def _streams(data: Bytes) -> list[_Stream]:
+def _streams(data: Bytes) -> tuple[list[_Stream], bool]:
+    """All streams, and whether the last frame is whole."""
     found: list[_Stream] = []
-    at, end = 0, len(data)
-    begin, count, said, kind = at, 0, None, None
-
-    def close(stop: int) -> None:
-        if count:
-            found.append(_Stream(begin, stop, count, said))
+    at, end, whole = 0, len(data), True
+    begin = sound = frames = 0
+    said: int | None = None
+    kind: tuple[bool, int, int] | None = None
 
     while at + 4 <= end:
         head = header(data[at : at + 4])
+        full = said is not None and frames >= said  # all that was promised is there: what follows is another's
         if head is None or at + head.length > end:
+            whole = head is None
             after = _skip_tag(data, at, end) or _next_frame(data, at + 1, end)
             if after is None:
                 break
-            if count and said is not None and count >= said:  # all that was promised: what follows is another's
-                close(at)
-                begin, count, said = after, 0, None
-            elif not count:
-                begin = after
+            whole = True
+            if full:
+                found.append(_Stream(begin, sound, at, frames, said))
+                frames, said = 0, None
+            if not frames and said is None:
+                begin = sound = after
             at = after
             continue
         told = _told(data, at, head)
-        if told is not None or (kind and head.kind != kind) or (said is not None and count >= said):
-            close(at)
-            begin, count, said = at, 0, None
+        if told is not None or full or (kind and head.kind != kind):
+            if frames:
+                found.append(_Stream(begin, sound, at, frames, said))
+            begin = sound = at
+            frames, said = 0, None
         kind = head.kind
         at += head.length
         if told is None:
-            count += 1
-        elif told > 0:
-            said = told
-        else:  # a first frame without a count: it holds no sound
-            begin = at
-    close(min(at, end))
-    return found
+            frames += 1
+        else:  # a frame without sound
+            sound, said = at, told or None
+    if frames:
+        found.append(_Stream(begin, sound, min(at, end), frames, said))
+    return found, whole
 
 
 def _told(data: Bytes, at: int, head: Header) -> int | None:
@@ -133,7 +135,7 @@ def _told(data: Bytes, at: int, head: Header) -> int | None:
 
 def _count_frame(data: Bytes, stream: _Stream) -> bytes:
     """A Xing frame that promises what the stream holds."""
-    word = bytearray(data[stream.begin : stream.begin + 4])
+    word = bytearray(data[stream.sound : stream.sound + 4])
     word[1] |= 1  # no checksum
     word[2] = (word[2] & 0x0D) | 0x80  # a bit rate whose frame has the room
     head = header(bytes(word))

@@ -97,14 +97,13 @@ class Batches:
     def _read(self, utterance: int, crop: int, bucket: int, epoch: int) -> np.ndarray:
         """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError.
 
-        Each of several crops has a stretch of the utterance for itself, in which it moves from epoch to epoch.
+        Where it takes several crops, these begin at equal distances, in each epoch at others.
         """
-        key = (self._seed, epoch, utterance, crop)
+        key = (self._seed, epoch, utterance)
         factor = 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1) if self._speed else 1.0
-        wanted, samples = math.ceil(bucket * factor), int(self._source.samples[utterance])
-        crops = int(self._plan.crops[utterance])
-        first, last = crop * samples // crops, (crop + 1) * samples // crops
-        begin = first + uniform_int(max(last - first - wanted, 0) + 1, *key, "crop")
+        wanted = math.ceil(bucket * factor)
+        begins = max(int(self._source.samples[utterance]) - wanted, 0) + 1  # where a crop could begin
+        begin = (crop * begins + uniform_int(begins, *key, "crop")) // int(self._plan.crops[utterance])
         speech = self._source.audio(utterance, begin, wanted)
         return change_speed(speech, factor)[:bucket] if self._speed else speech
 

@@ -26,8 +26,10 @@ from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import records
 from sew_jax.data.audio import AudioError
 from sew_jax.data.convert import Limits, convert
-from sew_jax.data.listing import Entry, folders_of, is_remote
-from sew_jax.data.sources import list_root, root_path
+from sew_jax.data.corpora import list_root, list_splits
+from sew_jax.data.entries import Entry, is_remote
+from sew_jax.data.packed import file_of
+from sew_jax.data.sources import root_path
 from sew_jax.data.summary import plot_lengths, split_facts
 from sew_jax.data.tfds_listing import SCHEME, list_tfds
 from sew_jax.errors import UserError
@@ -107,25 +109,13 @@ def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
         raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     path = root_path(root)
-    return {split or "train": list_root(path, split) for split in split_names(config.split) or _guess_splits(path)}
+    return {
+        split or "train": list_root(path, split) for split in split_names(config.split) or list_splits(path, _say_aside)
+    }
 
 
-def _guess_splits(root: epath.Path) -> list[str]:
-    """Folders that are named like splits, where all are; the splits of a manifest; or one for all there is."""
-    if root.is_dir():
-        names = folders_of(root)
-        named = [name for name in names if name.lower().startswith(_SPLIT_FOLDERS)]
-        if named and len(named) < len(names):
-            others = ", ".join(sorted(set(names) - set(named)))
-            say(f"  ! not named like splits and left aside: {others} (--config.split takes them)")
-        return named or [""]
-    splits = set()
-    for line in root.read_bytes().splitlines():
-        try:
-            splits.add(str(json.loads(line).get("split", "train")))
-        except (ValueError, AttributeError):
-            continue
-    return sorted(splits) or ["train"]
+def _say_aside(names: list[str]) -> None:
+    say(f"  ! not named like splits and left aside: {', '.join(names)} (--config.split takes them)")
 
 
 def _cut(config: ConfigDict, split: str, entries: list[Entry]) -> list[Shard]:
@@ -146,7 +136,7 @@ def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
     for split, entries in splits.items():
         for entry in entries:
             try:
-                stat = os.stat(entry.path)
+                stat = os.stat(file_of(entry.path))
                 version = (stat.st_size, stat.st_mtime_ns)
             except OSError:
                 version = None  # remote, or missing: its problem says so

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from etils import epath
 
 from sew_jax.data import audio
-from sew_jax.data.listing import Entry, fetch, list_folder, list_manifest, mark_duplicates, measure
+from sew_jax.data.corpora import find_form, list_root
+from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
@@ -21,6 +22,9 @@ from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 _AT_ONCE = 100_000  # rows that are Python objects at a time
+_FILE_SCHEMA = pa.schema(
+    {"path": pa.large_string(), "begin": pa.int64(), "channel": pa.int64(), "seconds": pa.float64()}
+)
 
 
 class Store(Protocol):
@@ -32,15 +36,20 @@ class Store(Protocol):
 
 
 class FileStore:
-    """Utterances in files of their own."""
+    """Utterances in files of their own, or as parts of files."""
 
     def __init__(self, entries: Sequence[Entry]):
         columns = {name: [getattr(entry, name) for entry in entries] for name in ("id", "samples", "text", "speaker")}
         self.index = pa.table(columns, schema=INDEX_SCHEMA)
-        self._paths = pa.array([entry.path for entry in entries], pa.large_string())
+        kept = {name: [getattr(entry, name) for entry in entries] for name in _FILE_SCHEMA.names}
+        self._is_plain = np.array([not is_part(entry) and entry.seconds is None for entry in entries], bool)
+        self._files = pa.table(kept, schema=_FILE_SCHEMA)
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
-        return audio.read(fetch(self._paths[row].as_py()), begin, samples)
+        if self._is_plain[row]:
+            return audio.read(fetch(self._files["path"][row].as_py()), begin, samples)
+        part = {name: self._files[name][row].as_py() for name in _FILE_SCHEMA.names}
+        return read_segment(Entry("", samples=self.index["samples"][row].as_py(), **part), begin, samples)
 
 
 class Corpus:
@@ -114,8 +123,9 @@ def open_source(
     """The utterances of `split` in `data`, and those left out.
 
     Args:
-      data: `demo`, a folder that `prepare` wrote, the folder of a corpus (LibriSpeech's layout, or audio with a `.txt`
-        beside each file), or the path of a JSON-lines manifest; several are joined by commas. Paths may be remote.
+      data: `demo`, a folder that `prepare` wrote, the folder of a corpus (LibriSpeech's layout, audio with a `.txt`
+        beside each file, Kaldi's, Common Voice's, `datasets`'), or the path of a manifest (docs/data.md has a table);
+        several are joined by commas. Paths may be remote.
       split: name of a split; several are joined by commas. Empty: all that `data` holds.
       min_samples: shorter utterances are left out.
       max_samples: and longer ones; None leaves out none.
@@ -180,15 +190,10 @@ def root_path(root: str) -> epath.Path:
     return path
 
 
-def list_root(path: epath.Path, split: str) -> list[Entry]:
-    """The entries of a folder or a manifest; `open_source` says more. Raises UserError where it has no such split."""
-    return mark_duplicates(list_folder(path, split) if path.is_dir() else list_manifest(path, split))
-
-
 def _open_root(root: str, split: str) -> tuple[Store, list[Problem]]:
     try:
         path = root_path(root)
-        if folder := dataset_folder(path):
+        if not find_form(path) and (folder := dataset_folder(path)):
             return RecordStore(folder, split_names(split) or splits_of_dataset(folder)), []
         entries = measure(list_root(path, split))
     except ImportError as error:  # of a remote file system

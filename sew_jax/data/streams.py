@@ -8,6 +8,7 @@ import soundfile
 
 from sew_jax.data.containers import open_parts
 from sew_jax.data.problems import AudioError
+from sew_jax.data.pyav_audio import decode_elsewhere
 from sew_jax.rates import SAMPLE_RATE
 
 _EXACT_SEEK = {"FLAC", "WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "CAF", "NIST"}  # lands on the very sample
@@ -95,10 +96,15 @@ def open_streams(data: str | bytes) -> Generator[Stream, None, None]:
       AudioError: it is none, or was cut.
     """
     for part in open_parts(data):
+        size = part.size
         with contextlib.ExitStack() as stack:
-            with _named():
-                file = stack.enter_context(_Sequential(part.source))
-            yield Stream(file, part.size)
+            try:
+                with _named():
+                    file = stack.enter_context(_Sequential(part.source))
+            except AudioError as error:
+                decoded = decode_elsewhere(data, error)
+                file, size = stack.enter_context(_Sequential(decoded)), decoded.getbuffer().nbytes
+            yield Stream(file, size)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from sew_jax.console import say
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
-from sew_jax.data.listing import Entry
+from sew_jax.data.entries import Entry
 from sew_jax.errors import UserError
 from sew_jax.rates import SAMPLE_RATE
 

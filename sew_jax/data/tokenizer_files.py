@@ -10,6 +10,7 @@ from typing import Any
 
 from sew_jax.console import say
 from sew_jax.data.normalize_text import NORMALIZERS
+from sew_jax.data.text_files import read_text
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.names import split_names
@@ -36,7 +37,7 @@ def read_tokenizer(path: Path, most: int | None = None, pad_id: int | None = Non
       UserError: there is no such file, or it is no vocabulary.
     """
     try:
-        ids = json.loads(path.read_text(encoding="utf-8-sig"))
+        ids = json.loads(read_text(path))
         tokenizer = _read_beside(path, _TOKENIZER_FILE)
         if nested := ids and all(isinstance(value, dict) for value in ids.values()):
             ids = _of_language(path, ids, tokenizer.get("target_lang"))
@@ -84,7 +85,7 @@ def write_tokenizer(folder: Path, ids: dict[str, int], fields: dict[str, Any]) -
 
 def _read_beside(path: Path, name: str) -> dict[str, Any]:
     file = path.with_name(name)
-    return json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
+    return json.loads(read_text(file)) if file.is_file() else {}
 
 
 def _of_language(path: Path, vocabularies: dict[str, dict[str, int]], language: str | None) -> dict[str, int]:

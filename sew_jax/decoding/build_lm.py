@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from sew_jax.console import format_duration, say
 from sew_jax.data.normalize_text import normalize_text
 from sew_jax.data.sources import open_source
+from sew_jax.data.text_files import open_lines
 from sew_jax.decoding.beam import sentence_log10
 from sew_jax.decoding.ngram import NGram, arpa, estimate
 from sew_jax.errors import UserError
@@ -69,9 +70,9 @@ def _transcripts(config: ConfigDict, split: str) -> list[str]:
 
 def _lines(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_lines(path) as file:
             yield from (line for line in file if line.strip())
     except OSError as error:
         raise UserError(f"text: {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"text: {path} is no text in UTF-8") from error
+        raise UserError(f"text: {path} is no text in UTF-8 or UTF-16 ({error})") from error

@@ -6,9 +6,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 
@@ -151,7 +151,7 @@ def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""
-        for line in Path(path).read_text(encoding="utf-8-sig").split("\n"):
+        for line in read_text(path).split("\n"):
             fields = _fields(line)
             if len(fields) < 2 or not ("\t" in line or fields[-1] in ends):
                 yield from fields
@@ -168,7 +168,7 @@ def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
     except OSError as error:
         raise UserError(f"lexicon: {path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise UserError(f"lexicon: {path} is no text in UTF-8") from error
+        raise UserError(f"lexicon: {path} is no text in UTF-8 or UTF-16 ({error})") from error
     return Lexicon((*entries, *plain.entries), (*left_out, *plain.left_out))
 
 
@@ -177,10 +177,14 @@ def _spell(vocabulary: Vocabulary, words: Iterable[str]) -> Lexicon:
     for word in dict.fromkeys(words):
         if word in _NO_WORDS:
             continue
-        if vocabulary.unknown(word) or not (spelling := vocabulary.encode(word)):
-            left_out.append(word)
+        try:
+            spelling = tuple(vocabulary.encode(word))
+        except KeyError:
+            spelling = ()
+        if spelling:
+            entries.append((word, spelling))
         else:
-            entries.append((word, tuple(spelling)))
+            left_out.append(word)
     return Lexicon(tuple(entries), tuple(left_out))
 
 

@@ -1,14 +1,17 @@
 """Recordings: the files, folders and standard input that a command line names, and what Python gives."""
 
 import os
+import stat
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
-from sew_jax.data.listing import in_threads
+from sew_jax.data.audio_names import audio_kinds, is_left_behind
+from sew_jax.data.entries import in_threads, is_audio_file
 from sew_jax.data.problems import Problem
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
@@ -65,7 +68,7 @@ def find_recordings(named: str) -> Selection:
                 problems.append(Problem(name, f"cannot be listed ({os.strerror(error.errno).lower()})"))
                 continue
             if not below:
-                problems.append(Problem(name, f"holds no audio files ({' '.join(sorted(audio.EXTENSIONS))})"))
+                problems.append(Problem(name, f"holds no audio files ({audio_kinds()})"))
             wanted += [(path, os.path.splitext(os.path.relpath(path, name))[0], path) for path in below]
         else:
             wanted.append((name, os.path.splitext(os.path.basename(name))[0], name))
@@ -82,13 +85,24 @@ def _audio_below(top: str) -> list[str]:
     def stop(error: OSError):
         raise error
 
-    paths = [os.path.join(folder, name) for folder, _, names in os.walk(top, onerror=stop) for name in names]
-    return sorted(path for path in paths if os.path.splitext(path)[1].lower() in audio.EXTENSIONS)
+    paths = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(top, onerror=stop)
+        for name in names
+        if not any(map(is_left_behind, (*os.path.relpath(folder, top).split(os.sep), name)))
+    ]
+    return sorted(filter(is_audio_file, paths))
 
 
 def _measured(wanted: tuple[str, str, str | bytes]) -> Recording | Problem:
     name, stem, data = wanted
     try:
+        if isinstance(data, str) and stat.S_ISFIFO(os.stat(data).st_mode):  # can be read once, and not sought in
+            data = Path(data).read_bytes()
         return Recording(name, stem, data, audio.probe(data))
+    except FileNotFoundError:
+        return Problem(name, "does not exist")
+    except OSError as error:
+        return Problem(name, f"cannot be read ({error.strerror})")
     except AudioError as error:
         return Problem(name, str(error))

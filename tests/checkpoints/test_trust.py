@@ -13,7 +13,7 @@ from etils import epath
 
 from configs import prepare as prepare_config
 from sew_jax.checkpoints.pretrained import open_pretrained
-from sew_jax.data.listing import list_manifest
+from sew_jax.data.corpora import list_root
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
@@ -91,7 +91,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder_unseen(tmp_path):
     names += ["../outside/c.wav", "deep/../../outside/c.wav", "link.wav", "linked/c.wav"]
     manifest = epath.Path(tmp_path / "inside/list.jsonl")
     manifest.write_text("".join(json.dumps({"audio": name, "id": str(i)}) + "\n" for i, name in enumerate(names)))
-    problems = [entry.problem for entry in list_manifest(manifest, "train")]
+    problems = [entry.problem for entry in list_root(manifest, "train")]
     assert problems[:5] == [None] * 5
     assert all(problem and "leads out of" in problem and "whole path" in problem for problem in problems[5:])
 

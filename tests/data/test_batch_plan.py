@@ -1,6 +1,7 @@
 """The batch plan by property."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -156,3 +157,62 @@ def test_within_a_corpus_none_is_read_again_before_all_others_were():
             for first in (True, False):
                 counts = count[members[(members < 900) == first]]
                 assert np.ptp(counts) <= 1
+
+
+# A few files of 20 minutes among many short ones, cropped to 15.6 s
+CROP = 249_600
+MIXED = np.concatenate([SAMPLES, np.random.default_rng(1).integers(900, 1200, 5) * 16_000])
+CROPS = np.maximum(MIXED // CROP, 1)
+
+
+def mixed_plan(**options):
+    samples = np.minimum(MIXED, CROP)
+    rows = rows_per_bucket(choose_buckets(samples, 4), 16_000 * 60, 2)
+    return BatchPlan(samples, rows, seed=3, shuffle=True, crops=CROPS, **options)
+
+
+def crops_of(plan, epoch):
+    """(utterance, crop) of an epoch, in order."""
+    batches = [plan[epoch * plan.batches_per_epoch + i] for i in range(plan.batches_per_epoch)]
+    pairs = [(int(u), int(c)) for b in batches for u, c in zip(b.utterances, b.crops, strict=True) if u >= 0]
+    return pairs
+
+
+def test_an_epoch_holds_each_crop_of_each_file_once():
+    plan = mixed_plan()
+    wanted = [(u, c) for u, crops in enumerate(CROPS) for c in range(crops)]
+    first, second = (crops_of(plan, epoch) for epoch in (0, 5))
+    assert sorted(first) == sorted(second) == wanted and first != second
+    long = [place for place, (u, _) in enumerate(first) if u == len(MIXED) - 1]
+    assert np.ptp(long) > len(first) / 2  # not one after another
+    hours = sum(min(MIXED[u], CROP) for u, _ in first)
+    assert plan.seconds_per_batch * plan.batches_per_epoch == pytest.approx(hours / 16_000)
+    computed = sum(plan[i].bucket * len(plan[i].utterances) for i in range(plan.batches_per_epoch))
+    assert plan.padding_efficiency == pytest.approx(hours / computed)
+
+
+def test_corpora_of_long_files_share_an_epoch_by_hours():
+    """A corpus of 5 long files and one of many short ones, by the audio that an epoch takes of each."""
+    sizes = [len(SAMPLES), 5]
+    audio = np.minimum(MIXED, CROP) * CROPS
+    for exponent in (0.0, 0.5, 1.0):
+        hours = np.array([audio[: sizes[0]].sum(), audio[sizes[0] :].sum()], float)
+        wanted = hours**exponent / (hours**exponent).sum() * hours.sum()
+        plan = mixed_plan(sizes=sizes, exponent=exponent)
+        pairs = [pair for epoch in range(8) for pair in crops_of(plan, epoch)]
+        got = [sum(min(MIXED[u], CROP) for u, _ in pairs if (u >= sizes[0]) == second) / 8 for second in (False, True)]
+        np.testing.assert_allclose(got, wanted, rtol=0.03)
+        counts = [pairs.count((u, c)) for u in range(sizes[0], len(MIXED)) for c in range(CROPS[u])]
+        assert np.ptp(counts) <= 1  # none is read again before all others were
+
+
+def test_a_million_long_files_stay_in_arrays():
+    """61 million crops are counted, not listed."""
+    samples = np.full(1_000_000, CROP)
+    tracemalloc.start()
+    plan = BatchPlan(samples, {CROP: 64}, seed=0, shuffle=True, crops=np.full(1_000_000, 61))
+    planned = plan[123_456_789]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.batches_per_epoch == -(-61_000_000 // 64) and len(set(planned.utterances)) > 60
+    assert peak < 100 * 2**20

@@ -68,6 +68,7 @@ def test_damage_is_named_and_training_finishes(tmp_path, capfd):
     (tmp_path / "elsewhere").mkdir()
     damaged = make_damaged_corpus(tmp_path / "corpus", tmp_path / "elsewhere")
     config = pretraining(tmp_path / "corpus")
+    config.input.max_seconds = 600.0  # without it an epoch would be crops of what lasts an hour
     with pytest.raises(UserError, match=r"utterances of .* are damaged .*input\.max_bad=2"):
         config.input.max_bad = 2
         train(config, tmp_path / "refused")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import Batches, read_ahead
@@ -104,6 +105,49 @@ def test_signals_to_the_whole_group_are_left_to_the_run(opened):
 def test_crops_move_from_epoch_to_epoch(opened):
     crops = [tuple(b.arrays["wave"][list(b.ids).index("1-1-0003")][:50]) for b in read(opened) if "1-1-0003" in b.ids]
     assert len(crops) >= 3 and len(set(crops)) > 1
+
+
+@pytest.fixture
+def long_among_short(corpus):
+    """A file of 20 minutes, whose samples tell the tenth of a second that they are in, beside the four short ones."""
+    tenths = np.arange(20 * 60 * 16_000) // 1600
+    soundfile.write(corpus / "train/1/1/1-1-0009.flac", tenths.astype(np.int16), 16_000)
+    source, _ = open_source(str(corpus), "train", min_samples=1, need_text=False, max_bad=0)
+    samples = np.minimum(source.samples, 48_000)
+    plan = BatchPlan(samples, {48_000: 8}, seed=0, shuffle=True, crops=np.maximum(source.samples // 48_000, 1))
+    return source, plan
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.1])
+def test_an_epoch_takes_crops_all_over_a_long_file(long_among_short, speed):
+    """400 crops of 3 s of 20 minutes, beside one of each short file; in another epoch at other places."""
+    source, plan = long_among_short
+    batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=2 * plan.batches_per_epoch, speed=speed)
+    begins = {0: [], 1: []}
+    for batch in map(batches.__getitem__, range(len(batches))):
+        rows = np.flatnonzero(plan[batch.number].utterances >= 0)
+        for row, name in zip(rows, batch.ids, strict=True):
+            if name == "1-1-0009":
+                assert batch.arrays["length"][row] == 48_000
+                begins[batch.epoch].append(int(batch.arrays["wave"][row, 100]) / 10)  # s; filters ring at the edge
+    assert len(begins[0]) == len(begins[1]) == 400
+    first, second = (np.sort(begins[epoch]) for epoch in (0, 1))
+    assert first[0] < 3 and first[-1] > 1193 and first.tolist() != begins[0]
+    np.testing.assert_allclose(np.diff(first), 3, atol=0.11)
+    assert np.abs(first - second).mean() > 0.2
+
+
+def test_a_long_file_is_not_decoded_for_a_crop_of_it(long_among_short, monkeypatch):
+    source, plan = long_among_short
+    decoded = []
+    read_frames = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda file, frames, **options: decoded.append(frames) or read_frames(file, frames, **options),
+    )
+    batch = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=1)[0]
+    assert "1-1-0009" in batch.ids and sum(decoded) == batch.arrays["length"].sum()
 
 
 def test_damage_met_while_reading_becomes_filler(opened, corpus):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from array_record.python import array_record_data_source
@@ -102,6 +103,72 @@ def test_an_unpacked_archive_of_librispeech(corpus, tmp_path):
     target = prepared(tmp_path / "unpacked" / "LibriSpeech", tmp_path / "out")
     source = opened(target, "train-clean-100")
     assert [source.text(i) for i in range(len(source))] == ["WORD A", "WORD B", "WORD C", "WORD D"]
+
+
+@pytest.fixture
+def long_corpus(tmp_path):
+    """A file of 20 minutes of tones and pauses, without transcript, beside short ones; where in it each tone lies."""
+    random = np.random.default_rng(0)
+    pieces, spans, at = [], [], 0
+    while at < 20 * 60 * 16_000:
+        pause, tone = (round(16_000 * random.uniform(*limits)) for limits in ((0.2, 0.6), (0.5, 4)))
+        pieces += [np.zeros(pause), 0.3 * np.sin(2 * np.pi * 300 * np.arange(tone) / 16_000)]
+        spans.append((at + pause, at + pause + tone))
+        at += pause + tone
+    (tmp_path / "books").mkdir()
+    wave = np.concatenate(pieces) + 0.001 * random.normal(size=at)
+    soundfile.write(tmp_path / "books/long.flac", wave, 16_000)
+    for i in range(3):
+        soundfile.write(tmp_path / f"books/short{i}.flac", wave[: 16_000 * (i + 5)], 16_000)
+    return tmp_path / "books", spans
+
+
+def test_a_long_recording_is_cut_at_pauses(long_corpus, tmp_path, capfd):
+    folder, spans = long_corpus
+    target = prepared(folder, tmp_path / "out")
+    index = pa.ipc.open_file(str(target / "speech/1.0.0/index-train.arrow")).read_all().to_pylist()
+    pieces = [row for row in index if row["source"]]
+    assert [row["id"] for row in index if not row["source"]] == ["short0", "short1", "short2"]
+    assert [row["id"] for row in pieces] == [f"long#{i:04d}" for i in range(len(pieces))] and len(pieces) >= 40
+    ends = np.cumsum([row["samples"] for row in pieces])
+    assert [row["begin"] for row in pieces] == [0, *ends[:-1]] and {row["source"] for row in pieces} == {"long"}
+    assert ends[-1] == soundfile.info(folder / "long.flac").frames
+    for begin in ends[:-1]:
+        assert not any(first < begin < last for first, last in spans)
+    assert all(5 * 16_000 <= row["samples"] <= 30 * 16_000 for row in pieces)
+    source, whole = opened(target), soundfile.read(folder / "long.flac", dtype="int16")[0]
+    for i in range(len(source)):
+        if source.id(i).startswith("long"):
+            row = pieces[int(source.id(i)[5:])]
+            np.testing.assert_array_equal(source.audio(i), whole[row["begin"] : row["begin"] + row["samples"]])
+    facts = json.loads((target / "summary.json").read_text())["splits"]["train"]
+    assert (facts["listed"], facts["rejected"], facts["cut"], facts["pieces"]) == (4, 0, 1, len(pieces))
+    assert f"4 of 4 utterances, 0.34 h, 0 speakers, 0 rejected; 1 of them cut at pauses into {len(pieces)} pieces" in (
+        capfd.readouterr().out
+    )
+
+
+def test_what_has_a_transcript_is_not_cut(long_corpus, tmp_path):
+    """Nothing says which words belong to which piece."""
+    folder, _ = long_corpus
+    for name in ("long", "short0", "short1", "short2"):
+        (folder / f"{name}.txt").write_text("WORDS")
+    target = prepared(folder, tmp_path / "out", max_seconds=600.0, cut_seconds=6.0)
+    lines = [json.loads(line) for line in (target / "rejected.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["long"] and "longer than max_seconds=600; cut it" in lines[0]["reason"]
+    assert len(opened(target)) == 3
+
+
+def test_of_a_long_recording_that_was_cut_off_the_first_part_is_kept(long_corpus, tmp_path):
+    folder, _ = long_corpus
+    data = (folder / "long.flac").read_bytes()
+    (folder / "long.flac").write_bytes(data[: len(data) // 2])
+    target = prepared(folder, tmp_path / "out")
+    (line,) = [json.loads(line) for line in (target / "rejected.jsonl").read_text().splitlines()]
+    kept = float(re.search(r"cannot be decoded beyond .*; its first ([\d.]+) s are kept", line["reason"])[1])
+    source = opened(target)
+    pieces = [int(source.samples[i]) for i in range(len(source)) if source.id(i).startswith("long")]
+    assert sum(pieces) / 16_000 == pytest.approx(kept, abs=0.01) and kept > 500
 
 
 def test_a_manifest_with_splits(corpus, tmp_path):

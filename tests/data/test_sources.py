@@ -41,7 +41,7 @@ def test_manifest(corpus, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
     source, _ = opened(path)
     assert [(source.id(i), source.text(i), int(source.samples[i])) for i in range(2)] == [
-        ("1-1-0000", "ONE", 16_000),
+        ("corpus/train/1/1/1-1-0000", "ONE", 16_000),
         ("two", "TWO", 20_000),
     ]
     assert len(opened(path, "")[0]) == 3

@@ -219,6 +219,12 @@ def test_an_id_without_a_name_is_never_read(tmp_path):
     assert len(vocabulary) == 4 and vocabulary.decode([2, 3, 2, 1]) == "A"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_as_windows_writes_them(tmp_path, encoding):
+    (tmp_path / "vocab.json").write_text(json.dumps(ids_of("<pad>", "|", "ô"), ensure_ascii=False), encoding)
+    assert Vocabulary.load(tmp_path / "vocab.json").symbols == ("<pad>", "|", "ô")
+
+
 def test_a_vocabulary_of_languages_is_named(tmp_path):
     ids = {"deu": ids_of("<pad>", "|", "ä"), "eng": ids_of("<pad>", "|", "a")}
     with pytest.raises(UserError, match=r"2 languages \(deu, eng\); name one as target_lang"):

@@ -1,0 +1,193 @@
+"""An utterance before its audio is opened, and what opens it: files, segments of files, rows of Parquet and Arrow.
+
+Paths may be local or remote (gs://, s3://), through etils.epath; a remote scheme needs its package (gcsfs, s3fs).
+"""
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from etils import epath
+
+from sew_jax.console import say
+from sew_jax.data import audio, packed
+from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
+from sew_jax.data.problems import AudioError
+from sew_jax.rates import SAMPLE_RATE
+
+_T = TypeVar("_T")
+_MANY = 20_000  # files whose headers take long enough to say so, or to be believed
+TOLERANCE = 0.1  # seconds by which a manifest may be wrong about a file
+
+
+class Entry(NamedTuple):
+    """An utterance; with a `problem` it cannot be used."""
+
+    id: str
+    path: str
+    text: str | None = None  # None: it has no transcript
+    speaker: str = ""
+    samples: int | None = None  # at 16 kHz; None: not known yet, of a segment: to the end of the file
+    problem: str | None = None
+    begin: int | None = None  # first sample of a segment, at 16 kHz; None: the utterance is the file
+    channel: int | None = None  # of the file; None: all of them, averaged
+    seconds: float | None = None  # how long the file is, as a manifest says; to be checked
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names an object store rather than a file of this machine."""
+    return "://" in path
+
+
+def fetch(path: str) -> str | bytes:
+    """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
+
+    Raises:
+      AudioError: it cannot be had.
+    """
+    if packed.is_packed(path):
+        return packed.read_packed(path)
+    if not is_remote(path):
+        return path
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError as error:
+        raise AudioError(f"cannot be fetched ({type(error).__name__})") from error
+
+
+def is_audio_file(path: str) -> bool:
+    """Whether a file is taken for audio: by its name, or where that leaves a doubt by what is in it."""
+    if is_audio_name(path):
+        return True
+    if suffix_of(path) not in DOUBTFUL_SUFFIXES or is_remote(path):
+        return False
+    try:
+        return audio.probe(path) > 0
+    except AudioError:
+        return False
+
+
+def in_threads(function: Callable[[Any], _T], items: Iterable[Any]) -> list[_T]:
+    """`function` of each item, in order; for work that waits for disks and networks."""
+    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(function, items))
+
+
+def mark_duplicates(entries: list[Entry]) -> list[Entry]:
+    """All but the first entry of each id become problems."""
+    first: dict[str, str] = {}
+    marked = []
+    for entry in entries:
+        if entry.problem is None and entry.id in first:
+            entry = entry._replace(problem=f"has the id of another utterance ({first[entry.id]})")
+        elif entry.problem is None:
+            first[entry.id] = entry.path
+        marked.append(entry)
+    return marked
+
+
+def measure(entries: list[Entry]) -> list[Entry]:
+    """Fills in lengths from the files' headers, each read once; audio without a readable header becomes a problem.
+
+    What a manifest says of lengths is believed of remote files, and of more files than it takes long to open; there it
+    is checked when audio is read.
+    """
+    unknown = {e.path for e in entries if not e.problem and (e.seconds is None and e.samples is None)}
+    known = {e.path for e in entries if not e.problem} - unknown
+    believed = {path for path in known if is_remote(path) or len(known) > _MANY}
+    if len(unknown) > _MANY:
+        say(f"reading the lengths of {len(unknown)} files (configs/prepare.py makes this unnecessary)")
+    paths = list(dict.fromkeys(e.path for e in entries if not e.problem))
+
+    def look(path: str) -> int | AudioError | None:
+        try:
+            if path not in believed:
+                return audio.probe(fetch(path))
+            return None if is_remote(path) or os.path.isfile(path) else AudioError("does not exist")
+        except AudioError as error:
+            return error
+
+    found = dict(zip(paths, in_threads(look, paths), strict=True))
+    return [entry if entry.problem else _measured(entry, found[entry.path]) for entry in entries]
+
+
+def _measured(entry: Entry, found: int | AudioError | None) -> Entry:
+    """An entry with its length; `found` is its file's, None where that is not looked up."""
+    if isinstance(found, AudioError):
+        return entry._replace(problem=str(found))
+    if found is None:
+        return entry if entry.begin is not None else entry._replace(samples=round(entry.seconds * SAMPLE_RATE))
+    try:
+        return entry._replace(samples=checked_length(entry, found), seconds=None)
+    except AudioError as error:
+        return entry._replace(problem=str(error))
+
+
+def checked_length(entry: Entry, samples: int) -> int:
+    """How many samples an utterance has whose file has so many.
+
+    Raises:
+      AudioError: a manifest says something else of it, by more than `TOLERANCE`.
+    """
+    length = samples / SAMPLE_RATE
+    if entry.begin is None:
+        if entry.seconds is not None and abs(entry.seconds - length) > TOLERANCE:
+            raise AudioError(
+                f"is {length:.2f} s long, and its manifest says {entry.seconds:g}; mend the duration, or leave it out"
+                " (for a part of a file give offset and duration)"
+            )
+        return samples
+    left = samples - entry.begin
+    if left <= 0 or (entry.samples is not None and entry.samples - left > TOLERANCE * SAMPLE_RATE):
+        end = "the end" if entry.samples is None else f"{(entry.begin + entry.samples) / SAMPLE_RATE:.2f} s"
+        raise AudioError(f"is the part from {entry.begin / SAMPLE_RATE:.2f} s to {end} of a file of {length:.2f} s")
+    return left if entry.samples is None else min(left, entry.samples)
+
+
+def is_part(entry: Entry) -> bool:
+    """Whether an utterance is a part of its file, in time or of its channels."""
+    return entry.begin is not None or entry.channel is not None
+
+
+def read_segment(entry: Entry, begin: int, samples: int | None) -> np.ndarray:
+    """int16 (samples,) of an utterance that was measured, from its sample `begin` on. Raises AudioError."""
+    data = fetch(entry.path)
+    if entry.seconds is not None:  # as a manifest says, which is to be checked still
+        checked_length(entry, audio.probe(data))
+    if entry.begin is None:
+        return audio.read(data, begin, samples, entry.channel)
+    left = max(entry.samples - begin, 0)
+    wanted = left if samples is None else min(left, samples)
+    wave = audio.read(data, entry.begin + begin, wanted, entry.channel)
+    if wanted - len(wave) > TOLERANCE * SAMPLE_RATE:
+        raise AudioError(f"ends at {(entry.begin + begin + len(wave)) / SAMPLE_RATE:.2f} s of its file, too early")
+    return wave
+
+
+def read_part(entry: Entry) -> np.ndarray:
+    """int16 (samples,) of an utterance that is a part of its file, and was not measured. Raises AudioError."""
+    wave = _whole_file(entry.path, entry.channel)
+    samples, begin = checked_length(entry, len(wave)), entry.begin or 0
+    return wave[begin : begin + samples]
+
+
+@functools.lru_cache(maxsize=1)
+def _whole_file(path: str, channel: int | None) -> np.ndarray:
+    """The segments of a recording follow one another, and most codings are read from their start alone."""
+    return audio.read(fetch(path), channel=channel)
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file or of a row of a table. Raises AudioError."""
+    data = fetch(path)
+    if isinstance(data, bytes):
+        return data
+    try:
+        return epath.Path(data).read_bytes()
+    except FileNotFoundError as error:
+        raise AudioError("does not exist") from error
+    except OSError as error:
+        raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error

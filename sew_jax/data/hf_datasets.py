@@ -1,0 +1,153 @@
+"""Hugging Face `datasets`: Parquet files as the hub has them, and folders that `save_to_disk` wrote.
+
+Audio is a struct of a file's bytes and its name, or a name alone. https://huggingface.co/docs/datasets/audio_dataset
+"""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+from etils import epath
+
+from sew_jax.data.entries import is_remote
+from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
+from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
+from sew_jax.errors import UserError
+
+_STATE = "state.json"
+_SHARD = re.compile(r"(.+?)[-.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
+
+
+def is_saved(names: set[str]) -> bool:
+    """Whether a folder that holds these names was written by `save_to_disk`."""
+    return _STATE in names and "dataset_info.json" in names
+
+
+def parquet_files(folder: epath.Path) -> list[epath.Path]:
+    """The Parquet files of a folder and of the folders in it, or of a file itself."""
+    if not folder.is_dir():
+        return [folder]
+    found = itertools.chain.from_iterable(folder.glob(f"{below}*.parquet") for below in ("", "*/", "*/*/"))
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _split_of(path: epath.Path, root: epath.Path) -> str:
+    """What its name says before the shard's number, or else the folder it lies in; a lone file is `train`."""
+    stem = path.name.removesuffix(".parquet")
+    if shard := _SHARD.match(stem):
+        return shard[1]
+    if path == root or (path.parent == root and stem.isdigit()):
+        return "train"
+    return path.parent.name if stem.isdigit() else stem
+
+
+def _parquet_splits(root: epath.Path) -> list[str]:
+    return sorted({_split_of(path, root) for path in parquet_files(root)})
+
+
+def _parquet_rows(root: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
+    for path in parquet_files(root):
+        split = _split_of(path, root)
+        if wanted and split not in wanted:
+            continue
+        try:
+            with open_parquet(os.fspath(path)) as file:
+                columns, audio = _columns(path, file.schema_arrow)
+                batches = file.iter_batches(columns=columns)
+                yield from _table_rows(path, split, PARQUET, batches, audio)
+        except (OSError, pa.ArrowException) as error:
+            yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
+
+
+def _columns(path: epath.Path, schema: pa.Schema) -> tuple[list[str], str]:
+    """Columns to read when rows are listed, the audio's bytes aside, and the name of the column of audio."""
+    audio = next((key for key in AUDIO_KEYS if key in schema.names), None)
+    if audio is None:
+        raise UserError(f"data: {path} has no column of audio; its columns are {', '.join(schema.names)}")
+    plain = [name for name in schema.names if name != audio and not pa.types.is_nested(schema.field(name).type)]
+    plain = [name for name in plain if not _is_binary(schema.field(name).type)]
+    kind = schema.field(audio).type
+    if pa.types.is_struct(kind):
+        return [*plain, *([f"{audio}.path"] if kind.get_field_index("path") >= 0 else [])], audio
+    return ([*plain] if _is_binary(kind) else [*plain, audio]), audio
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _table_rows(
+    path: epath.Path, split: str, scheme: str, batches: Iterator[pa.RecordBatch], audio: str
+) -> Iterator[Row]:
+    """Rows with the audio's name where the table has one; what it names counts where it lies beside the table."""
+    number, names = 0, []
+    rows = []
+    for batch in batches:
+        for values in batch.to_pylist():
+            name = values.pop(audio, None)
+            name = name.get("path") if isinstance(name, dict) else name
+            rows.append((number, values, name if isinstance(name, str) else None))
+            names.append(name)
+            number += 1
+    told = len(set(names)) == len(names) and None not in names
+    for number, values, name in rows:
+        where = f"{path.name}#{number}"
+        row = row_of({key: value for key, value in values.items() if key not in AUDIO_KEYS} | {"audio": "x"}, where)
+        packed = row_path(scheme, os.fspath(path), audio, number)
+        stem = os.path.splitext(name)[0] if told and name else f"{split}-{path.name.rsplit('.', 1)[0]}-{number:06d}"
+        yield row._replace(audio=packed, id=row.id or stem, split=split)
+
+
+def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
+    del wanted
+    if is_remote(os.fspath(folder)):
+        raise UserError(f"data: {folder} is of save_to_disk, which is mapped into memory; copy it to this machine")
+    split = _saved_splits(folder)[0]
+    for name in _saved_files(folder):
+        path = folder / name
+        try:
+            table = open_arrow(os.fspath(path))
+            columns, audio = _columns(path, table.schema)
+            kept = [column for column in columns if "." not in column]
+            named = f"{audio}.path" in columns or audio in columns
+            listed = table.select([column for column in kept if column != audio])
+            if named:
+                listed = listed.append_column(audio, _names(table[audio]))
+            yield from _table_rows(path, split, ARROW, iter(listed.to_batches()), audio)
+        except (OSError, pa.ArrowException) as error:
+            yield Row(str(name), problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
+
+
+def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_struct(column.type):
+        return column
+    return pa.chunked_array([chunk.field("path") for chunk in column.chunks], pa.string())
+
+
+def _saved_files(folder: epath.Path) -> list[str]:
+    try:
+        state = json.loads((folder / _STATE).read_text())
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data: {folder / _STATE} cannot be read ({error!r}); save the dataset anew") from error
+    if any(os.path.basename(name) != name for name in names):
+        raise UserError(f"data: {folder / _STATE} names files out of its folder; save the dataset anew")
+    return names
+
+
+def _saved_splits(folder: epath.Path) -> list[str]:
+    try:
+        return [json.loads((folder / _STATE).read_text()).get("_split") or "train"]
+    except (OSError, ValueError, AttributeError):
+        return ["train"]
+
+
+def _places(root: epath.Path) -> list[epath.Path]:
+    return [root if root.is_dir() else root.parent]
+
+
+PARQUET_FILES = Form(_parquet_splits, _parquet_rows, _places, "audio, text in its columns")
+SAVED = Form(_saved_splits, _saved_rows, _places, "audio, text in its columns")

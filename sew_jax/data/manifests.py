@@ -1,0 +1,233 @@
+"""Manifests and corpora of every form as one list of utterances; what their forms share is here, once.
+
+A form says how its files are rows; here rows become entries: splits, names that may not lead out, segments, ids.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from sew_jax.data.entries import Entry, is_remote
+from sew_jax.data.packed import is_packed
+from sew_jax.errors import UserError
+from sew_jax.rates import SAMPLE_RATE
+
+# What people call the same thing, in JSON lines, tables with a header, and datasets: the first that is there counts.
+AUDIO_KEYS = (
+    *("audio", "audio_filepath", "audio_path", "audio_file", "wav_filename", "wav_path", "file_name", "filename"),
+    *("path", "file", "wav", "source"),
+)
+TEXT_KEYS = (
+    *("text", "sentence", "transcription", "transcript", "normalized_text", "normalized_transcription", "txt"),
+    *("target", "words"),
+)
+SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
+ID_KEYS = ("id", "utt_id", "utterance_id", "key")
+
+
+class Row(NamedTuple):
+    """An utterance as a form has it."""
+
+    where: str  # names it where it has no id: FILE:LINE
+    audio: str = ""  # as it is written
+    id: str | None = None
+    text: str | None = None
+    speaker: str = ""
+    split: str = "train"
+    offset: Any = None  # seconds; None: there is no segment
+    duration: Any = None  # seconds, of the segment or else of the file
+    channel: int | None = None
+    problem: str | None = None
+
+
+class Form(NamedTuple):
+    """How a file or a folder is read.
+
+    Attributes:
+      splits: the splits it holds, by name.
+      rows: its rows of some splits (none named: of all).
+      places: where relative names may begin; the first is the folder that an id is relative to.
+      example: what a row must look like, for a message.
+    """
+
+    splits: Callable[[epath.Path], Sequence[str]]
+    rows: Callable[[epath.Path, Sequence[str]], Iterable[Row]]
+    places: Callable[[epath.Path], Sequence[epath.Path]]
+    example: str
+
+
+def pick(row: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The value of the first key that is there and not null."""
+    return next((row[key] for key in keys if row.get(key) is not None), None)
+
+
+def row_of(row: dict[str, Any], where: str) -> Row:
+    """The row that a JSON object or a line of a table with a header makes."""
+    audio = pick(row, AUDIO_KEYS)
+    if isinstance(audio, dict):  # as `datasets` writes it
+        audio = audio.get("path")
+    if not isinstance(audio, str) or not audio:
+        return Row(where, problem='is not a JSON object with "audio"')
+    text, name = pick(row, TEXT_KEYS), pick(row, ID_KEYS)
+    return Row(
+        where,
+        audio=audio,
+        id=None if name is None else str(name),
+        text=None if text is None else str(text),
+        speaker=str(pick(row, SPEAKER_KEYS) or ""),
+        split=str(row.get("split") or "train"),
+        offset=row.get("offset"),
+        duration=row.get("duration"),
+        channel=row.get("channel"),
+    )
+
+
+def list_form(form: Form, path: epath.Path, wanted: Sequence[str]) -> list[Entry]:
+    """The entries of some splits (none named: of all).
+
+    A relative name may not lead out of its folder, by `..` or by links; what lies elsewhere is named by its whole path.
+
+    Raises:
+      UserError: no row belongs to the splits, or none is usable.
+    """
+    entries, others, base = [], set(), None
+    for row in form.rows(path, wanted):
+        if row.problem and not row.audio:
+            entries.append(Entry(printable(row.id or row.where), os.fspath(path), problem=row.problem))
+            continue
+        if wanted and row.split not in wanted:
+            others.add(row.split)
+            continue
+        if base is None and not _is_whole(row.audio):
+            base = _Base(_place(form.places(path), row.audio), form.places(path)[0])
+        entries.append(_entry(row, base or _Base(form.places(path)[0], form.places(path)[0])))
+    if not any(not entry.problem for entry in entries):
+        others = others or {*form.splits(path)} - {*wanted}
+        if others and not entries:
+            raise UserError(
+                f"data: {path} has no split {','.join(wanted)}; it has: {', '.join(sorted(others))}; "
+                "set --config.split (empty: all)"
+            )
+        first = f"; the first: {entries[0].id} {entries[0].problem}" if entries else ""
+        raise UserError(f"data: {path} has no line of the form {form.example}{first}")
+    return entries
+
+
+class _Base:
+    """The folder that relative names begin at, and the one that ids are relative to."""
+
+    def __init__(self, place: epath.Path, home: epath.Path):
+        self.place, self.name = place, os.fspath(place)
+        self.homes = (os.path.join(self.name, ""), os.path.join(os.fspath(home), ""))
+        self.inside = functools.cache(lambda folder: is_remote(folder) or is_below(folder, self.name))
+
+
+def _entry(row: Row, base: _Base) -> Entry:
+    path = row.audio if _is_whole(row.audio) else os.path.join(base.name, row.audio)
+    problem = row.problem or _outside(row.audio, base)
+    try:
+        begin, samples, seconds = _segment(row.offset, row.duration)
+        channel = _channel(row.channel)
+    except ValueError as error:
+        return Entry(printable(row.id or row.where), path, problem=str(error))
+    name = row.id
+    if name is None:
+        name = _default_id(row.audio, base, begin, samples, channel)
+    return Entry(
+        id=printable(name),
+        path=path,
+        text=None if row.text is None else " ".join(row.text.split()),
+        speaker=row.speaker,
+        samples=samples,
+        problem=problem,
+        begin=begin,
+        channel=channel,
+        seconds=seconds,
+    )
+
+
+def _default_id(audio: str, base: _Base, begin: int | None, samples: int | None, channel: int | None) -> str:
+    """The file's path below the manifest's folder without its suffix, and what part of the file it is."""
+    for home in base.homes:
+        audio = audio.removeprefix(home)
+    name = os.path.splitext(audio)[0]
+    if begin is not None:
+        end = "end" if samples is None else f"{(begin + samples) / SAMPLE_RATE:.3f}"
+        name += f"-{begin / SAMPLE_RATE:.3f}-{end}"
+    return name if channel is None else f"{name}-c{channel}"
+
+
+def _segment(offset: Any, duration: Any) -> tuple[int | None, int | None, float | None]:
+    """(first sample, samples, seconds of the whole file), each None where it is not said. Raises ValueError."""
+    start = None if offset in (None, "") else _seconds(offset, "offset")
+    length = None if duration in (None, "") else _seconds(duration, "duration")
+    if length == 0:
+        raise ValueError("has a duration of 0 s")
+    if start is None:
+        return None, None, length
+    begin = round(start * SAMPLE_RATE)
+    return begin, None if length is None else round((start + length) * SAMPLE_RATE) - begin, None
+
+
+def _seconds(value: Any, key: str) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 <= seconds < 1e8:
+        raise ValueError(f"has {key} {str(value)[:40]!r}, which is no number of seconds")
+    return seconds
+
+
+def _channel(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"has channel {str(value)[:40]!r}; the first is 0")
+    return value
+
+
+def _is_whole(name: str) -> bool:
+    return is_packed(name) or is_remote(name) or os.path.isabs(name)
+
+
+def _place(places: Sequence[epath.Path], name: str) -> epath.Path:
+    """The first of some folders that holds a file; the first of all where none does."""
+    if len(places) == 1:
+        return places[0]
+    return next((place for place in places if (place / name).exists()), places[0])
+
+
+def working_folder() -> epath.Path:
+    """Kaldi and lhotse write names that begin where their recipes are run."""
+    return epath.Path(Path.cwd())
+
+
+def _outside(file: str, base: _Base) -> str | None:
+    """The problem of a relative name that leads out of its folder."""
+    if _is_whole(file):
+        return None
+    if "\0" in file:
+        return "has a name with a zero byte in it"
+    whole = os.path.join(base.name, file)
+    if is_remote(whole):
+        away = os.path.normpath(file).split("/")[0] == ".."
+    else:
+        inside = base.inside
+        away = not inside(os.path.dirname(whole)) or (os.path.islink(whole) and not inside(os.path.realpath(whole)))
+    return f"leads out of {base.name}; give its whole path" if away else None
+
+
+def is_below(path: str, root: str) -> bool:
+    """Whether a path lies below a folder, links followed."""
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), ""))
+
+
+def printable(name: str) -> str:
+    """A name with what is no text in it spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()
