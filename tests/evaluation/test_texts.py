@@ -20,6 +20,7 @@ from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.export.export import export
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
+from sew_jax.training.setup import open_task
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE
 from tests.ngrams import read_arpa
@@ -49,15 +50,19 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def trained(root):
+def finetuning(root):
     config = finetune_config.get_config()
     config.data, config.init_from = str(root / "set.jsonl"), f"hf:{root / 'released'}"
     config.vocabulary, config.text_normalizer = "auto", "lower,basic"
     config.num_steps = config.checkpoint_every = config.log_every = config.eval.every = 1
     config.compression.squeeze, config.compression.query_pool = (1,), (1,)
     config.input.batch_seconds, config.input.buckets, config.input.speed = 6.0, 1, 0.0
-    train(config, root / "run")
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(root):
+    train(finetuning(root), root / "run")
     return root / "run"
 
 
@@ -72,6 +77,24 @@ def evaluation(root, trained, **changes):
 def rows_of(workdir):
     lines = (workdir / "transcripts" / "s1q1k1.jsonl").read_text(encoding="utf-8").splitlines()
     return {row["id"]: row["reference"] for row in map(json.loads, lines)}
+
+
+def test_the_first_screen_says_what_becomes_of_the_transcripts(root):
+    notes = "\n".join(open_task(finetuning(root)).transcripts.notes)
+    assert "text_normalizer=lower,basic; 10 symbols; '|' ends a word" in notes
+    assert "5 of the transcripts: i l t à ô" in notes and "rare" not in notes
+    assert "2 of 5 transcripts are empty (first: train2); they train silence" in notes
+    assert "1 format characters in 1 transcripts are dropped (first: train3): U+200B zero width space" in notes
+    assert (
+        "1 transcripts have more symbols than their audio has frames, at every setting: train3 (42 needed, 29" in notes
+    )
+
+
+def test_a_vocabulary_that_nobody_can_read_is_asked_for(root):
+    config = finetuning(root)
+    config.vocabulary = ""
+    with pytest.raises(UserError, match=r"not a vocabulary.*--config\.vocabulary=auto"):
+        open_task(config)
 
 
 def test_training_spells_letters_and_takes_silence(trained):
