@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     config.data = "demo"
     config.split = "test"  # several, joined by commas, have a table each
     config.settings = ""  # names joined by commas; empty: the settings it was trained on
+    # none, upper, lower, basic (punctuation away) or several, joined by commas: done to references and hypotheses
+    config.text_normalizer = ""  # empty: as in training
     config.repeats = 5  # timed rounds after the warm-up
     config.dtype = ""  # float32 or bfloat16; empty: as in training
     add_beam(config)

@@ -45,6 +45,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.split = "train"
     # letters, auto (the characters of the transcripts), or the path of a vocab.json; empty: init_from's, or letters
     config.vocabulary = ""
+    config.text_normalizer = ""  # upper, lower, basic (punctuation away), joined by commas; empty: init_from's, or none
     config.seed = 0
     config.num_steps = num_steps
     config.checkpoint_every = 500 if small else 1000

@@ -74,7 +74,10 @@ def open_released(name: str) -> Released:
     if rate != SAMPLE_RATE:
         raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
     normalize = preprocessor.get("do_normalize") is not False
-    return _open(str(path), config, normalize, open_tensors(path), lambda symbols: _read_vocabulary(path, symbols))
+    pad_id = config.get("pad_token_id")
+    return _open(
+        str(path), config, normalize, open_tensors(path), lambda symbols: _read_vocabulary(path, symbols, pad_id)
+    )
 
 
 def _open_fairseq(path: Path) -> Released:
@@ -182,8 +185,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_vocabulary(path: Path, symbols: int) -> Vocabulary:
-    vocabulary = Vocabulary.load(path / VOCABULARY_FILE, most=symbols)
+def _read_vocabulary(path: Path, symbols: int, pad_id: int | None) -> Vocabulary:
+    vocabulary = Vocabulary.load(path / VOCABULARY_FILE, most=symbols, pad_id=pad_id)
     if len(vocabulary) > symbols:
         raise UserError(f"init_from: {path}/{VOCABULARY_FILE} names {len(vocabulary)} symbols, the head has {symbols}")
     return vocabulary.padded(symbols)

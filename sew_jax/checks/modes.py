@@ -6,9 +6,10 @@ from typing import Any, Union
 
 from ml_collections import ConfigDict
 
-from sew_jax.checks.rules import Choice, Factors, MeshAxis, Rule, Settings, Text, choice_of, positive, whole
+from sew_jax.checks.rules import Choice, Factors, MeshAxis, Parsed, Rule, Settings, Text, choice_of, positive, whole
 from sew_jax.compression import settings_table
 from sew_jax.models.config import BackboneConfig
+from sew_jax.names import split_names
 
 Rules = Mapping[str, Union[Rule, "Rules", "Mode"]]
 Together = Callable[[ConfigDict], Iterator[tuple[str, str]]]  # config -> (key, what is wrong with it)
@@ -46,6 +47,16 @@ COMPRESSION: Rules = {
     "kv_pool": Factors(per_layer=True),
     "names": Settings(),
 }
+TEXT_NORMALIZERS = ("none", "upper", "lower", "basic")
+
+
+def _parse_normalizers(text: str) -> None:
+    for name in split_names(text) or [text]:
+        if name not in TEXT_NORMALIZERS:
+            raise ValueError(f"{name!r} is unknown; choose of {', '.join(TEXT_NORMALIZERS)}, joined by commas")
+
+
+TEXT_NORMALIZER = Parsed("", _parse_normalizers, empty=True, default="")
 SEED = whole(0, "", 2**32 - 1)  # a key of JAX takes its lower 32 bits alone
 BUCKETS = whole(1, "lengths to which audio is padded")
 BATCH_SECONDS = positive("seconds of audio")

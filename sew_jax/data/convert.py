@@ -28,7 +28,7 @@ class Limits(NamedTuple):
 
 def convert(entry: Entry, limits: Limits) -> Iterator[Row]:
     """Rows of the index with FLAC bytes: one, or one for each piece. Raises AudioError where it is not taken."""
-    if limits.need_text and not entry.text:
+    if limits.need_text and entry.text is None:
         raise AudioError("has no transcript (--config.transcripts=optional keeps such audio for pre-training)")
     if entry.path.startswith(SCHEME) or is_part(entry):
         wave = read_part(entry) if is_part(entry) else read_tfds(entry.path)

@@ -42,6 +42,7 @@ class Batches:
     Args:
       seed: of the crops and speeds.
       vocabulary: None makes batches without labels.
+      symbols_U: with a vocabulary, the symbols of each transcript, counted.
       speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
       host, hosts: this process and their number; each reads a contiguous share of the rows.
     """
@@ -53,6 +54,7 @@ class Batches:
         *,
         seed: int,
         vocabulary: Vocabulary | None,
+        symbols_U: np.ndarray | None = None,
         start: int,
         stop: int,
         speed: float = 0.0,
@@ -61,7 +63,7 @@ class Batches:
     ):
         self._source, self._plan, self._seed, self._vocabulary = source, plan, seed, vocabulary
         self._start, self._stop, self._speed, self._host, self._hosts = start, stop, speed, host, hosts
-        self._label_slots = label_slots(source, plan) if vocabulary else {}
+        self._label_slots = {} if symbols_U is None else label_slots(symbols_U, plan)
 
     def __len__(self) -> int:
         return max(self._stop - self._start, 0)
@@ -87,7 +89,7 @@ class Batches:
                 continue
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
-                labels = self._vocabulary.encode(self._source.text(utterance))
+                labels = self._vocabulary.encode(self._source.text(utterance) or "")
                 arrays["labels"][row, : len(labels)], arrays["label_length"][row] = labels, len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
@@ -106,9 +108,9 @@ class Batches:
         return change_speed(speech, factor)[:bucket] if self._speed else speech
 
 
-def label_slots(source: Source, plan: BatchPlan) -> dict[int, int]:
-    """Static label length of each bucket: its longest transcript (a symbol a letter, one a word), on a grid of 16."""
-    longest = {bucket: int(source.characters[plan.members(bucket)].max()) + 1 for bucket in plan.buckets}
+def label_slots(symbols_U: np.ndarray, plan: BatchPlan) -> dict[int, int]:
+    """Static label length of each bucket: the symbols of its longest transcript, on a grid of 16."""
+    longest = {bucket: max(int(symbols_U[plan.members(bucket)].max()), 1) for bucket in plan.buckets}
     return {bucket: -(-symbols // 16) * 16 for bucket, symbols in longest.items()}
 
 

@@ -3,7 +3,6 @@
 A source knows all lengths ahead, so that batches can be planned without opening audio.
 """
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -98,20 +97,10 @@ class Source:
         corpus, place = self._at(i)
         return corpus.value("id", place)
 
-    def text(self, i: int) -> str:
-        """The transcript, words one space apart; empty where there is none."""
+    def text(self, i: int) -> str | None:
+        """The transcript, words one space apart; empty where nothing was said, None where there is none."""
         corpus, place = self._at(i)
-        return corpus.value("text", place) or ""
-
-    @functools.cached_property
-    def characters(self) -> np.ndarray:
-        """(utterances,) characters of each transcript, spaces included."""
-        parts = [
-            pc.fill_null(pc.utf8_length(corpus.column("text", begin, begin + _AT_ONCE)), 0).to_numpy()
-            for corpus in self._corpora
-            for begin in range(0, len(corpus), _AT_ONCE)
-        ]
-        return np.concatenate(parts)
+        return corpus.value("text", place)
 
     def audio(self, i: int, begin: int = 0, samples: int | None = None) -> np.ndarray:
         """int16 (samples,), from `begin` on and as many as are wanted. Raises AudioError."""
@@ -163,7 +152,7 @@ def open_source(
                 by_length.append(_too(index, i, f"longer than input.max_seconds={max_samples / SAMPLE_RATE:g}; cut it"))
             keep &= samples <= max_samples
         if need_text:
-            has_text = pc.fill_null(pc.greater(pc.binary_length(index["text"]), 0), False).to_numpy()
+            has_text = pc.is_valid(index["text"]).to_numpy()
             without_text += [
                 Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)
             ]

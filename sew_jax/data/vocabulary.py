@@ -1,26 +1,19 @@
 """Transcripts to symbols and back."""
 
 import dataclasses
-import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from sew_jax.data.normalize_text import JOINERS, normalize_text, write_text
+from sew_jax.data.tokenizer_files import VOCABULARY_FILE, read_tokenizer, write_tokenizer
 from sew_jax.errors import UserError
-from sew_jax.files import write_json
 
-VOCABULARY_FILE, _TOKENIZER_FILE = "vocab.json", "tokenizer_config.json"
-_ADDED_FILE, _MAP_FILE = "added_tokens.json", "special_tokens_map.json"
+__all__ = ["LETTERS", "VOCABULARY_FILE", "Vocabulary", "open_vocabulary"]
+
 _NAMELESS = re.compile(r"<nameless \d+>")
-# our field -> the name in Hugging Face's tokenizer_config.json
-_TOKENS = dict(
-    blank_symbol="pad_token",
-    delimiter="word_delimiter_token",
-    bos="bos_token",
-    eos="eos_token",
-    unknown_symbol="unk_token",
-)
+_SPECIAL = {"<pad>", "<s>", "</s>", "<unk>", "[PAD]", "[UNK]"}  # never said, whatever a tokenizer's files name
 
 # fairseq's order with Hugging Face's names: fairseq calls the blank `<s>` and its neighbour `<pad>`, at the same ids.
 # Then letters by frequency as in `dict.ltr.txt`
@@ -29,30 +22,63 @@ LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Characters as CTC symbols; the delimiter ends each word (the last one too, as fairseq writes it).
+    """CTC symbols, of one character or several; the delimiter ends each word (the last one too, as fairseq writes it).
 
-    Files and defaults are those of Hugging Face's CTC tokenizers: `vocab.json`, {symbol: id}, and where it departs from
-    the defaults `tokenizer_config.json` beside it.
+    Files and defaults are those of Hugging Face's CTC tokenizers; see `tokenizer_files`.
+
+    Attributes:
+      symbols: by id.
+      delimiter: None where there is none: words are symbols then (phonemes, written with spaces between them).
+      lower_case: text is written in small letters, whatever the case of the symbols (`do_lower_case`).
+      normalizer: what is done to text before it is spelt, and to what it is compared with; see `normalize_text`.
+      more_names: further names of symbols, which are read and never written, with their ids.
     """
 
     symbols: tuple[str, ...]
     blank_symbol: str = "<pad>"
-    delimiter: str = "|"
+    delimiter: str | None = "|"
     bos: str | None = "<s>"  # these three never stand in a transcript
     eos: str | None = "</s>"
     unknown_symbol: str | None = "<unk>"
+    lower_case: bool = False
+    normalizer: str = "none"
+    more_names: tuple[tuple[str, int], ...] = ()
 
     _ids: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
-    _silent: set[int] = dataclasses.field(init=False, repr=False, compare=False)
+    _silent: frozenset[int] = dataclasses.field(init=False, repr=False, compare=False)
+    _ends: frozenset[int] = dataclasses.field(init=False, repr=False, compare=False)
+    _spellings: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _pieces: re.Pattern[str] = dataclasses.field(init=False, repr=False, compare=False)
+    _joiners: str = dataclasses.field(init=False, repr=False, compare=False)
+    _capitals: bool = dataclasses.field(init=False, repr=False, compare=False)
+    _apart: bool = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "_ids", {symbol: i for i, symbol in enumerate(self.symbols)})
+        ids = {symbol: i for i, symbol in enumerate(self.symbols)} | dict(self.more_names)
         for name in (self.blank_symbol, self.delimiter):
-            if name not in self._ids:
+            if name is not None and name not in ids:
                 raise UserError(f"vocabulary: it has no {name!r}, which must be its blank or its word delimiter")
-        special = {self.blank_symbol, self.bos, self.eos, self.unknown_symbol}
-        silent = {i for symbol, i in self._ids.items() if symbol in special or _NAMELESS.fullmatch(symbol)}
-        object.__setattr__(self, "_silent", silent)
+        special = _SPECIAL | {self.blank_symbol, self.bos, self.eos, self.unknown_symbol}
+        silent = frozenset(i for symbol, i in ids.items() if symbol in special or _NAMELESS.fullmatch(symbol))
+        ends = frozenset(i for symbol, i in ids.items() if symbol == self.delimiter or symbol.isspace()) - silent
+        spellings = {symbol: i for symbol, i in ids.items() if i not in silent | ends}
+        for form in ("NFC", "NFD"):  # a symbol is found by either form of it; as the vocabulary writes it, first
+            for symbol, i in list(spellings.items()):
+                spellings.setdefault(unicodedata.normalize(form, symbol), i)
+        several = sorted((s for s in spellings if len(s) > 1), key=len, reverse=True)  # the longest is tried first
+        own = {
+            "_ids": ids,
+            "_silent": silent,
+            "_ends": ends,
+            "_spellings": spellings,
+            "_pieces": re.compile("|".join([*map(re.escape, several), "."]), re.DOTALL),
+            "_joiners": "".join(joiner for joiner in JOINERS if any(joiner in symbol for symbol in spellings)),
+            "_capitals": all(symbol == symbol.upper() for symbol in spellings),
+            # without a delimiter, and each symbol a character: each character is a word then
+            "_apart": self.delimiter is None and not several,
+        }
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -63,99 +89,126 @@ class Vocabulary:
         return self._ids[self.blank_symbol]
 
     @property
-    def word_end(self) -> int:
-        """Id of the delimiter."""
-        return self._ids[self.delimiter]
+    def word_end(self) -> int | None:
+        """Id of the delimiter; None where there is none."""
+        return None if self.delimiter is None else self._ids[self.delimiter]
+
+    @property
+    def joiners(self) -> str:
+        """Zero-width joiners that are symbols, or parts of them."""
+        return self._joiners
+
+    def is_word_end(self, symbol: int) -> bool:
+        """Whether an id stands between words: the delimiter, or white space."""
+        return symbol in self._ends
 
     def is_silent(self, symbol: int) -> bool:
         """Whether an id stands for nothing that is said: the blank, and what never stands in a transcript."""
         return symbol in self._silent
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a symbol by its name, in either form of Unicode; None where there is none."""
+        return self._ids.get(name, self._spellings.get(name))
 
     def padded(self, symbols: int) -> "Vocabulary":
         """With nameless symbols up to a count, for a head that is wider than its vocabulary."""
         names = tuple(f"<nameless {i}>" for i in range(len(self), symbols))
         return dataclasses.replace(self, symbols=self.symbols + names)
 
+    def with_normalizer(self, normalizer: str) -> "Vocabulary":
+        """The same symbols; an empty `normalizer` leaves that of the vocabulary."""
+        return dataclasses.replace(self, normalizer=normalizer or self.normalizer)
+
+    def write(self, text: str) -> str:
+        """Text as this vocabulary's transcripts are written, but for the normaliser."""
+        text = write_text(text, self._joiners)
+        return text.lower() if self.lower_case else text
+
+    def normalize(self, text: str) -> str:
+        """What is spelt of a text, and what errors are counted on, of references and hypotheses alike."""
+        text = self.write(normalize_text(text, self.normalizer, self._joiners))
+        return " ".join("".join(text.split())) if self._apart else text
+
     def unknown(self, text: str) -> set[str]:
-        """Characters of `text` that have no symbol."""
-        return {c for c in text if c != " " and c not in self._ids} | ({self.delimiter} & set(text))
+        """What of `text` has no symbol: characters, or words where words are symbols."""
+        words = self.normalize(text).split()
+        if self.delimiter is None:
+            return {word for word in words if self._cased(word) not in self._spellings}
+        return {piece for word in words for piece in self._spelt(word) if piece not in self._spellings}
 
     def encode(self, text: str) -> list[int]:
         """Symbol ids of a transcript; words are separated by white space. Raises KeyError on an unknown character."""
-        return [self._ids[c] for word in text.split() for c in word + self.delimiter]
+        words = self.normalize(text).split()
+        if self.delimiter is None:
+            return [self._spellings[self._cased(word)] for word in words]
+        end = self._ids[self.delimiter]
+        return [i for word in words for i in (*(self._spellings[piece] for piece in self._spelt(word)), end)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The transcript of symbol ids, special symbols left out."""
-        text = "".join(self.symbols[i] for i in ids if not self.is_silent(i))
-        return " ".join(text.replace(self.delimiter, " ").split())
+        said = [i for i in ids if i not in self._silent]
+        if self.delimiter is None:
+            return self.normalize(" ".join(self.symbols[i] for i in said))
+        return self.normalize("".join(" " if i in self._ends else self.symbols[i] for i in said))
+
+    def _cased(self, word: str) -> str:
+        """The word in the case of the symbols, where transcripts are in small letters."""
+        return (word.upper() if self._capitals else word.lower()) if self.lower_case else word
+
+    def _spelt(self, word: str) -> list[str]:
+        """Names of symbols that spell a word, the longest first; what has no symbol, by characters."""
+        word = self._cased(word)
+        composed = self._pieces.findall(word)
+        if all(piece in self._spellings for piece in composed):
+            return composed
+        decomposed = self._pieces.findall(unicodedata.normalize("NFD", word))
+        if all(piece in self._spellings for piece in decomposed):
+            return decomposed
+        pieces = []
+        for piece in composed:
+            parts = self._pieces.findall(unicodedata.normalize("NFD", piece))
+            known = piece not in self._spellings and all(part in self._spellings for part in parts)
+            pieces += parts if known else [piece]
+        return pieces
 
     def save(self, folder: Path) -> None:
         """Writes the two files into a folder; a tokenizer of Hugging Face's reads them too."""
-        tokenizer = {theirs: getattr(self, ours) for ours, theirs in _TOKENS.items()}
-        tokenizer |= {"tokenizer_class": "Wav2Vec2CTCTokenizer"}
-        tokenizer |= {"do_lower_case": False, "replace_word_delimiter_char": " "}
-        write_json(folder / VOCABULARY_FILE, self._ids)
-        write_json(folder / _TOKENIZER_FILE, tokenizer)
+        ids = dict(self.more_names) | {
+            symbol: i for i, symbol in enumerate(self.symbols)
+        }  # of two, the last is written
+        write_tokenizer(folder, ids, {name: getattr(self, name) for name in _SAVED})
 
     @classmethod
-    def load(cls, path: Path, most: int | None = None) -> "Vocabulary":
+    def load(cls, path: Path, most: int | None = None, pad_id: int | None = None) -> "Vocabulary":
         """Reads a vocab.json, with the tokenizer's other files beside it where there are any.
 
         Args:
           most: added tokens beyond so many symbols are ignored, as a head of that size never emits them.
+          pad_id: id of the blank, where the tokenizer's files do not name it.
 
         Raises:
           UserError: there is no such file, or it is no vocabulary.
         """
-        path = Path(path)
-        beside = path.with_name(_TOKENIZER_FILE)
-        try:
-            ids = json.loads(path.read_text(encoding="utf-8"))
-            if path.with_name(_ADDED_FILE).is_file():
-                added = json.loads(path.with_name(_ADDED_FILE).read_text(encoding="utf-8"))
-                ids |= {symbol: i for symbol, i in added.items() if most is None or i < most}
-            if sorted(ids.values()) != list(range(len(ids))):
-                raise ValueError("its ids are not 0, 1, 2, ...")
-            tokenizer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-            if path.with_name(_MAP_FILE).is_file() and "added_tokens_decoder" not in tokenizer:
-                tokenizer |= json.loads(path.with_name(_MAP_FILE).read_text(encoding="utf-8"))
-            tokens = {ours: _token(tokenizer[theirs]) for ours, theirs in _TOKENS.items() if theirs in tokenizer}
-            return cls(tuple(sorted(ids, key=ids.get)), **tokens)
-        except FileNotFoundError as error:
-            raise UserError(f"vocabulary {path}: no such file; give letters, auto, or a vocab.json") from error
-        except (ValueError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"vocabulary {path}: not a vocabulary ({error}); it must be JSON of the form {{symbol: id}}"
-            ) from error
+        return cls(**read_tokenizer(Path(path), most, pad_id))
 
 
-def _token(spelled: Any) -> str | None:
-    """A special token as tokenizer files spell it: text, or an object with the text as `content`."""
-    return spelled.get("content") if isinstance(spelled, dict) else spelled
+_SAVED = ("blank_symbol", "delimiter", "bos", "eos", "unknown_symbol", "lower_case", "normalizer")
 
 
-def open_vocabulary(name: str, texts: Iterable[str]) -> Vocabulary:
-    """`letters` (English capitals and apostrophe), `auto` (the characters of `texts`), or the path of a vocab.json."""
-    if name == "letters":
-        return Vocabulary(LETTERS)
-    if name == "auto":
-        return Vocabulary((*LETTERS[:5], *sorted({c for text in texts for c in text if not c.isspace()})))
-    return Vocabulary.load(Path(name))
+def open_vocabulary(name: str, texts: Iterable[str], normalizer: str = "") -> Vocabulary:
+    """`letters` (English capitals and apostrophe), `auto` (the characters of `texts`), or the path of a vocab.json.
 
-
-def check_texts(vocabulary: Vocabulary, source) -> None:
-    """Checks every transcript of a source.
-
-    Raises:
-      UserError: one has a character without a symbol; the message names the first and counts the rest.
+    Args:
+      normalizer: empty is that of the file, or none.
     """
-    bad = [(source.id(i), unknown) for i in range(len(source)) if (unknown := vocabulary.unknown(source.text(i)))]
-    if bad:
-        name, unknown = bad[0]
-        characters = " ".join(repr(c) for c in sorted(unknown))
-        more = f" and {len(bad) - 1} more utterances" if len(bad) > 1 else ""
-        raise UserError(
-            f"{source.name}: the transcript of {name}{more} has {characters}, "
-            "which the vocabulary lacks; normalise the "
-            "text (letters are capitals and apostrophe), or fine-tune with --config.vocabulary=auto"
-        )
+    if name == "letters":
+        return Vocabulary(LETTERS).with_normalizer(normalizer)
+    if name == "auto":
+        return characters_vocabulary({c for text in texts for c in normalize_text(text, normalizer)}, normalizer)
+    return Vocabulary.load(Path(name)).with_normalizer(normalizer)
+
+
+def characters_vocabulary(characters: Iterable[str], normalizer: str = "") -> Vocabulary:
+    """Each character a symbol, in Unicode's order; the bar that ends words is not one of a text."""
+    said = set(characters) - {" ", *LETTERS[:5]}
+    return Vocabulary((*LETTERS[:5], *sorted(said))).with_normalizer(normalizer)

@@ -27,9 +27,10 @@ from ml_collections import ConfigDict
 
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
-from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon
+from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, symbol_labels
 from sew_jax.errors import UserError
 
+_NO_SYMBOL = -1
 _NEVER = -1e4  # a log-probability that no path survives which has another
 
 
@@ -102,7 +103,7 @@ class Beam:
         self._vocabulary = vocabulary
         self.lexicon = open_lexicon(vocabulary, options.lm, options.lexicon) if lexicon is None else lexicon
         # labels of the n-gram: words, or symbols at their ids
-        self._words = list(dict(self.lexicon.entries)) or list(vocabulary.symbols)
+        self._words = list(dict(self.lexicon.entries)) or symbol_labels(vocabulary)
         self._lm = _load(options.lm, self._words) if options.lm else ZeroLM()
         self._trie = self._build_trie() if self.lexicon.entries else None
         self._use(options)
@@ -144,7 +145,8 @@ class Beam:
         words = words_of_path(path_T, log_prob_TxV[np.arange(len(path_T)), path_T], self._vocabulary)
         score = result.score
         if self._trie:
-            labels = [self._words[label] for label in result.words if label >= 0]
+            said = [self._words[label] for label in result.words if label >= 0]
+            labels = [word for label in said for word in self._vocabulary.normalize(label).split()]
             if len(words) > len(labels):  # the audio ends amid a word, and no hypothesis ends otherwise
                 score -= _NEVER
             words = tuple(word._replace(text=label) for word, label in zip(words, labels, strict=False))
@@ -161,6 +163,7 @@ class Beam:
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
+        word_end = _NO_SYMBOL if vocabulary.word_end is None else vocabulary.word_end
         shared = {
             "beam_size": options.beam,
             "beam_size_token": options.beam_tokens or len(vocabulary),
@@ -172,14 +175,12 @@ class Beam:
         }
         if self._trie is None:
             self._decoder = LexiconFreeDecoder(
-                LexiconFreeDecoderOptions(**shared), self._lm, vocabulary.word_end, vocabulary.blank, []
+                LexiconFreeDecoderOptions(**shared), self._lm, word_end, vocabulary.blank, []
             )
             return
         of_words = LexiconDecoderOptions(**shared, word_score=options.word_score, unk_score=-math.inf)
         no_word = -1  # never said, as unk_score forbids it
-        self._decoder = LexiconDecoder(
-            of_words, self._trie, self._lm, vocabulary.word_end, vocabulary.blank, no_word, [], False
-        )
+        self._decoder = LexiconDecoder(of_words, self._trie, self._lm, word_end, vocabulary.blank, no_word, [], False)
 
 
 def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:

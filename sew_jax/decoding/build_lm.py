@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sew_jax.console import format_duration, say
+from sew_jax.data.normalize_text import normalize_text
 from sew_jax.data.sources import open_source
 from sew_jax.data.text_files import open_lines
 from sew_jax.decoding.beam import sentence_log10
@@ -26,11 +27,13 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
     sentences = []
     if config.data:
         sentences += _transcripts(config, config.split)
-        say(f"  data      {config.data}:{config.split}: {len(sentences):,} transcripts")
+        empty = f", {sentences.count('')} of them empty" if "" in sentences else ""
+        say(f"  data      {config.data}:{config.split}: {len(sentences):,} transcripts{empty}")
     if config.text:
-        lines = list(_lines(config.text))
+        lines = [line for raw in _lines(config.text) if (line := normalize_text(raw, config.text_normalizer))]
         say(f"  text      {config.text}: {len(lines):,} lines")
         sentences += lines
+    say(f"  words     text_normalizer={config.text_normalizer or 'none'}; Unicode's NFC, no format characters")
     model = estimate(sentences, config.order)
     for order, grams in enumerate(model.orders, 1):
         remark = "; too few to tell discounts, which are 0.5, 1 and 1.5" if order in model.undiscounted else ""
@@ -49,7 +52,7 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
 
 def _say_perplexity(config: ConfigDict, model: NGram, path: Path) -> None:
     """Of the split that is held out, ends of sentences included."""
-    held_out = [line.split() for line in _transcripts(config, config.eval_split)]
+    held_out = [line.split() for line in _transcripts(config, config.eval_split) if line]
     total = sum(sentence_log10(str(path), map(" ".join, held_out)))
     words, known = [word for line in held_out for word in line], set(model.words)
     unknown = sum(word not in known for word in words)
@@ -62,7 +65,7 @@ def _say_perplexity(config: ConfigDict, model: NGram, path: Path) -> None:
 
 def _transcripts(config: ConfigDict, split: str) -> list[str]:
     source, _ = open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad)
-    return [source.text(i) for i in range(len(source))]
+    return [normalize_text(source.text(i) or "", config.text_normalizer) for i in range(len(source))]
 
 
 def _lines(path: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Splits to evaluate on: utterances with references, in batches that wait on the devices."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.normalize_text import show
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.sources import Source, open_source
+from sew_jax.data.transcripts import text_notes
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.recognizer import Output, Recognizer
 from sew_jax.rates import SAMPLE_RATE
@@ -26,13 +28,21 @@ class EvalSet:
 
     Attributes:
       split: its name.
-      ids, references: (U,) of the utterances.
+      ids, references: (U,) of the utterances; references are as errors are counted on them.
       samples: (U,) their lengths at 16 kHz.
       batches: bucket, placed arrays and the (row, utterance) pairs that are no filler, of each batch.
     """
 
-    def __init__(self, split: str, source: Source, rows: dict[int, int], mesh: Mesh, config: ConfigDict):
-        """Reads all audio; `rows` is bucket length -> utterances of a batch.
+    def __init__(
+        self,
+        split: str,
+        source: Source,
+        rows: dict[int, int],
+        mesh: Mesh,
+        config: ConfigDict,
+        normalize: Callable[[str], str],
+    ):
+        """Reads all audio; `rows` is bucket length -> utterances of a batch, `normalize` is done to references.
 
         Raises:
           UserError: more than `config.input.max_bad` utterances cannot be decoded.
@@ -56,7 +66,7 @@ class EvalSet:
         order = sorted((u for pairs in members for _, u in pairs), key=source.id)
         place = {u: i for i, u in enumerate(order)}
         self.split = split
-        self.ids, self.references = [source.id(u) for u in order], [source.text(u) for u in order]
+        self.ids, self.references = [source.id(u) for u in order], [normalize(source.text(u) or "") for u in order]
         self.samples = source.samples[order]
         self.batches = [
             (batch.bucket, place_batch(batch.arrays, batch_sharding(mesh)), [(row, place[u]) for row, u in pairs])
@@ -94,9 +104,13 @@ def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabu
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
         _report_damaged(problems, config)
-        _report_unknown(source, vocabulary)
+        _report_texts(source, vocabulary)
+    say(f"  text      text_normalizer={vocabulary.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
-    return [EvalSet(split, source, rows, mesh, config) for split, (source, _) in zip(splits, sources, strict=True)]
+    return [
+        EvalSet(split, source, rows, mesh, config, vocabulary.normalize)
+        for split, (source, _) in zip(splits, sources, strict=True)
+    ]
 
 
 def rows_to_measure(
@@ -127,11 +141,14 @@ def _report_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
     check_damaged(problems, config.data, config.input.max_bad)
 
 
-def _report_unknown(source: Source, vocabulary: Vocabulary) -> None:
-    unknown = [(source.id(i), bad) for i in range(len(source)) if (bad := vocabulary.unknown(source.text(i)))]
+def _report_texts(source: Source, vocabulary: Vocabulary) -> None:
+    for note in text_notes(vocabulary, source, empty="what is written there counts as insertions"):
+        say(note)
+    texts = ((source.id(i), source.text(i) or "") for i in range(len(source)))
+    unknown = [(name, bad) for name, text in texts if (bad := vocabulary.unknown(text))]
     if unknown:
         name, bad = unknown[0]
         say(
             f"  ! {len(unknown)} of {len(source)} references hold characters that the vocabulary lacks (first {name}: "
-            f"{' '.join(sorted(bad))}); they count as errors"
+            f"{' '.join(map(show, sorted(bad)))}); they count as errors"
         )

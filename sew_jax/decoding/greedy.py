@@ -51,14 +51,17 @@ def words_of_path(path_T: np.ndarray, log_prob_T: np.ndarray, vocabulary: Vocabu
     def close():
         if letters:
             texts, begins, ends, scores = zip(*letters, strict=True)
-            words.append(Word("".join(texts), begins[0], ends[-1], float(np.exp(np.mean(scores)))))
+            if text := vocabulary.write("".join(texts)):
+                words.append(Word(text, begins[0], ends[-1], float(np.exp(np.mean(scores)))))
             letters.clear()
 
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         symbol = int(path_T[begin])
-        if symbol == vocabulary.word_end:
+        if vocabulary.is_word_end(symbol):
             close()
         elif not vocabulary.is_silent(symbol):
             letters.append((vocabulary.symbols[symbol], begin, end, log_prob_T[begin:end].max()))
+            if vocabulary.delimiter is None:
+                close()
     close()
     return tuple(words)

@@ -62,10 +62,11 @@ class SegmentDecoder:
     def _pause(self) -> int | None:
         """Where the segment can end; None where no word ends after half its length."""
         path_T = self._held.argmax(-1)
-        silent = [i for i in range(len(self._vocabulary)) if self._vocabulary.is_silent(i)]
-        spoken_T = np.where(np.isin(path_T, silent), -1, np.arange(len(path_T)))
-        latest_T = np.maximum.accumulate(spoken_T)  # the last symbol that is not silent
-        between_T = (latest_T < 0) | (path_T[latest_T] == self._vocabulary.word_end)
+        vocabulary, ids = self._vocabulary, range(len(self._vocabulary))
+        spoken_T = ~np.isin(path_T, [i for i in ids if vocabulary.is_silent(i)])
+        latest_T = np.maximum.accumulate(np.where(spoken_T, np.arange(len(path_T)), -1))  # the last that is not silent
+        ends_T = np.isin(path_T, [i for i in ids if vocabulary.is_word_end(i)])
+        between_T = ~spoken_T if vocabulary.delimiter is None else (latest_T < 0) | ends_T[latest_T]
         between_T[: self._frames // 2] = False
         for frames in (self._frames, len(path_T)):  # a longer segment only where there must be
             edges = np.flatnonzero(np.diff(between_T[:frames], prepend=False, append=False))

@@ -2,6 +2,7 @@
 
 import gzip
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ _NO_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
 _BINARY = b"mmap lm http://kheafield.com/code format version"  # how a KenLM binary begins
 # of its format 5, after 88 bytes of known values: whether the words stand at its end, and how many there are
 _BINARY_HEADER, _BINARY_OFFSET = struct.Struct("=12x?7xQ"), 88
+_SPACES = " \t\r\n\v\f\0"  # between words, for KenLM; a no-break space, say, is part of one
 _TOO_FEW = 0.1  # of the words: a vocabulary that spells no more of them is another model's
 
 
@@ -24,7 +26,7 @@ class Lexicon(NamedTuple):
     Attributes:
       entries: (word, ids of its symbols, of which the last is the delimiter); a word may stand there with several
         spellings. None at all: any string of symbols.
-      left_out: words with characters that the vocabulary lacks.
+      left_out: words with characters that the vocabulary lacks, or without any that it spells.
     """
 
     entries: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -43,19 +45,22 @@ class Lexicon(NamedTuple):
 def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
     """The lexicon of a language model and a file, of which either may be empty.
 
-    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter), or where
-    there is no model either, any string is allowed.
+    Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter, or the
+    vocabulary has none), or where there is no model either, any string is allowed.
 
     Args:
       lm: path of an ARPA (also gzipped) or a KenLM binary.
       lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD
-        W O R D |`, as fairseq and wav2letter write it); any other is words.
+        W O R D |`, as fairseq and wav2letter write it); any other is words. Words are parted by ASCII's white space:
+        a no-break space is part of its word.
 
     Raises:
       UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary.
     """
     known = lm_words(lm) if lm else ()
     if lexicon:
+        if vocabulary.delimiter is None:
+            raise UserError(f"lexicon: {lexicon} is one of words, and this vocabulary has no delimiter to end them by")
         read = _read_file(vocabulary, lexicon)
         _check(vocabulary, read, f"lexicon: {lexicon}")
         if known and not dict(read.entries).keys() & set(known):
@@ -66,11 +71,16 @@ def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
         return read
     if known is None:
         raise UserError(f"lm: {lm} holds no words, only their hashes; name a list of them as well, by lexicon")
-    if not known or vocabulary.delimiter in known:
+    if not known or vocabulary.delimiter is None or symbol_labels(vocabulary)[vocabulary.word_end] in known:
         return Lexicon()
     spelled = _spell(vocabulary, known)
     _check(vocabulary, spelled, f"lm: {lm}")
     return spelled
+
+
+def symbol_labels(vocabulary: Vocabulary) -> list[str]:
+    """What an n-gram of symbols calls each: its name, or a bar where that is white space, which cannot be a word."""
+    return ["|" if symbol.isspace() else symbol for symbol in vocabulary.symbols]
 
 
 def lm_words(path: str) -> tuple[str, ...] | None:
@@ -102,13 +112,13 @@ def _arpa_words(path: str) -> list[str]:
         zipped = file.read(2) == b"\x1f\x8b"
     with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines):
-            line = line.strip()
+            line = line.strip(_SPACES)
             if not inside and number > 100:  # its header is a few lines
                 break
             if inside and (not line or line.startswith("\\")):
                 break
             if inside:
-                words.append(line.split()[1] if len(line.split()) > 1 else "")
+                words.append(fields[1] if len(fields := _fields(line)) > 1 else "")
             inside = inside or line == "\\1-grams:"
     if not all(words) or not words:
         raise not_a_model(path, "it has no \\1-grams:" if not words else "a 1-gram without a word")
@@ -130,23 +140,26 @@ def _binary_words(file) -> list[str] | None:
         return words
 
 
+def _fields(line: str) -> list[str]:
+    return [field for field in re.split(f"[{_SPACES}]+", line) if field]
+
+
 def _read_file(vocabulary: Vocabulary, path: str) -> Lexicon:
-    ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
     entries: dict[tuple[str, tuple[int, ...]], None] = {}  # dicts, to keep the order without doubles
     left_out: dict[str, None] = {}
+    ends = {vocabulary.delimiter, symbol_labels(vocabulary)[vocabulary.word_end]}
 
     def spelled() -> Iterator[str]:
         """Words without a spelling; the others go into the lexicon as they are."""
         for line in read_text(path).split("\n"):
-            fields = line.split()
-            if len(fields) < 2 or not ("\t" in line or fields[-1] == vocabulary.delimiter):
+            fields = _fields(line)
+            if len(fields) < 2 or not ("\t" in line or fields[-1] in ends):
                 yield from fields
                 continue
             word, *symbols = fields
-            if symbols[-1] != vocabulary.delimiter:
-                symbols.append(vocabulary.delimiter)
-            if all(symbol in ids for symbol in symbols):
-                entries[word, tuple(ids[symbol] for symbol in symbols)] = None
+            spelling = [vocabulary.id_of(symbol) for symbol in (symbols[:-1] if symbols[-1] in ends else symbols)]
+            if None not in spelling and vocabulary.normalize(word):
+                entries[word, (*spelling, vocabulary.word_end)] = None
             else:
                 left_out[word] = None
 
@@ -164,10 +177,14 @@ def _spell(vocabulary: Vocabulary, words: Iterable[str]) -> Lexicon:
     for word in dict.fromkeys(words):
         if word in _NO_WORDS:
             continue
-        if vocabulary.unknown(word):
-            left_out.append(word)
+        try:
+            spelling = tuple(vocabulary.encode(word))
+        except KeyError:
+            spelling = ()
+        if spelling:
+            entries.append((word, spelling))
         else:
-            entries.append((word, tuple(vocabulary.encode(word))))
+            left_out.append(word)
     return Lexicon(tuple(entries), tuple(left_out))
 
 

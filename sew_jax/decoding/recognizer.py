@@ -110,13 +110,16 @@ class Recognizer:
         return output, setting, bucket, rows, jnp.dtype(dtype).name
 
 
-def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool = True) -> Recognizer:
+def load_recognizer(
+    init_from: str, dtype: str, mesh: Mesh, *, need_text: bool = True, text_normalizer: str = ""
+) -> Recognizer:
     """The best checkpoint of a run (else its newest), or a released one, with its parameters on each device.
 
     Args:
       init_from: as `open_pretrained` takes it.
       dtype: of the computation; empty keeps that of training.
       need_text: a model without a CTC head is refused; else its hidden states alone can be had.
+      text_normalizer: of what errors are counted on; empty keeps that of training.
 
     Raises:
       UserError: there is none, or its files do not fit each other.
@@ -137,7 +140,7 @@ def load_recognizer(init_from: str, dtype: str, mesh: Mesh, *, need_text: bool =
     aside = listed("left behind", pretrained.left_behind)
     say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute{aside}")
     model = CTCModel(backbone, head or CTCHeadConfig())
-    vocabulary = pretrained.vocabulary if head else None
+    vocabulary = pretrained.vocabulary.with_normalizer(text_normalizer) if head and pretrained.vocabulary else None
     recognizer = Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
     recognizer.no_text = pretrained.no_text
     return recognizer

@@ -49,7 +49,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     device = _describe_devices(mesh)
     say("sew_jax evaluate")
     say(f"  devices   {device}")
-    recognizer = load_recognizer(config.init_from, config.dtype, mesh)
+    recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
     table = parse_table(config.settings) if config.settings else recognizer.trained
     table = list(dict.fromkeys([Compression(), *table]))  # s1q1k1 is what others are measured against
     for setting in table:

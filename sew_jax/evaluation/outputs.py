@@ -88,6 +88,11 @@ def format_table(points: Sequence[Point]) -> str:
         if len(by_kind) > 1:
             text.append(f"{kind}:")
         text += [spell(cells, _remark(point)) for point, cells in group]
+    empty = {point.split or "all": point.empty_references for point in points if point.empty_references}
+    text += [
+        f"({split}: {count} references are empty; what is written there counts as insertions)"
+        for split, count in empty.items()
+    ]
     text.append(
         "(time and MACs: s1q1k1 = 1; 95 %: of WER, by resampling utterances; *: nothing is both faster and better)"
     )
@@ -118,6 +123,11 @@ def _kind(point: Point) -> str:
     return f"{point.split or 'all'}, {point.decoder}"
 
 
+def _empty(sets: Sequence[EvalSet]) -> str:
+    counts = {part.split or "all": part.references.count("") for part in sets}
+    return "".join(f"; {split}: {count} references are empty" for split, count in counts.items() if count)
+
+
 def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet], device: str) -> dict[str, str]:
     """What was run, and where: label -> text."""
     listed = "; ".join(
@@ -127,6 +137,7 @@ def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet]
     return {
         "model": f"{config.init_from}, {recognizer.state}",
         "data": f"{config.data} ({listed})",
+        "text": f"text_normalizer={recognizer.vocabulary.normalizer}{_empty(sets)}",
         **beam,
         "device": f"{device}, {recognizer.model.backbone.dtype}",
         "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",

@@ -55,7 +55,8 @@ def score(
     errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
     scored = Scored(part, setting, decoder, texts, errors, seconds, search)
     name = f"{part.split} {setting}" if part.split else str(setting)
-    say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words")
+    empty = f"; {scored.total.empty} references are empty" if scored.total.empty else ""
+    say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words{empty}")
     return scored
 
 
@@ -86,6 +87,7 @@ def points_of(recognizer: Recognizer, scored: Sequence[Scored], part: EvalSet, d
             insertions=errors.insertions,
             words=errors.words,
             utterances=errors.utterances,
+            empty_references=errors.empty,
             seconds=median,
             seconds_min=min(one.seconds),
             seconds_max=max(one.seconds),

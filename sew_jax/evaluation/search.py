@@ -35,7 +35,7 @@ def search(config: ConfigDict, workdir: Path) -> list[Point]:
     begin = time.monotonic()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     say("sew_jax search")
-    recognizer = load_recognizer(config.init_from, config.dtype, mesh)
+    recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
     squeezes = tuple(config.squeeze) or tuple(dict.fromkeys(setting.squeeze for setting in recognizer.trained))
     layers = recognizer.model.backbone.layers
     (dev,) = open_eval_sets(config, [config.dev_split], recognizer.vocabulary, mesh)

@@ -40,6 +40,7 @@ class Point:
     device: str
     dtype: str
     trained: bool  # whether the setting was in the table of the last training
+    empty_references: int = 0  # utterances in which nothing was said, so that all that is written is inserted
     on_front: bool = False  # no other point of its split is both faster and better
 
 

@@ -125,10 +125,18 @@ model = sew_jax.load("FOLDER")
 """
 
 
+def _joined(vocabulary: Vocabulary) -> str:
+    """The Python expression that makes text of `path` and `symbols`."""
+    silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
+    said, case = f"symbols[i] for i in path if i not in {silent!r}", ".lower()" if vocabulary.lower_case else ""
+    if vocabulary.delimiter is None:
+        return f'" ".join({said}){case}'
+    return f'"".join({said}).replace({vocabulary.delimiter!r}, " "){case}'
+
+
 def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
     """How the programs of `stablehlo.write_programs` are run."""
     first = programs[0]
-    silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
     files = [(p.file, str(p.setting), f"{p.samples / SAMPLE_RATE:g} s", str(p.samples)) for p in programs]
     return f"""\
 Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from
@@ -152,7 +160,7 @@ weights = dict(np.load("{WEIGHTS_FILE}"))
 with open("{first.file}", "rb") as file:
     program = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 with open("{VOCABULARY_FILE}", encoding="utf-8") as file:
-    symbols = list(json.load(file))
+    symbols = {{i: symbol for symbol, i in json.load(file).items()}}
 with wave.open("speech.wav") as file:  # {SAMPLE_RATE} Hz, mono, 16 bit, at most {first.samples / SAMPLE_RATE:g} s
     audio = np.frombuffer(file.readframes({first.samples}), np.int16)
 
@@ -161,7 +169,7 @@ batch[0, : len(audio)] = audio
 log_probs, frames = jax.device_get(program(weights, batch, length))
 path = log_probs[0, : frames[0]].argmax(-1)
 path = path[np.diff(path, prepend=-1) != 0]  # a symbol that goes on is one symbol
-print("".join(symbols[i] for i in path if i not in {silent!r}).replace({vocabulary.delimiter!r}, " "))
+print({_joined(vocabulary)})
 ```
 """
 

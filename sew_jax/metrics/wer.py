@@ -16,6 +16,7 @@ class ErrorCounts:
     characters: int = 0  # in the references, spaces between words included
     character_errors: int = 0
     utterances: int = 0
+    empty: int = 0  # references without a word, of which all that is written is inserted
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
@@ -39,8 +40,9 @@ class ErrorCounts:
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     """Errors of one utterance by the shortest edit; words are separated by white space."""
     reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-    if not reference:  # jiwer refuses it
-        return ErrorCounts(insertions=len(hypothesis.split()), character_errors=len(hypothesis), utterances=1)
+    if not reference:
+        said, written = len(hypothesis.split()), len(hypothesis)
+        return ErrorCounts(insertions=said, character_errors=written, utterances=1, empty=1)
     words, characters = jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)
     return ErrorCounts(
         words=len(reference.split()),

@@ -55,7 +55,9 @@ class Scorer:
 
     def __call__(self, workdir: Path, settings: Sequence[Compression]) -> dict[str, Any]:
         """Of the model in a workdir: ids, words and characters of each utterance, and its errors at each setting."""
-        recognizer = load_recognizer(str(workdir), self._config.dtype, self._mesh)
+        recognizer = load_recognizer(
+            str(workdir), self._config.dtype, self._mesh, text_normalizer=self._config.text_normalizer
+        )
         if not self._sets:
             self._sets = open_eval_sets(self._config, self._splits, recognizer.vocabulary, self._mesh)
         model = recognizer.model

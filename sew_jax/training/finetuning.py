@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Draw, settings_table
 from sew_jax.data.sources import Source
-from sew_jax.data.vocabulary import Vocabulary, check_texts, open_vocabulary
+from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
+from sew_jax.data.vocabulary import Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
-from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
@@ -69,7 +70,7 @@ def open_finetuning(config: ConfigDict) -> Task:
     draws = draws_of(config, table, backbone)
     min_samples = round(config.input.min_seconds * SAMPLE_RATE)
     source, problems = open_audio(config, min_samples=min_samples, need_text=True)
-    vocabulary = _choose_vocabulary(config.vocabulary, pretrained, source)
+    vocabulary, transcripts = _spelt(config, pretrained, backbone, source)
     head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
     model = CTCModel(backbone, head)
     options, mask = config.optim, config.mask
@@ -77,6 +78,7 @@ def open_finetuning(config: ConfigDict) -> Task:
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
     freezing = _freezing(config, model, pretrained)
+    same_head = _is_spelt_alike(vocabulary, pretrained.vocabulary)
 
     return Task(
         table=table,
@@ -86,12 +88,11 @@ def open_finetuning(config: ConfigDict) -> Task:
         samples=longest_samples(source, config.input.speed),
         crops=np.ones(len(source), np.int64),
         vocabulary=vocabulary,
+        transcripts=transcripts,
         model=model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=model.initialize,
-        warm_start=warm_start_from(
-            None if scratch else pretrained, leave="" if vocabulary == pretrained.vocabulary else "symbols"
-        ),
+        warm_start=warm_start_from(None if scratch else pretrained, leave="" if same_head else "symbols"),
         micro_loss=ctc_micro_loss(
             model,
             SpanMask(mask.time_prob, mask.time_span, min_spans=2),
@@ -104,14 +105,37 @@ def open_finetuning(config: ConfigDict) -> Task:
     )
 
 
-def _choose_vocabulary(name: str, pretrained: Pretrained, source: Source) -> Vocabulary:
-    """What the config names, else the checkpoint's, else letters; it spells the texts of the source."""
-    if not name and pretrained.vocabulary:
-        vocabulary = pretrained.vocabulary
+def _spelt(
+    config: ConfigDict, pretrained: Pretrained, backbone: BackboneConfig, source: Source
+) -> tuple[Vocabulary, Transcripts]:
+    """What the config names, else the checkpoint's vocabulary, else letters; and the source's transcripts spelt by it.
+
+    Raises:
+      UserError: it lacks characters of the transcripts.
+    """
+    name, normalizer, notes = config.vocabulary, config.text_normalizer, []
+    if not normalizer and pretrained.vocabulary:
+        normalizer = pretrained.vocabulary.normalizer
+    if name == "auto":
+        vocabulary, notes = choose_symbols(source, normalizer)
+    elif not name and pretrained.vocabulary:
+        vocabulary = pretrained.vocabulary.with_normalizer(normalizer)
     else:
-        vocabulary = open_vocabulary(name or "letters", map(source.text, range(len(source))))
-    check_texts(vocabulary, source)
-    return vocabulary
+        vocabulary = open_vocabulary(name or "letters", (), normalizer)
+    transcripts = spell_transcripts(vocabulary, source)
+    notes = [transcripts.notes[0], *notes, *transcripts.notes[1:]]
+    # every setting gives as many frames, since its output is brought back to the rate of the front end
+    for pace, at in ((1.0, "at every setting"), (1 + config.input.speed, "where input.speed plays it fastest")):
+        frames_U = np.array([frame_count(backbone, int(samples / pace)) for samples in source.samples])
+        if found := impossible_pairs(transcripts, frames_U, source, at):
+            notes += found
+            break
+    return vocabulary, transcripts._replace(notes=notes)
+
+
+def _is_spelt_alike(one: Vocabulary, other: Vocabulary | None) -> bool:
+    """Whether the same head writes both."""
+    return other is not None and one == other.with_normalizer(one.normalizer)
 
 
 class Freezing(NamedTuple):

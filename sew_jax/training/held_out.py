@@ -23,6 +23,7 @@ from sew_jax.console import say
 from sew_jax.data.audio import AudioError
 from sew_jax.data.batch_plan import choose_buckets
 from sew_jax.data.sources import Source, open_source
+from sew_jax.data.transcripts import text_notes
 from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
 from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
@@ -231,8 +232,13 @@ def _word_errors(
 ) -> HeldOut:
     buckets = choose_buckets(source.samples, config.input.buckets)
     seconds = max(config.input.batch_seconds, _LEAST_BATCH_S)
-    part = EvalSet(split, source, rows_to_measure([source], buckets, seconds, mesh.size), mesh, config)
-    symbols = [[] if task.vocabulary.unknown(text) else task.vocabulary.encode(text) for text in part.references]
+    vocabulary = task.vocabulary
+    assert vocabulary
+    rows = rows_to_measure([source], buckets, seconds, mesh.size)
+    part = EvalSet(split, source, rows, mesh, config, vocabulary.normalize)
+    symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
+    for note in text_notes(vocabulary, source, empty="what is written there counts as insertions"):
+        say(note)
     batches = [
         (
             bucket,
@@ -249,8 +255,8 @@ def _word_errors(
         logits_BxTxV, length_B = task.model.apply(
             {"params": variables["params"]}, batch["wave"], batch["length"], compression, deterministic=True
         )
-        known_B = batch["label_length"] > 0
-        loss, impossible = losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], known_B, blank)
+        labels = batch["labels"], batch["label_length"], batch["has_labels"]
+        loss, impossible = losses.ctc(logits_BxTxV, length_B, *labels, blank)
         return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
     def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
@@ -262,7 +268,7 @@ def _word_errors(
             path_BxT, length_B, *terms = jax.device_get(programs[setting, bucket](variables, arrays))
             sums += terms
             for row, utterance in members:
-                text = greedy(path_BxT[row, : length_B[row]], task.vocabulary)
+                text = greedy(path_BxT[row, : length_B[row]], vocabulary)
                 errors += count_errors(part.references[utterance], text)
         loss, impossible, weight = sums
         rates: dict[str, Any] = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
@@ -274,16 +280,19 @@ def _word_errors(
     return HeldOut(split, settings, list(examples), function, arguments, measure)
 
 
-def _labels(symbols: list[list[int]], rows: int, members: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-    """This process's share of a batch's labels; of length 0 where an utterance has characters without a symbol."""
-    slots = -(-max(map(len, symbols)) // 16) * 16
+def _labels(symbols: list[list[int] | None], rows: int, members: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """This process's share of a batch's labels; there are none where an utterance has characters without a symbol."""
+    slots = -(-max(len(ids or ()) for ids in symbols) // 16) * 16
     labels, length = np.zeros((rows, max(slots, 1)), np.int32), np.zeros(rows, np.int32)
+    known = np.zeros(rows, bool)
     for row, utterance in members:
-        length[row] = len(symbols[utterance])
-        labels[row, : length[row]] = symbols[utterance]
+        ids = symbols[utterance]
+        if ids is not None:
+            known[row], length[row] = True, len(ids)
+            labels[row, : length[row]] = ids
     share = rows // jax.process_count()
     mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    return {"labels": labels[mine], "label_length": length[mine]}
+    return {"labels": labels[mine], "label_length": length[mine], "has_labels": known[mine]}
 
 
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:

@@ -108,6 +108,7 @@ def open_pretraining(config: ConfigDict) -> Task:
         samples=np.minimum(longest_samples(source, config.input.speed), crop_samples),
         crops=count_crops(source, crop_samples, config.input.speed),
         vocabulary=None,
+        transcripts=None,
         model=learning.model,
         architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
         init=learning.model.initialize,

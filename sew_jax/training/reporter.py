@@ -48,6 +48,8 @@ def first_screen(
     if task.problems:
         first = task.problems[0]
         say(f"            {len(task.problems)} left out (left_out.jsonl), the first: {first.id} {first.reason}")
+    for note in task.transcripts.notes if task.transcripts else ():
+        say(note)
     buckets = ", ".join(f"{b / SAMPLE_RATE:.1f} s x {_rows(plan, b)}" for b in plan.buckets)
     say(f"  buckets   {buckets}; {plan.padding_efficiency:.0%} of what is computed is speech")
     say(

@@ -104,6 +104,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             plan,
             seed=config.seed,
             vocabulary=task.vocabulary,
+            symbols_U=task.transcripts.symbols_U if task.transcripts else None,
             start=start,
             stop=config.num_steps,
             speed=config.input.speed,
@@ -231,7 +232,7 @@ def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw,
         return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=sharding)
 
     batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32)}
-    if task.vocabulary:
-        batch["labels"] = shape(jnp.int32, label_slots(task.source, plan)[bucket])
+    if task.transcripts:
+        batch["labels"] = shape(jnp.int32, label_slots(task.transcripts.symbols_U, plan)[bucket])
         batch["label_length"] = shape(jnp.int32)
     return template.like, batch, template.key

@@ -21,6 +21,7 @@ from sew_jax.compression import Compression, Draw, sandwich_draws, uniform_draws
 from sew_jax.console import listed, say
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source, open_source
+from sew_jax.data.transcripts import Transcripts
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import typical_macs
@@ -73,6 +74,7 @@ class Task(NamedTuple):
       samples: (utterances,) what a batch takes of each.
       crops: (utterances,) how many times so much an epoch takes of each.
       vocabulary: None in pre-training.
+      transcripts: as the vocabulary spells them; None in pre-training.
       architecture: the model, as JSON; with it another run builds it again.
       init: key -> variables.
       warm_start: (fresh parameters, placement of what is read) -> parameters.
@@ -86,6 +88,7 @@ class Task(NamedTuple):
     samples: np.ndarray
     crops: np.ndarray
     vocabulary: Vocabulary | None
+    transcripts: Transcripts | None
     model: PretrainModel | CTCModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]

@@ -33,7 +33,7 @@ def places(tmp_path_factory):
         name, _, text = line.partition(" ")
         texts[name] = text
     rows = [
-        {"audio": str(path), "text": texts[path.stem], "split": "train"}
+        {"audio": str(path), "id": path.stem, "text": texts[path.stem], "split": "train"}
         for path in sorted((corpus / "train").rglob("*.flac"))
     ]
     (root / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

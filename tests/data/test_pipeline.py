@@ -15,6 +15,7 @@ import soundfile
 from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.sources import open_source
+from sew_jax.data.transcripts import spell_transcripts
 from sew_jax.data.vocabulary import open_vocabulary
 from tests.data.processes import assert_all_end
 
@@ -27,8 +28,10 @@ def opened(corpus):
 
 def read(opened, start=0, stop=12, workers=0, **options):
     source, plan = opened
+    vocabulary = open_vocabulary("letters", [])
+    symbols_U = spell_transcripts(vocabulary, source).symbols_U
     batches = Batches(
-        source, plan, seed=0, vocabulary=open_vocabulary("letters", []), start=start, stop=stop, **options
+        source, plan, seed=0, vocabulary=vocabulary, symbols_U=symbols_U, start=start, stop=stop, **options
     )
     with read_ahead(batches, workers=workers, threads=2) as data:
         return list(data)

@@ -273,3 +273,60 @@ def test_an_error_in_a_process_is_the_same_line(tmp_path):
 def test_output_that_is_no_number():
     with pytest.raises(UserError, match="NaN"):
         Beam(AB, BeamOptions())(np.full((3, 5), np.nan, np.float32))
+
+
+def test_a_no_break_space_is_part_of_an_n_grams_word(tmp_path):
+    """KenLM parts words by ASCII's white space: the entry is one word to it, and two of ours."""
+    word = "A\u00a0BB"
+    text = arpa(estimate(["A\u2060X B", "A\u2060X AB", "B"], 2)).replace("A\u2060X", word)
+    (tmp_path / "lm.arpa").write_text(text, encoding="utf-8")
+    assert word in lm_words(str(tmp_path / "lm.arpa"))
+    lexicon = open_lexicon(AB, str(tmp_path / "lm.arpa"), "")
+    assert dict(lexicon.entries)[word] == (2, 1, 3, 3, 1)
+    (tmp_path / "words.txt").write_text(f"{word}\nB\n", encoding="utf-8")
+    assert dict(open_lexicon(AB, "", str(tmp_path / "words.txt")).entries).keys() == {word, "B"}
+    (found,) = Beam(AB, BeamOptions(lm=str(tmp_path / "lm.arpa"), lm_weight=0.1))(spoken("A|B.B|B|", AB))
+    assert found.text == "A BB B" and [w.text for w in found.words] == ["A", "BB", "B"]
+
+
+def test_words_of_an_n_gram_and_a_lexicon_in_another_form_of_unicode(tmp_path):
+    composed, apart = "\u00e9", "e\u0301"
+    vocabulary = Vocabulary(("<pad>", "|", "a", composed))
+    (tmp_path / "lm.arpa").write_text(arpa(estimate([f"a{apart} a", f"{apart}\u200ba"], 2)), encoding="utf-8")
+    lexicon = open_lexicon(vocabulary, str(tmp_path / "lm.arpa"), "")
+    assert set(dict(lexicon.entries).values()) == {(2, 3, 1), (2, 1), (3, 2, 1)} and not lexicon.left_out
+    beam = Beam(vocabulary, BeamOptions(lm=str(tmp_path / "lm.arpa"), lm_weight=0.1))
+    assert beam(spoken(f"a{composed}|a|", vocabulary))[0].text == f"a{composed} a"
+    (tmp_path / "words.txt").write_text(f"\ufeffa{apart}\ta {apart} |\r\n", encoding="utf-8")
+    assert open_lexicon(vocabulary, "", str(tmp_path / "words.txt")).entries == ((f"a{apart}", (2, 3, 1)),)
+
+
+@pytest.mark.parametrize("line", ["AB A B |", "AB\tA B", "AB"])
+def test_a_lexicon_of_a_vocabulary_whose_delimiter_is_a_space(line, tmp_path):
+    vocabulary = Vocabulary(("<pad>", " ", "A", "B"), delimiter=" ")
+    (tmp_path / "words.txt").write_text(line)
+    assert open_lexicon(vocabulary, "", str(tmp_path / "words.txt")).entries == (("AB", (2, 3, 1)),)
+    (found,) = Beam(vocabulary, BeamOptions(lexicon=str(tmp_path / "words.txt")))(spoken("AB ", vocabulary))
+    assert found.text == "AB"
+
+
+def test_phonemes_are_searched_without_a_delimiter(tmp_path):
+    vocabulary = Vocabulary(("<pad>", "a", "i:", "t"), delimiter=None)
+    log_prob = spoken(["t", "i:", "a", "t"], vocabulary)
+    (found,) = Beam(vocabulary, BeamOptions())(log_prob)
+    assert found.text == "t i: a t" == best_path(log_prob, vocabulary).text and len(found.words) == 4
+    (tmp_path / "lm.arpa").write_text(arpa(estimate(["t i: t a t", "t i: t"], 2)))
+    options = BeamOptions(lm=str(tmp_path / "lm.arpa"), lm_weight=1.0, **WHOLE)
+    unsure = noise(5, 3, symbols=4)
+    found = Beam(vocabulary, options)(unsure)
+    table = read_arpa((tmp_path / "lm.arpa").read_text())
+    best: dict[tuple[str, ...], float] = {}
+    for path in itertools.product(range(4), repeat=5):
+        said = tuple(vocabulary.symbols[s] for s, _ in itertools.groupby(path) if s)
+        score = float(unsure[range(5), path].sum())
+        best[said] = max(best.get(said, -math.inf), score)
+    expected = {" ".join(said): score + log10_of_sentence(table, said) for said, score in best.items()}
+    assert {h.text for h in found} == set(expected)
+    np.testing.assert_allclose([h.score for h in found], [expected[h.text] for h in found], rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="has no delimiter to end them by"):
+        Beam(vocabulary, BeamOptions(lexicon=str(tmp_path / "lm.arpa")))

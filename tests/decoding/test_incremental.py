@@ -41,6 +41,18 @@ def test_greedy_is_that_of_the_whole_and_segments_are_short():
             assert len(part) <= 100 or not after  # longer only where no word ends in its second half
 
 
+def test_phonemes_bit_by_bit():
+    """Where each symbol is a word, a segment may end in any silence, and never within a symbol."""
+    vocabulary, random = Vocabulary(LETTERS[:4] + LETTERS[5:], delimiter=None), np.random.default_rng(1)
+    for _ in range(30):
+        whole = log_probs(random, int(random.integers(0, 600)))[:, 1:]
+        decoder = SegmentDecoder(functools.partial(best_path, vocabulary=vocabulary), vocabulary, frames=60)
+        for part in np.split(whole, np.sort(random.integers(0, len(whole) + 1, 9))):
+            decoder.add(part)
+        found, expected = decoder.finish(), best_path(whole, vocabulary)
+        assert found.text == expected.text and found.words == expected.words
+
+
 def said_before(symbols):
     said = [LETTERS[s] for s in symbols if s > 3]
     return said[-1] if said else ""

@@ -2,6 +2,7 @@
 
 import random
 
+import jiwer
 import numpy as np
 import pytest
 
@@ -35,6 +36,7 @@ def test_kinds_of_errors():
     assert count_errors("A B", "A").deletions == 1
     assert count_errors("A", "A B").insertions == 1
     assert count_errors("", "A B").insertions == 2
+    assert count_errors("", "A B") == ErrorCounts(insertions=2, character_errors=3, utterances=1, empty=1)
     assert count_errors(" A  B ", "A B") == count_errors("A B", "A B")
 
 
@@ -43,3 +45,11 @@ def test_a_corpus_is_divided_once():
     assert total.wer == pytest.approx(2 / 5)  # not the mean of 1, 0 and infinity
     assert total.utterances == 3
     assert ErrorCounts().wer == 0
+
+
+def test_empty_references_count_as_jiwer_counts_them():
+    references, hypotheses = ["A B", "", "", "C"], ["A", "X Y", "", ""]
+    total = sum((count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)), ErrorCounts())
+    theirs, characters = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
+    assert (total.wer, total.cer) == (theirs.wer, characters.cer) and total.insertions == theirs.insertions == 2
+    assert total.empty == 2 and total.utterances == 4
