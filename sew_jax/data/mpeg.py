@@ -34,6 +34,7 @@ class Header(NamedTuple):
 class _Stream(NamedTuple):
     """Frames of sound from `sound` to `end`, so many; `begin`: of a Xing frame before, that promises `said` of them."""
 
+    layer: int
     begin: int
     sound: int
     end: int
@@ -70,13 +71,14 @@ def mpeg_parts(data: Bytes) -> list[Pieces] | None:
         missing = 0 if stream.said is None else stream.said - stream.frames
         if missing > 1 or (missing == 1 and not whole):  # some programs count the Xing frame, too
             raise AudioError(f"is truncated: {stream.frames} of {stream.said} frames are there")
-    if not streams or (len(streams) == 1 and streams[0].said == streams[0].frames):
+    told = [stream.said == stream.frames or stream.layer != 3 for stream in streams]  # a Xing frame is of layer 3
+    if not streams or told == [True]:
         return None
     return [
         [(stream.begin, stream.end)]
-        if stream.said == stream.frames
+        if says
         else [_count_frame(data, stream), (stream.sound, stream.end)]
-        for stream in streams
+        for stream, says in zip(streams, told, strict=True)
     ]
 
 
@@ -86,7 +88,7 @@ def _streams(data: Bytes) -> tuple[list[_Stream], bool]:
     at, end, whole = 0, len(data), True
     begin = sound = frames = 0
     said: int | None = None
-    kind: tuple[bool, int, int] | None = None
+    kind = (False, 0, 0)  # none yet
 
     while at + 4 <= end:
         head = header(data[at : at + 4])
@@ -98,16 +100,16 @@ def _streams(data: Bytes) -> tuple[list[_Stream], bool]:
                 break
             whole = True
             if full:
-                found.append(_Stream(begin, sound, at, frames, said))
+                found.append(_Stream(kind[1], begin, sound, at, frames, said))
                 frames, said = 0, None
             if not frames and said is None:
                 begin = sound = after
             at = after
             continue
         told = _told(data, at, head)
-        if told is not None or full or (kind and head.kind != kind):
+        if told is not None or full or (frames and head.kind != kind):
             if frames:
-                found.append(_Stream(begin, sound, at, frames, said))
+                found.append(_Stream(kind[1], begin, sound, at, frames, said))
             begin = sound = at
             frames, said = 0, None
         kind = head.kind
@@ -117,7 +119,7 @@ def _streams(data: Bytes) -> tuple[list[_Stream], bool]:
         else:  # a frame without sound
             sound, said = at, told or None
     if frames:
-        found.append(_Stream(begin, sound, min(at, end), frames, said))
+        found.append(_Stream(kind[1], begin, sound, min(at, end), frames, said))
     return found, whole
 
 

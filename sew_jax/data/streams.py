@@ -14,6 +14,7 @@ from sew_jax.rates import SAMPLE_RATE
 _EXACT_SEEK = {"FLAC", "WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "CAF", "NIST"}  # lands on the very sample
 _AT_ONCE = 2**22  # numbers that are decoded at a time, whatever a header promises
 _UNKNOWN = 2**62  # frames; where libsndfile cannot know it says more
+_GUESSED = {"MPEG_LAYER_I", "MPEG_LAYER_II"}  # codings whose frames it guesses from the size
 _DENSEST = 8192  # frames that a byte can hold; of silence in FLAC's longest blocks it holds 6,000
 _RATES = (1000, 1_000_000)  # Hz
 _ERRORS = (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
@@ -30,7 +31,7 @@ class Stream:
     """One stream of a file.
 
     Attributes:
-      frames: how many there are; None where only decoding tells, as of FLAC that was written to a pipe.
+      frames: how many there are; None where only decoding tells, as of FLAC that was written to a pipe, or MP2.
       format: libsndfile's name of the container.
       canonical: whether its samples are wanted as they are: 16 kHz, one channel, 16 bits.
       seeks: whether decoding can begin at any sample.
@@ -47,7 +48,7 @@ class Stream:
             raise AudioError(f"is truncated: {size} bytes cannot hold the {frames} samples that it promises")
         self._file, self._done = file, 0
         self.rate, self.channels, self.format = rate, file.channels, file.format
-        self.frames = frames if frames < _UNKNOWN else None
+        self.frames = frames if frames < _UNKNOWN and file.subtype not in _GUESSED else None
         self.canonical = (rate, self.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
         self.seeks = self.frames is not None and self.format in _EXACT_SEEK
 

@@ -253,6 +253,15 @@ def test_an_mp3_whose_first_frame_counts_itself():
         probe(data[:-1])
 
 
+@pytest.mark.parametrize(("word", "rate"), [(b"\xff\xfd\x40\xc4", 44_100), (b"\xff\xf5\x42\xc4", 22_050)])
+def test_frames_of_layer_2(word, rate):
+    """Silent ones, of 1,152 samples each; libmpg123 guesses their number from the size, and padding misleads it."""
+    length = 208 + (word[2] >> 1 & 1)
+    data = word.ljust(length, b"\0") * 40
+    assert probe(data) == len(read(data)) == round(40 * 1152 * 16_000 / rate)
+    assert probe(data[: 20 * length + 30]) == round(20 * 1152 * 16_000 / rate)
+
+
 @pytest.mark.parametrize("coding", ["VORBIS", "OPUS"])
 def test_ogg_files_that_were_joined(coding, tmp_path):
     """Streams of the same file, too, which have the same number."""
