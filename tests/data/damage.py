@@ -7,7 +7,7 @@ import soundfile
 
 from sew_jax.rates import SAMPLE_RATE
 
-GOOD = ("plain", "8 bit", "24 bit", "96 kHz stereo", "spaces and ünïcode", "ogg", "link within")
+GOOD = ("plain", "8 bit", "24 bit", "96 kHz stereo", "spaces and ünïcode", "ogg", "link within", "empty transcript")
 # kind -> what its reason must say
 DAMAGED = {
     "truncated flac": "truncated|cannot be decoded",
@@ -18,7 +18,6 @@ DAMAGED = {
     "too short": "0.01 s long",
     "an hour": "3600.00 s long",
     "no transcript": "has no transcript",
-    "empty transcript": "has no transcript",
     "latin-1 transcript": "not UTF-8",
     "same name": "has the id of another utterance",
     "link out": "is a link out of",
@@ -55,7 +54,7 @@ def make_damaged_corpus(root, outside):
     write("nan", np.full(SAMPLE_RATE, np.nan), suffix=".wav", subtype="FLOAT")
     write("too short", wave[:160])
     write("an hour", np.zeros(3600 * SAMPLE_RATE, np.int16))
-    for name in ("no transcript", "empty transcript", "latin-1 transcript"):
+    for name in ("no transcript", "empty transcript", "latin-1 transcript"):  # the second one is of silence
         write(name)
     write("same name")
     write("same name", suffix=".wav")
