@@ -75,9 +75,7 @@ def mpeg_parts(data: Bytes) -> list[Pieces] | None:
     if not streams or told == [True]:
         return None
     return [
-        [(stream.begin, stream.end)]
-        if says
-        else [_count_frame(data, stream), (stream.sound, stream.end)]
+        [(stream.begin, stream.end)] if says else [_count_frame(data, stream), (stream.sound, stream.end)]
         for stream, says in zip(streams, told, strict=True)
     ]
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 from absl import flags
+from grain._src.python.dataset.transformations import process_prefetch
 
 from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.batch_plan import BatchPlan
@@ -21,6 +22,10 @@ from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.hashing import uniform_int
 from sew_jax.processes import end_with_parent_alone
+
+# Before it ends, a worker waits until its last batches are read, which nobody does once a run is over: Grain kills it
+# after 25 s, and knows no option for it.
+_LEAVE_S = 0.5
 
 
 class Batch(NamedTuple):
@@ -129,6 +134,7 @@ def read_ahead(batches: Batches, *, workers: int, threads: int, buffer: int = 8)
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
             worker_init_fn=end_with_parent_alone,
         )
+        process_prefetch._PROCESS_KILL_TIMEOUT_S = _LEAVE_S
     iterator = iter(dataset)
     try:
         yield iterator

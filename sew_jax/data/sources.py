@@ -145,7 +145,9 @@ def open_source(
         index = store.index
         samples, keep = index["samples"].to_numpy(), np.ones(len(index), bool)
         for i in np.flatnonzero(samples < min_samples).tolist():
-            by_length.append(_too(index, i, f"shorter than the {min_samples / SAMPLE_RATE:.2f} s that are taken (input.min_seconds)"))
+            by_length.append(
+                _too(index, i, f"shorter than the {min_samples / SAMPLE_RATE:.2f} s that are taken (input.min_seconds)")
+            )
         keep &= samples >= min_samples
         if max_samples is not None:
             for i in np.flatnonzero(samples > max_samples).tolist():

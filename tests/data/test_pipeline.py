@@ -111,6 +111,19 @@ def test_signals_to_the_whole_group_are_left_to_the_run(opened):
     assert indices == list(range(40))
 
 
+def test_no_worker_is_waited_for_whose_batches_nobody_reads(opened):
+    """Batches larger than a pipe holds; the constant of Grain's that is set there must be one that it reads."""
+    source, plan = opened
+    batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=10**6)
+    waited = []
+    with pytest.MonkeyPatch.context() as patch, read_ahead(batches, workers=2, threads=1) as data:
+        assert next(data).arrays["wave"].nbytes + next(data).arrays["wave"].nbytes > 2**16
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            patch.setattr(worker, "join", lambda timeout, join=worker.join: (waited.append(timeout), join(timeout)))
+    assert waited and max(waited) < 1 and len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
 def test_crops_move_from_epoch_to_epoch(opened):
     crops = [tuple(b.arrays["wave"][list(b.ids).index("1-1-0003")][:50]) for b in read(opened) if "1-1-0003" in b.ids]
     assert len(crops) >= 3 and len(set(crops)) > 1
