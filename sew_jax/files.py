@@ -24,6 +24,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sew_jax"
 
 
+def is_below(path: str, root: str) -> bool:
+    """Whether a path lies below a folder, links followed."""
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), ""))
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces a file in one move, so that no reader and no crash meets half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -37,12 +37,11 @@ def convert(entry: Entry, limits: Limits) -> Iterator[Row]:
         else:
             yield _row(entry, wave, limits), audio.encode(wave)
         return
-    if not entry.text:
-        data = fetch(entry.path)
-        if checked_length(entry, audio.probe(data)) > limits.cut_seconds * SAMPLE_RATE:
-            yield from _pieces(entry, audio.blocks(data), limits)
-            return
-    content = read_bytes(entry.path)
+    data = fetch(entry.path)
+    if not entry.text and checked_length(entry, audio.probe(data)) > limits.cut_seconds * SAMPLE_RATE:
+        yield from _pieces(entry, audio.blocks(data), limits)
+        return
+    content = read_bytes(data)
     wave = audio.read(content)
     checked_length(entry, len(wave))
     yield _row(entry, wave, limits), content if audio.is_canonical_flac(content) else audio.encode(wave)

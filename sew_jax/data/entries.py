@@ -180,9 +180,8 @@ def _whole_file(path: str, channel: int | None) -> np.ndarray:
     return audio.read(fetch(path), channel=channel)
 
 
-def read_bytes(path: str) -> bytes:
-    """The bytes of a file or of a row of a table. Raises AudioError."""
-    data = fetch(path)
+def read_bytes(data: str | bytes) -> bytes:
+    """All bytes of what `fetch` gave. Raises AudioError."""
     if isinstance(data, bytes):
         return data
     try:

@@ -9,9 +9,10 @@ from sew_jax.console import say
 from sew_jax.data import text_files
 from sew_jax.data.audio_names import audio_kinds, is_left_behind
 from sew_jax.data.entries import Entry, in_threads, is_audio_file, is_remote
-from sew_jax.data.manifests import is_below, printable
+from sew_jax.data.manifests import printable
 from sew_jax.data.text_files import split_id
 from sew_jax.errors import UserError
+from sew_jax.files import is_below
 from sew_jax.names import split_names
 
 _LIST = ".trans.txt"

@@ -15,6 +15,7 @@ from etils import epath
 from sew_jax.data.entries import Entry, is_remote
 from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
+from sew_jax.files import is_below
 from sew_jax.rates import SAMPLE_RATE
 
 # What people call the same thing, in JSON lines, tables with a header, and datasets: the first that is there counts.
@@ -233,11 +234,6 @@ def _outside(row: Row, base: _Base) -> str | None:
         inside = base.inside
         away = not inside(os.path.dirname(whole)) or (os.path.islink(whole) and not inside(os.path.realpath(whole)))
     return f"leads out of {base.name}; give its whole path" if away else None
-
-
-def is_below(path: str, root: str) -> bool:
-    """Whether a path lies below a folder, links followed."""
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), ""))
 
 
 def printable(name: str) -> str:

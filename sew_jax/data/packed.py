@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from sew_jax.data.problems import AudioError
+from sew_jax.files import is_below
 
 PARQUET, ARROW = "parquet:", "arrow:"
 _GROUPS = 4  # row groups that are kept in memory: a row is read with its whole group
@@ -55,10 +56,8 @@ def _beside(table: str, name: str) -> bytes:
     """A file that a row names; a relative name may not lead out of the table's folder."""
     folder = os.path.dirname(table)
     path = name if "://" in name else os.path.join(folder, name)
-    if not os.path.isabs(name) and "://" not in path:
-        inside = os.path.join(os.path.realpath(folder), "")
-        if not os.path.realpath(path).startswith(inside):
-            raise AudioError(f"leads out of {folder}; give its whole path")
+    if not os.path.isabs(name) and "://" not in path and not is_below(path, folder):
+        raise AudioError(f"leads out of {folder}; give its whole path")
     try:
         return epath.Path(path).read_bytes()
     except OSError as error:
