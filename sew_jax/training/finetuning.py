@@ -126,7 +126,7 @@ def _spelt(
     notes = [transcripts.notes[0], *notes, *transcripts.notes[1:]]
     # every setting gives as many frames, since its output is brought back to the rate of the front end
     for pace, at in ((1.0, "at every setting"), (1 + config.input.speed, "where input.speed plays it fastest")):
-        frames_U = np.array([frame_count(backbone, int(samples / pace)) for samples in source.samples])
+        frames_U = np.asarray(frame_count(backbone, (source.samples / pace).astype(np.int64)))
         if found := impossible_pairs(transcripts, frames_U, source, at):
             notes += found
             break
