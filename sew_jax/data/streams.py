@@ -47,9 +47,9 @@ class Stream:
         if _DENSEST * size < frames < _UNKNOWN:
             raise AudioError(f"is truncated: {size} bytes cannot hold the {frames} samples that it promises")
         self._file, self._done = file, 0
-        self.rate, self.channels, self.format = rate, file.channels, file.format
-        self.frames = frames if frames < _UNKNOWN and file.subtype not in _GUESSED else None
-        self.canonical = (rate, self.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+        self.rate, self.channels, self.format, coding = rate, file.channels, file.format, file.subtype
+        self.frames = frames if frames < _UNKNOWN and coding not in _GUESSED else None
+        self.canonical = (rate, self.channels, coding) == (SAMPLE_RATE, 1, "PCM_16")
         self.seeks = self.frames is not None and self.format in _EXACT_SEEK
 
     def skip(self, frames: int) -> int:
