@@ -19,7 +19,7 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadCon
 from sew_jax.models.ctc import CTCModel
 from sew_jax.runtime.programs import compile_one
 from sew_jax.training.pretraining import pretraining
-from sew_jax.training.step import make_gradients, make_update, new_state
+from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
 
 _SECONDS_A_SIZE = 1.0  # of measuring the peak
 
@@ -61,7 +61,8 @@ def training(
     state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
     arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
-    arguments, draws = (state, arrays, jax.random.key(recipe.seed)), uniform_draws(table)
+    of_run, draws = OfRun(jax.random.key(recipe.seed), jnp.array(recipe.num_steps)), uniform_draws(table)
+    arguments = state, arrays, of_run
     jitted = jax.jit(make_gradients(learning.micro_loss, accumulate=1), static_argnames="compression")
     programs, facts = _compile(jitted, arguments, draws)
     sums = jitted.eval_shape(*arguments, compression=draws[0])

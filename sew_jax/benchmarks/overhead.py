@@ -24,7 +24,7 @@ from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.models.sizes import model_options
 from sew_jax.training.reporter import Reporter
 from sew_jax.training.setup import open_task
-from sew_jax.training.step import make_step, new_state
+from sew_jax.training.step import OfRun, make_step, new_state
 from sew_jax.training.task import Task
 
 _ROWS, _BATCHES = 200, 20  # that are timed
@@ -103,8 +103,9 @@ def _time_rows(config: ConfigDict, task: Task, state: Any, folder: Path) -> floa
         batch = next(stream)
     step = make_step(task.micro_loss, task.optimizer, task.schedule, accumulate=1)
     arrays = {key: batch.arrays[key] for key in ("wave", "length")}
-    drawn, key = Draw(Compression()), jax.random.key(config.recipe.seed)
-    _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, key, drawn), state, arrays)
+    drawn = Draw(Compression())
+    run = OfRun(jax.random.key(config.recipe.seed), jnp.array(config.recipe.num_steps))
+    _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, run, drawn), state, arrays)
     scalars = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     with (
         contextlib.closing(MetricsFile(folder / "metrics.jsonl", 0)) as metrics,

@@ -175,8 +175,8 @@ def ctc_micro_loss(
 ) -> MicroLoss:
     """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
 
-    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
-        del step
+    def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
+        del progress
         time_key, channel_key, *model_keys = jax.random.split(key, 4)
         rows, samples = batch["wave"].shape
         frames, width, blank = frame_count(model.backbone, samples), model.backbone.width, model.head.blank

@@ -100,13 +100,13 @@ def _needs(
 def _bytes_kept(backbone: BackboneConfig, head: PretrainHeadConfig, pretrain: ConfigDict, samples: int) -> int:
     """Bytes that the forward pass of one more utterance leaves for the backward pass."""
     model = PretrainModel(backbone, head)
-    loss = pretrain_micro_loss(model, SpanMask(**pretrain.mask), Temperature(**pretrain.temperature), 1)
+    loss = pretrain_micro_loss(model, SpanMask(**pretrain.mask), Temperature(**pretrain.temperature))
     variables = jax.eval_shape(model.initialize, jax.random.key(0))
 
     def total(rows: int) -> int:
         def forward(variables, batch, key):
             def scalar(params):
-                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0, Draw(Compression()))
+                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0.0, Draw(Compression()))
                 return term.sum
 
             return jax.vjp(scalar, variables["params"])[1]

@@ -72,7 +72,7 @@ def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHead
     model, steps = PretrainModel(backbone, head), recipe.num_steps
     schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
     sandwich = Sandwich(recipe.sandwich.weight, recipe.sandwich.distill)
-    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), steps, sandwich)
+    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), sandwich)
     return Learning(model, micro_loss, adam(schedule, recipe.optim), schedule)
 
 
@@ -126,7 +126,7 @@ def open_pretraining(config: ConfigDict) -> Task:
 
 
 def pretrain_micro_loss(
-    model: PretrainModel, mask: SpanMask, temperature: Temperature, num_steps: int, sandwich: Sandwich = LARGEST_ALONE
+    model: PretrainModel, mask: SpanMask, temperature: Temperature, sandwich: Sandwich = LARGEST_ALONE
 ) -> MicroLoss:
     """Contrastive + diversity + feature penalty; the weight is the number of masked frames.
 
@@ -135,10 +135,10 @@ def pretrain_micro_loss(
     head = model.head
     learned_frontend = model.backbone.frontend != "logmel"  # a fixed one has nothing to penalise
 
-    def micro_loss(params, batch_stats, batch, key, step, draw: Draw):
+    def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         mask_key, negative_key, *model_keys = jax.random.split(key, 5)
         masked = _masked_frames(model, mask, mask_key, batch)
-        tau = temperature.at(step / num_steps)
+        tau = temperature.at(progress)
         out, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch["wave"],

@@ -29,7 +29,7 @@ from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
 from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows
-from sew_jax.training.step import Gradients, TrainState, make_gradients, make_update, new_state
+from sew_jax.training.step import Gradients, OfRun, TrainState, make_gradients, make_update, new_state
 from sew_jax.training.task import Task
 from sew_jax.training.validation import Validation
 
@@ -38,9 +38,8 @@ class Run(NamedTuple):
     """What the loop works with.
 
     Attributes:
-      key: of the run; each update folds its number into it.
       record: what the run says of itself in its checkpoints.
-      programs: (settings, bucket) -> executable of an update; empty where there is nothing to do.
+      programs: (settings, bucket) -> an update (state, batch) -> (state, metrics); empty where there is nothing to do.
       start: updates done before.
       state: that of update `start`; the first update takes it over.
     """
@@ -49,7 +48,6 @@ class Run(NamedTuple):
     mesh: Mesh
     batches: Batches
     damaged: DamagedAudio
-    key: jax.Array
     record: dict[str, Any]
     checkpoints: Checkpoints
     metrics: MetricsFile
@@ -112,16 +110,14 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             hosts=jax.process_count(),
         )
         damaged = DamagedAudio(config.data, config.input.max_bad, workdir if _first_host() else None)
-        yield Run(
-            task, mesh, batches, damaged, template.key, record, checkpoints, metrics, validation, programs, start, state
-        )
+        yield Run(task, mesh, batches, damaged, record, checkpoints, metrics, validation, programs, start, state)
 
 
 class _Template:
     """Shapes and placement of a run's state, before there is one.
 
     Attributes:
-      key: of the run, on all devices.
+      of_run: on all devices.
       like: shapes of the state, with their shardings.
       parameters: of the model, counted.
     """
@@ -129,8 +125,11 @@ class _Template:
     def __init__(self, config: ConfigDict, task: Task, mesh: Mesh):
         self.mesh, self._task = mesh, task
         self.replicated = NamedSharding(mesh, PartitionSpec())
-        self.key = jax.jit(jax.random.key, static_argnums=0, out_shardings=self.replicated)(config.seed)
-        shapes = jax.eval_shape(self._make_state, self.key)
+        of_run = jax.jit(
+            lambda: OfRun(jax.random.key(config.seed), jnp.array(config.num_steps)), out_shardings=self.replicated
+        )
+        self.of_run = of_run()
+        shapes = jax.eval_shape(self._make_state, self.of_run.key)
         self.shardings = tree_shardings(mesh, shapes)
         self.like = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings
@@ -143,7 +142,7 @@ class _Template:
 
     def first_state(self) -> TrainState:
         """That of a run without checkpoints."""
-        state = jax.jit(self._make_state, out_shardings=self.shardings)(self.key)
+        state = jax.jit(self._make_state, out_shardings=self.shardings)(self.of_run.key)
         params = self._task.warm_start(state.params, self.replicated)
         return state.replace(params=jax.device_put(params, self.shardings.params))
 
@@ -217,8 +216,8 @@ def _compile(config: ConfigDict, task: Task, plan: BatchPlan, template: _Templat
     update = compile_one(jitted_update.lower(template.like, example))
     say(f"compiled the update that all of them share in {format_duration(time.monotonic() - begin)}")
 
-    def run(gradients, state: TrainState, batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        return update(state, gradients(state, batch, key))
+    def run(gradients, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, gradients(state, batch, template.of_run))
 
     return {key: functools.partial(run, gradients) for key, gradients in programs.items()}
 
@@ -235,4 +234,4 @@ def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw,
     if task.transcripts:
         batch["labels"] = shape(jnp.int32, label_slots(task.transcripts.symbols_U, plan)[bucket])
         batch["label_length"] = shape(jnp.int32)
-    return template.like, batch, template.key
+    return template.like, batch, template.of_run

@@ -1,4 +1,4 @@
-"""The training step, pure: (state, batch, key, settings) -> (state, metrics), in two halves: gradients and update.
+"""The training step, pure: (state, batch, run, settings) -> (state, metrics), in two halves: gradients and update.
 
 A task gives a micro-batch's loss as sums; the step accumulates sums, weights and gradients over micro-batches and
 divides once, so accumulation is exact. (BatchNorm heads and the diversity term see one micro-batch at a time.)
@@ -20,6 +20,16 @@ from sew_jax.training.task import MicroLoss, Params
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
 _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metrics of micro-batches
+
+
+class OfRun(NamedTuple):
+    """What a run's updates have in common, as arguments of their programs: runs that differ in it share these.
+
+    key: of all that is random; num_steps: updates of the whole run.
+    """
+
+    key: jax.Array
+    num_steps: jax.Array
 
 
 class Gradients(NamedTuple):
@@ -56,33 +66,30 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
 
 def make_step(
     micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
-) -> Callable[[TrainState, Batch, jax.Array, Draw], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step (state, batch, key of the run, draw) in one function; its two halves are described below."""
+) -> Callable[[TrainState, Batch, OfRun, Draw], tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step (state, batch, run, draw) in one function; its two halves are described below."""
     gradients, update = make_gradients(micro_loss, accumulate), make_update(optimizer, schedule)
 
-    def step(
-        state: TrainState, batch: Batch, key: jax.Array, compression: Draw
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        return update(state, gradients(state, batch, key, compression))
+    def step(state: TrainState, batch: Batch, run: OfRun, compression: Draw) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, gradients(state, batch, run, compression))
 
     return step
 
 
-def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainState, Batch, jax.Array, Draw], Gradients]:
+def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
     """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
 
-    The key is an argument, so that runs that differ in their seed alone share their programs.
     Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every
     micro-batch.
     """
 
-    def gradients(state: TrainState, batch: Batch, key: jax.Array, compression: Draw) -> Gradients:
-        key = jax.random.fold_in(key, state.step)
+    def gradients(state: TrainState, batch: Batch, run: OfRun, compression: Draw) -> Gradients:
+        key, progress = jax.random.fold_in(run.key, state.step), state.step / run.num_steps
 
         def of_micro_batch(batch_stats, micro, index):
             def loss(params):
                 term, aux = micro_loss(
-                    params, batch_stats, micro, jax.random.fold_in(key, index), state.step, compression
+                    params, batch_stats, micro, jax.random.fold_in(key, index), progress, compression
                 )
                 return term.sum, (term.weight, *aux)
 

@@ -46,7 +46,7 @@ class MicroLoss(Protocol):
         batch_stats: Any,
         batch: dict[str, jax.Array],
         key: jax.Array,
-        step: jax.Array | int,
+        progress: jax.Array | float,
         draw: Draw,
     ) -> tuple[Term, tuple[dict[str, Term], Any]]:
         """The loss in nats, as a sum and what divides it, with its metrics.
@@ -55,7 +55,7 @@ class MicroLoss(Protocol):
           batch_stats: running statistics of BatchNorm heads; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
             transcripts. Rows of length 0 are filler.
-          step: updates done before this one.
+          progress: the part of the run's updates that is done.
           draw: the settings to compute; a static argument.
 
         Returns:

@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             while step < config.num_steps and not run.validation.exhausted and not (reason := stop_reason(step)):
                 batch, arrays, waited = beside.next_batch(batches)
                 drawn = draw(run.task.draws, config.seed, step)
-                state, scalars = run.programs[drawn, batch.bucket](state, arrays, run.key)
+                state, scalars = run.programs[drawn, batch.bucket](state, arrays)
                 step += 1
                 beside.read_metrics()  # of the update before, while the device is at this one
                 beside.pending = _Update(step, drawn, batch, scalars, waited)

@@ -63,7 +63,7 @@ def program(kind, drawn):
     def total(params, weight, distill):
         sandwich = Sandwich(weight, distill)
         if kind == "pretrain":
-            loss = pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), 10, sandwich)
+            loss = pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), sandwich)
         else:
             loss = ctc_micro_loss(model, SpanMask(0.5, 5, 0), SpanMask(0.0, 5, 0), sandwich)
         term, (metrics, _) = loss(params, {}, batch(), jax.random.key(3), 0, drawn)

@@ -18,7 +18,7 @@ from sew_jax.training import optimizer as optim
 from sew_jax.training.finetuning import ctc_micro_loss
 from sew_jax.training.losses import Term
 from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
-from sew_jax.training.step import make_step, new_state
+from sew_jax.training.step import OfRun, make_step, new_state
 from sew_jax.training.task import SpanMask
 
 SAMPLES = 16_000
@@ -37,7 +37,7 @@ BACKBONE = BackboneConfig(
     layerdrop=0.2,
 )
 HEAD = PretrainHeadConfig(codes=8, code_width=16, final_width=16, negatives=10, feature_dropout=0.0)
-DRAW, KEY = Draw(Compression(2, 1, 2)), jax.random.key(0)
+DRAW, RUN = Draw(Compression(2, 1, 2)), OfRun(jax.random.key(0), jnp.array(10))
 
 
 def make_batch(rows=8):
@@ -55,7 +55,7 @@ def pretraining(head=HEAD):
     rngs = {"params": jax.random.key(0), "gumbel": jax.random.key(1)}
     shapes = jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked
     variables = jax.jit(lambda: model.init(rngs, *shapes, Compression(), 1.0, deterministic=True))()
-    return variables, pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), 10)
+    return variables, pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7))
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def run(task, mesh, *, accumulate=1, updates=2, batch=None):
     state = jax.device_put(new_state(variables, OPTIMIZER), tree_shardings(mesh, shapes))
     step, metrics = program(micro_loss, accumulate), []
     for _ in range(updates):
-        state, scalars = step(state, place_batch(batch or make_batch(), batch_sharding(mesh)), KEY, compression=DRAW)
+        state, scalars = step(state, place_batch(batch or make_batch(), batch_sharding(mesh)), RUN, compression=DRAW)
         metrics.append(jax.device_get(scalars))
     return jax.device_get(state), metrics
 
@@ -133,38 +133,38 @@ def test_accumulation_of_ctc_is_exact():
 def test_accumulated_terms_are_divided_once():
     """Micro-batches of 1 and 3 utterances weigh 1 and 3, not one half each."""
 
-    def micro_loss(params, batch_stats, batch, key, step, compression):
+    def micro_loss(params, batch_stats, batch, key, progress, compression):
         loss = Term((params["w"] * batch["x"]).sum(), batch["n"].sum())
         return loss, ({"loss": loss}, batch_stats)
 
     optimizer = optim.adam(lambda c: 0.0, eps=1.0, weight_decay=0.0, clip_norm=0.0)
     step = make_step(micro_loss, optimizer, lambda c: 0.0, 2)
     state = new_state({"params": {"w": jnp.array(2.0)}}, optimizer)
-    _, metrics = step(state, {"x": jnp.array([5.0, 7.0]), "n": jnp.array([1.0, 3.0])}, KEY, DRAW)
+    _, metrics = step(state, {"x": jnp.array([5.0, 7.0]), "n": jnp.array([1.0, 3.0])}, RUN, DRAW)
     assert float(metrics["loss"]) == pytest.approx(2 * 12 / 4)
     assert float(metrics["grad_norm"]) == pytest.approx(12 / 4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_update_that_is_not_finite_changes_nothing(bad):
-    def micro_loss(params, batch_stats, batch, key, step, compression):
+    def micro_loss(params, batch_stats, batch, key, progress, compression):
         loss = Term((params["w"] * batch["x"]).sum(), jnp.array(1.0))
         return loss, ({"loss": loss}, jax.tree.map(lambda mean: mean + batch["x"].sum(), batch_stats))
 
     optimizer = optim.adam(lambda c: 0.1, eps=1e-6, weight_decay=0.0, clip_norm=0.0)
     step = make_step(micro_loss, optimizer, lambda c: 0.1, 1)
     before = new_state({"params": {"w": jnp.array(2.0)}, "batch_stats": {"mean": jnp.array(1.0)}}, optimizer)
-    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, KEY, DRAW)
+    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, RUN, DRAW)
     assert metrics["skipped"] == 1 and after.step == 1
     assert_same(after.replace(step=before.step), before, 0)
-    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, KEY, DRAW)
+    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, RUN, DRAW)
     assert metrics["skipped"] == 0 and finite.params["w"] < 2 and finite.batch_stats["mean"] == 3
 
 
 def test_the_logged_rate_is_the_one_that_moves_the_parameters():
     """Also after an update that was skipped: the schedule then waits, as fairseq's does."""
 
-    def micro_loss(params, batch_stats, batch, key, step, compression):
+    def micro_loss(params, batch_stats, batch, key, progress, compression):
         loss = Term((params["w"] * batch["x"]).sum(), jnp.array(1.0))
         return loss, ({"loss": loss}, batch_stats)
 
@@ -174,7 +174,7 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
     state, rates = new_state({"params": {"w": jnp.array(2.0)}}, optimizer), []
     for x in (1.0, np.nan, 1.0, np.inf, np.nan, 1.0):
         before = state.params["w"]
-        state, metrics = step(state, {"x": jnp.array([x])}, jax.random.key(0), compression=Compression())
+        state, metrics = step(state, {"x": jnp.array([x])}, RUN, compression=Compression())
         moved = before - state.params["w"]  # Adam's step for a gradient that is always 1
         assert float(moved) == pytest.approx(0.0 if metrics["skipped"] else float(metrics["lr"]), rel=1e-5)
         rates.append(float(metrics["lr"]))
@@ -203,3 +203,17 @@ def test_batch_norm_heads_keep_running_statistics():
     state = run(pretraining(head), make_mesh(8, 1), updates=2)[0]
     mean = state.batch_stats["project_prediction"]["norm"]["mean"]
     assert np.isfinite(mean).all() and np.abs(mean).max() > 0
+
+
+@pytest.mark.parametrize("num_steps", [10, 40])
+def test_one_program_serves_runs_of_any_length(num_steps):
+    """The temperature falls with the part of the run that is done."""
+    variables, micro_loss = pretraining()
+    step = program(micro_loss, 1)
+    state = new_state(variables, OPTIMIZER).replace(step=jnp.array(5))
+    batch = place_batch(make_batch(), batch_sharding(make_mesh(1, 1, devices=jax.devices()[:1])))
+    _, metrics = step(state, batch, OfRun(jax.random.key(0), jnp.array(num_steps)), compression=DRAW)
+    assert float(metrics["temperature"]) == pytest.approx(float(Temperature(2.0, 0.5, 0.7).at(5 / num_steps)))
+    before = step._cache_size()
+    step(state, batch, OfRun(jax.random.key(1), jnp.array(num_steps + 1)), compression=DRAW)
+    assert step._cache_size() == before
