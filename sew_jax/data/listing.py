@@ -1,14 +1,16 @@
 """What a folder of audio holds, before any of it is opened: one entry for each utterance, its faults named."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 
 from etils import epath
 
 from sew_jax.console import say
 from sew_jax.data import text_files
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import audio_kinds, is_left_behind
-from sew_jax.data.entries import Entry, in_threads, is_audio_file, is_remote
+from sew_jax.data.entries import Entry, in_threads, is_audio_file
 from sew_jax.data.manifests import printable
 from sew_jax.data.text_files import split_id
 from sew_jax.errors import UserError
@@ -80,10 +82,10 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             problem = _name_problem(root, f"{folder}/{name}")
             known_as = stem if lists else os.path.splitext(_relative(root, folder, name))[0]
             entries.append(Entry(printable(known_as), f"{folder}/{name}", problem=problem))
-            if stem in beside:
-                texts.append((f"{folder}/{beside[stem]}", range(len(entries) - 1, len(entries))))
+            if served := beside.keys() & {_form(stem), _form(name)}:
+                texts.append((f"{folder}/{beside[min(served)]}", range(len(entries) - 1, len(entries))))
         texts += [(f"{folder}/{name}", range(first, len(entries))) for name in lists]
-        lone = beside.keys() - {os.path.splitext(name)[0] for name in names}
+        lone = beside.keys() - {_form(one) for name in names for one in (name, os.path.splitext(name)[0])}
         lone_texts += [_relative(root, folder, beside[stem]) for stem in lone if stem.lower() not in _NO_TEXTS]
     if lone_texts and entries:
         say(f"  ! texts without audio beside them: {len(lone_texts)}, such as {printable(min(lone_texts))}")
@@ -103,16 +105,21 @@ def _links_to_folders(root: epath.Path, folder: str, names: Iterable[str]) -> li
 
 
 def _texts_by_stem(files: Iterable[str]) -> dict[str, str]:
-    """Transcripts by the name of the audio that they stand beside, without its suffix."""
+    """Transcripts by the name of the audio that they stand beside, in one form, with its suffix or without."""
     found = {}
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() == ".txt" and not stem.lower().endswith(_OTHER_TEXTS):
-            found[stem] = name
+            found[_form(stem)] = name
     for name in files:
         if name.lower().endswith(_NORMALIZED):
-            found.setdefault(name[: -len(_NORMALIZED)], name)
+            found.setdefault(_form(name[: -len(_NORMALIZED)]), name)
     return found
+
+
+def _form(name: str) -> str:
+    """A name in one form of Unicode: a Mac writes letters and their marks apart, other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _read_texts(root: epath.Path, entries: list[Entry], texts: list[tuple[str, range]]) -> list[Entry]:
@@ -154,22 +161,24 @@ def _kept(names: set[str]) -> set[str]:
 
 def _serve_list(entries: list[Entry], serves: range, path: str, content: bytes) -> list[Entry]:
     """Gives the entries of a folder the texts of a `.trans.txt`; returns its lines without audio."""
-    at = {entries[i].id: i for i in serves}
+    at = {_form(name): i for i in serves for name in (os.path.basename(entries[i].path), entries[i].id)}
+    texts: dict[int, str] = {}
     lone = []
     for line in text_files.decode_lines(content):
         name, rest = split_id(line)
         if not name:
             continue
-        known_as = printable(name)
-        if known_as not in at:
-            lone.append(Entry(known_as, path, problem="has a transcript but no audio file"))
+        i = at.get(_form(printable(name)))
+        if i is None:
+            lone.append(Entry(printable(name), path, problem="has a transcript but no audio file"))
             continue
-        entry, speaker = entries[at[known_as]], known_as.split("-")[0]
-        if text_files.is_text(rest):
-            entries[at[known_as]] = entry._replace(text=" ".join(rest.split()), speaker=speaker)
-        else:
-            problem = entry.problem or "its transcript is not UTF-8"
-            entries[at[known_as]] = entry._replace(speaker=speaker, problem=problem)
+        entry, text, problem = entries[i], " ".join(rest.split()), None
+        if not text_files.is_text(rest):
+            text, problem = None, "its transcript is not UTF-8"
+        elif texts.setdefault(i, text) != text:
+            problem = f"has two transcripts in {os.path.basename(path)}"
+        speaker = printable(name).split("-")[0]
+        entries[i] = entry._replace(text=text, speaker=speaker, problem=entry.problem or problem)
     return lone
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from etils import epath
 
 from sew_jax.data import audio
+from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.corpora import find_form, list_root
 from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
 from sew_jax.data.problems import Problem, check_damaged
@@ -186,7 +187,10 @@ def root_path(root: str) -> epath.Path:
         from sew_jax.data.demo_corpus import ensure_demo_corpus  # here: recorded speech needs no synthesiser
 
         return epath.Path(ensure_demo_corpus())
-    path = epath.Path(root)
+    try:
+        path = open_address(root)
+    except AddressError as error:
+        raise UserError(f"data: {root} {error}") from error
     if not path.exists():
         raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
     return path
