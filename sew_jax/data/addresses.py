@@ -7,6 +7,9 @@ import urllib.parse
 from etils import epath
 
 
+_ROOTS = ("{data_root}/", "$data_root/")  # SpeechBrain's words for where relative names begin
+
+
 class AddressError(ValueError):
     """An address that nothing is read from; the message says so, without the address."""
 
@@ -33,6 +36,8 @@ def find_name(folder: str, name: str) -> str:
     Args:
       folder: where a relative name begins.
     """
+    for root in _ROOTS:
+        name = name.removeprefix(root)
     if name.startswith("file://"):
         name = urllib.parse.unquote(urllib.parse.urlsplit(name).path)
     if is_remote(name) or (name.isascii() and "\\" not in name):

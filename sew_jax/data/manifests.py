@@ -28,7 +28,7 @@ AUDIO_KEYS = (
 )
 TEXT_KEYS = (
     *("text", "sentence", "transcription", "transcript", "normalized_text", "normalized_transcription", "txt"),
-    *("target", "words"),
+    *("target", "words", "wrd"),
 )
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
 ID_KEYS = ("id", "utt_id", "utterance_id", "key")
