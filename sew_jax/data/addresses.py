@@ -6,7 +6,6 @@ import urllib.parse
 
 from etils import epath
 
-
 _ROOTS = ("{data_root}/", "$data_root/")  # SpeechBrain's words for where relative names begin
 
 
@@ -38,8 +37,8 @@ def find_name(folder: str, name: str) -> str:
     """
     for root in _ROOTS:
         name = name.removeprefix(root)
-    if name.startswith("file://"):
-        name = urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+    if name.startswith(("file:///", "file://localhost/")):
+        name = urllib.parse.unquote(name.removeprefix("file://").removeprefix("localhost"))
     if is_remote(name) or (name.isascii() and "\\" not in name):
         return name.removeprefix("./")
     written = (name, name.replace("\\", "/"))

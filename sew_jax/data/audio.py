@@ -53,8 +53,8 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None, channel:
       channel: takes this one alone, the first is 0; None averages them.
 
     Raises:
-      AudioError: it cannot be decoded that far, is empty, lacks the channel, holds NaN or infinity, or its channels
-        cancel each other.
+      AudioError: it cannot be decoded that far, is empty, lacks the channel, holds NaN or infinity, its channels
+        cancel each other, or it is too faint for 16 bits.
     """
     found: list[np.ndarray] = []
     skip, left = begin, samples
@@ -108,11 +108,16 @@ def _converted(
         yield from stream.blocks(seconds, most)
         return
     resampler = None if stream.rate == SAMPLE_RATE else soxr.ResampleStream(stream.rate, SAMPLE_RATE, 1)
+    sounds = heard = False  # before it is integers, and after
     for wave, last in _with_end(stream.blocks(seconds)):
         wave = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
+        sounds = sounds or bool(wave.any())
         wave = _to_int16(resampler.resample_chunk(wave, last=last) if resampler else wave)
+        heard = heard or bool(wave.any())
         if len(wave):
             yield wave
+    if sounds and not heard:
+        raise AudioError("is too faint for 16 bits, which hold silence of it; was it divided by 2**15 twice?")
 
 
 def _with_end(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from etils import epath
 
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.entries import Entry, mark_duplicates
 from sew_jax.data.hf_datasets import PARQUET_FILES, SAVED, is_saved
 from sew_jax.data.json_lines import JSON_LINES

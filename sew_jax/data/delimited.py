@@ -134,12 +134,14 @@ def _beside_fairseq(path: epath.Path, files: int) -> list[str]:
     texts = decode_lines(beside.read_bytes())
     texts = texts if texts[-1] else texts[:-1]
     if len(texts) != files:
-        raise UserError(f"data: {beside} has {len(texts)} lines, and {path.name} lists {files} files, in the same order")
+        raise UserError(
+            f"data: {beside} has {len(texts)} lines, and {path.name} lists {files} files, in the same order"
+        )
     return texts if beside.suffix == ".wrd" else [text.replace(" ", "").replace("|", " ") for text in texts]
 
 
 def _of_ljspeech(path: epath.Path, lines: list[str]) -> Iterator[Row]:
-    """Lines `FILE|TEXT`, of which the last field counts: `ID|TEXT|TEXT WITHOUT NUMERALS`, `FILE|SPEAKER|LANGUAGE|TEXT`."""
+    """Lines `FILE|TEXT`, `ID|TEXT|TEXT WITHOUT NUMERALS` or `FILE|SPEAKER|LANGUAGE|TEXT`: the last field counts."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

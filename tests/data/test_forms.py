@@ -1,5 +1,7 @@
 """The same corpus in every form that people have: read sample for sample and text for text as the plain folder."""
 
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -15,6 +17,7 @@ from tests.data.forms import (
     TEXTS,
     files,
     json_lines,
+    make_audio_folder,
     make_common_voice,
     make_parquet,
     opened,
@@ -75,6 +78,28 @@ def test_other_splits(tmp_path, waves):
     for place in ("p/hub", "v"):
         with pytest.raises(UserError, match=r"has no split dev; it has: test, train"):
             opened(tmp_path / place, "dev")
+
+
+@pytest.mark.parametrize("make", [make_audio_folder, make_parquet], ids=["metadata", "parquet"])
+def test_ids_of_several_splits_stay_apart(make, tmp_path, waves):
+    data = make(tmp_path, waves)
+    if make is make_audio_folder:
+        shutil.copytree(tmp_path / "train", tmp_path / "test")
+    source, problems = opened(data, "")
+    assert len(source) == len({source.id(i) for i in range(len(source))}) > len(waves) and not problems
+    assert {source.id(i).split("/")[0] for i in range(len(source))} == {"train", "test"}
+
+
+def test_texts_beside_audio_are_found_by_either_form_of_their_names(tmp_path, waves):
+    """A Mac writes letters and their marks apart; a suffix of audio may stand before that of a text."""
+    (tmp_path / "list").mkdir()
+    for name, wave in zip(("ä.flac", "b.flac", "list/ö.flac"), waves, strict=False):
+        soundfile.write(tmp_path / name, wave, 16_000)
+    (tmp_path / "a\u0308.txt").write_text("A")
+    (tmp_path / "b.flac.txt").write_text("B")
+    (tmp_path / "list/x.trans.txt").write_text("o\u0308.flac C\n")
+    source, problems = opened(tmp_path, "")
+    assert sorted(source.text(i) for i in range(len(source))) == ["A", "B", "C"] and not problems
 
 
 def test_segments_are_parts_in_prepared_data_of_other_rates_too(tmp_path):
