@@ -17,6 +17,7 @@ from sew_jax.rates import SAMPLE_RATE
 
 _BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
+_FEW = 1000  # samples
 _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
@@ -110,10 +111,10 @@ def _converted(
     resampler = None if stream.rate == SAMPLE_RATE else soxr.ResampleStream(stream.rate, SAMPLE_RATE, 1)
     sounds = heard = False  # before it is integers, and after
     for wave, last in _with_end(stream.blocks(seconds)):
-        wave = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
-        sounds = sounds or bool(wave.any())
-        wave = _to_int16(resampler.resample_chunk(wave, last=last) if resampler else wave)
-        heard = heard or bool(wave.any())
+        floats = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
+        wave = _to_int16(resampler.resample_chunk(floats, last=last) if resampler else floats)
+        heard = heard or bool(wave[:_FEW].any() or wave.any())  # most are heard at once
+        sounds = sounds or (not heard and bool(floats.any()))
         if len(wave):
             yield wave
     if sounds and not heard:
