@@ -27,7 +27,7 @@ from sew_jax.errors import UserError
 SUFFIXES = (".tsv", ".csv", ".psv")
 _NO_AUDIO = f"has no audio; its header must name one of {', '.join(AUDIO_KEYS)}"
 _FOLDERS = ("clips", "wavs", "wav", "audio")  # where such tables keep audio, beside them
-_NO_SPLITS = ("validated", "invalidated", "other", "reported", "unvalidated_sentences", "clip_durations")
+_NO_SPLITS = ("validated", "invalidated", "other", "reported")
 _GUESSES = ("", ".wav", ".flac", ".mp3")  # suffixes that a table leaves out
 _KEYS = {*AUDIO_KEYS, *TEXT_KEYS, *SPEAKER_KEYS, *ID_KEYS, *BEGIN_KEYS, *END_KEYS, "split", "offset", "duration"}
 
@@ -183,7 +183,8 @@ def _splits(path: epath.Path) -> list[str]:
 
 
 def _voice_splits(folder: epath.Path) -> list[str]:
-    found = [path.name.removesuffix(".tsv") for path in folder.glob("*.tsv") if not path.name.startswith("._")]
+    tables = [path for path in folder.glob("*.tsv") if not path.name.startswith("._")]
+    found = [path.name.removesuffix(".tsv") for path in tables if is_table(path)]  # others list sentences, lengths
     return sorted(name for name in found if name not in _NO_SPLITS) or sorted(found)
 
 

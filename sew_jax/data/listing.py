@@ -1,6 +1,7 @@
 """What a folder of audio holds, before any of it is opened: one entry for each utterance, its faults named."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -136,11 +137,20 @@ def _read_texts(root: epath.Path, entries: list[Entry], texts: list[tuple[str, r
         else:
             (i,) = serves
             try:
-                text, problem = " ".join(text_files.decode(content).split()), None
+                text, problem = _without_samples(" ".join(text_files.decode(content).split()), path), None
             except text_files.TextError as error:
                 text, problem = None, f"its transcript {error}"
             entries[i] = entries[i]._replace(text=text, problem=entries[i].problem or problem)
     return lone
+
+
+def _without_samples(text: str, path: str) -> str:
+    """A text of TIMIT's without the first and last sample before it; its words' and phonemes' times lie beside it."""
+    if not re.match(r"\d+ \d+ ", text) or is_remote(path):
+        return text
+    stem = os.path.splitext(path)[0]
+    is_timit = any(os.path.exists(stem + suffix) for suffix in (".PHN", ".phn", ".WRD", ".wrd"))
+    return text.split(" ", 2)[2] if is_timit else text
 
 
 def _walk(top: epath.Path) -> list[tuple[str, set[str], set[str]]]:

@@ -102,6 +102,26 @@ def test_texts_beside_audio_are_found_by_either_form_of_their_names(tmp_path, wa
     assert sorted(source.text(i) for i in range(len(source))) == ["A", "B", "C"] and not problems
 
 
+def test_timits_texts_begin_with_samples_that_are_not_said(tmp_path, waves):
+    for i, wave in enumerate(waves[:2]):
+        soundfile.write(tmp_path / f"SX{i}.WAV", wave, 16_000)
+        (tmp_path / f"SX{i}.TXT").write_text(f"0 {len(wave)} She had 2 suits.\n")
+    (tmp_path / "SX0.PHN").write_text("0 3050 h#\n")
+    source, _ = opened(tmp_path, "")
+    assert [source.text(i) for i in range(2)] == ["She had 2 suits.", f"0 {len(waves[1])} She had 2 suits."]
+
+
+def test_tables_without_audio_are_no_splits(tmp_path, waves):
+    """Newer releases of Common Voice hold lists of sentences and of lengths, too."""
+    make_common_voice(tmp_path, waves)
+    write_lines(tmp_path / "clip_durations.tsv", ["clip\tduration[ms]", "u0.flac\t1000"])
+    header = "sentence_id\tsentence\tsentence_domain\tsource\tis_used\tclips_count"
+    write_lines(tmp_path / "validated_sentences.tsv", [header, "a\tONE\t\tself\t1\t2"])
+    with pytest.raises(UserError, match=r"it has: test, train;"):
+        opened(tmp_path, "dev")
+    assert len(opened(tmp_path, "", max_bad=1)[0]) == len(waves)
+
+
 def test_segments_are_parts_in_prepared_data_of_other_rates_too(tmp_path):
     """A slice of what the whole file is read as: no sample more or less at either end."""
     time = np.arange(5 * 44_100) / 44_100
