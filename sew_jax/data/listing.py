@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
@@ -22,8 +23,19 @@ _LIST = ".trans.txt"
 _NORMALIZED = ".normalized.txt"  # LibriTTS's
 _OTHER_TEXTS = (".normalized", ".original", ".trans")
 _MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv")
+# Of all audio below, as MLS has it: lines `ID WORDS`
+_ABOVE = "prompts text trans transcript transcription transcriptions transcripts"
+_LISTS_ABOVE = frozenset(_ABOVE.split())
 _READ_ME = "authors books chapters citation copying licence license notes readme speakers"
 _NO_TEXTS = frozenset(_READ_ME.split())
+
+
+class _Text(NamedTuple):
+    """A file of transcripts, which entries it serves, and whether it lists them by their names."""
+
+    path: str
+    serves: Sequence[int]
+    is_list: bool
 
 
 def list_folder(root: epath.Path, split: str) -> list[Entry]:
@@ -32,7 +44,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
     A folder without folders in it has one split, `train`.
 
     Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in
-    a `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.
+    a `.txt` beside each file, whose id is its path under `root`, or in a list above it, such as `transcripts.txt`.
+    Links may not lead out of `root`.
 
     Raises:
       UserError: there is no such split, or it holds no audio.
@@ -70,7 +83,7 @@ def _instead(folder: epath.Path) -> str:
 
 def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
     entries: list[Entry] = []
-    texts: list[tuple[str, range]] = []  # files, and which entries each one serves
+    texts: list[_Text] = []
     lone_texts: list[str] = []
     for folder, dirs, files in _walk(top):
         names = sorted(name for name in files if is_audio_file(f"{folder}/{name}"))
@@ -84,13 +97,35 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             known_as = stem if lists else os.path.splitext(_relative(root, folder, name))[0]
             entries.append(Entry(printable(known_as), f"{folder}/{name}", problem=problem))
             if served := beside.keys() & {_form(stem), _form(name)}:
-                texts.append((f"{folder}/{beside[min(served)]}", range(len(entries) - 1, len(entries))))
-        texts += [(f"{folder}/{name}", range(first, len(entries))) for name in lists]
+                texts.append(_Text(f"{folder}/{beside[min(served)]}", [len(entries) - 1], is_list=False))
+        texts += [_Text(f"{folder}/{name}", range(first, len(entries)), is_list=True) for name in lists]
         lone = beside.keys() - {_form(one) for name in names for one in (name, os.path.splitext(name)[0])}
-        lone_texts += [_relative(root, folder, beside[stem]) for stem in lone if stem.lower() not in _NO_TEXTS]
-    if lone_texts and entries:
-        say(f"  ! texts without audio beside them: {len(lone_texts)}, such as {printable(min(lone_texts))}")
-    return entries + _read_texts(root, entries, texts)
+        lone_texts += [f"{folder}/{beside[stem]}" for stem in lone if stem.lower() not in _NO_TEXTS]
+    below = [_Text(path, serves, True) for path in lone_texts if (serves := _served_below(root, entries, path))]
+    if entries and (lone_texts := sorted({*lone_texts}.difference(text.path for text in below))):
+        such = printable(lone_texts[0][len(os.fspath(root)) :].lstrip("/"))
+        say(f"  ! texts without audio beside them: {len(lone_texts)}, such as {such}")
+    return entries + _read_texts(root, entries, [*below, *texts])
+
+
+def _served_below(root: epath.Path, entries: list[Entry], path: str) -> list[int]:
+    """Which entries a list of transcripts serves that lies above their audio; none where it does not list the half."""
+    folder, name = os.path.split(path)
+    if os.path.splitext(name)[0].lower() not in _LISTS_ABOVE or _name_problem(root, path):
+        return []
+    serves = [i for i, entry in enumerate(entries) if entry.path.startswith(f"{folder}/")]
+    lines = text_files.decode_lines(epath.Path(path).read_bytes())
+    names = {_form(printable(name)) for name, _ in map(split_id, lines) if name}
+    return serves if 2 * len(names & _names_of(entries, serves).keys()) >= max(len(names), 1) else []
+
+
+def _names_of(entries: list[Entry], serves: Sequence[int]) -> dict[str, int]:
+    """Entries by what a list may call them: id, file, and file without its suffix."""
+    named: dict[str, int] = {}
+    for i in serves:
+        file = os.path.basename(entries[i].path)
+        named |= {_form(name): i for name in (os.path.splitext(file)[0], file, entries[i].id)}
+    return named
 
 
 def _links_to_folders(root: epath.Path, folder: str, names: Iterable[str]) -> list[Entry]:
@@ -123,16 +158,16 @@ def _form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _read_texts(root: epath.Path, entries: list[Entry], texts: list[tuple[str, range]]) -> list[Entry]:
+def _read_texts(root: epath.Path, entries: list[Entry], texts: list[_Text]) -> list[Entry]:
     """Gives entries their texts; returns lines of lists without audio."""
-    linked = {path: problem for path, _ in texts if (problem := _name_problem(root, path))}
-    contents = in_threads(lambda text: b"" if text[0] in linked else epath.Path(text[0]).read_bytes(), texts)
+    linked = {text.path: problem for text in texts if (problem := _name_problem(root, text.path))}
+    contents = in_threads(lambda text: b"" if text.path in linked else epath.Path(text.path).read_bytes(), texts)
     lone = []
-    for (path, serves), content in zip(texts, contents, strict=True):
+    for (path, serves, is_list), content in zip(texts, contents, strict=True):
         if path in linked:
             for i in serves:
                 entries[i] = entries[i]._replace(problem=entries[i].problem or f"its transcript {linked[path]}")
-        elif path.lower().endswith(_LIST):
+        elif is_list:
             lone += _serve_list(entries, serves, path, content)
         else:
             (i,) = serves
@@ -169,9 +204,9 @@ def _kept(names: set[str]) -> set[str]:
     return {name for name in names if not is_left_behind(name)}
 
 
-def _serve_list(entries: list[Entry], serves: range, path: str, content: bytes) -> list[Entry]:
+def _serve_list(entries: list[Entry], serves: Sequence[int], path: str, content: bytes) -> list[Entry]:
     """Gives the entries of a folder the texts of a `.trans.txt`; returns its lines without audio."""
-    at = {_form(name): i for i in serves for name in (os.path.basename(entries[i].path), entries[i].id)}
+    at = _names_of(entries, serves)
     texts: dict[int, str] = {}
     lone = []
     for line in text_files.decode_lines(content):
@@ -187,7 +222,7 @@ def _serve_list(entries: list[Entry], serves: range, path: str, content: bytes) 
             text, problem = None, "its transcript is not UTF-8"
         elif texts.setdefault(i, text) != text:
             problem = f"has two transcripts in {os.path.basename(path)}"
-        speaker = printable(name).split("-")[0]
+        speaker = re.split("[-_]", printable(name))[0]
         entries[i] = entry._replace(text=text, speaker=speaker, problem=entry.problem or problem)
     return lone
 

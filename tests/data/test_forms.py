@@ -111,6 +111,21 @@ def test_timits_texts_begin_with_samples_that_are_not_said(tmp_path, waves):
     assert [source.text(i) for i in range(2)] == ["She had 2 suits.", f"0 {len(waves[1])} She had 2 suits."]
 
 
+def test_a_list_above_the_audio(tmp_path, waves, capsys):
+    """Multilingual LibriSpeech: a file for each split, and others of the same ids that hold no words."""
+    folder = tmp_path / "train"
+    names = files(folder, waves, "audio/10065/10039", ".flac")
+    write_lines(folder / "transcripts.txt", [f"u{i}\t{t}" for i, t in enumerate(TEXTS[:-1])])
+    write_lines(folder / "segments.txt", [f"u{i}\thttps://example.org/a.mp3\t1.0\t2.0" for i in range(5)])
+    (folder / names[1]).with_suffix(".txt").write_text("ITS OWN")
+    source, problems = opened(tmp_path, max_bad=1)
+    assert [source.text(i) for i in range(4)] == [TEXTS[0], "ITS OWN", *TEXTS[2:4]]
+    assert [problem.reason for problem in problems] == ["has no transcript"]
+    assert "texts without audio beside them: 1, such as train/segments.txt" in capsys.readouterr().out
+    write_lines(folder / "transcripts.txt", ["Notes on what these are", "and on whom to ask", "u0 A"])
+    assert [problem.reason for problem in opened(tmp_path, max_bad=9)[1]] == ["has no transcript"] * 4
+
+
 def test_tables_without_audio_are_no_splits(tmp_path, waves):
     """Newer releases of Common Voice hold lists of sentences and of lengths, too."""
     make_common_voice(tmp_path, waves)
