@@ -62,7 +62,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
             folder = root
         found = _list_below(root, folder)
         if not found:
-            raise UserError(f"data: {folder} holds no audio files ({audio_kinds()}){_instead(folder)}")
+            instead = manifest_hint(folder) or "; is it in LibriSpeech's layout?"
+            raise UserError(f"data: {folder} holds no audio files ({audio_kinds()}){instead}")
         entries += found
     return entries
 
@@ -73,12 +74,10 @@ def folders_of(root: epath.Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and not is_left_behind(name))
 
 
-def _instead(folder: epath.Path) -> str:
-    """What to name instead of a folder without audio."""
-    lists = [
-        p.name for p in sorted(folder.iterdir()) if p.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv"))
-    ]
-    return f"; name one of its manifests, such as {folder / lists[0]}" if lists else "; is it in LibriSpeech's layout?"
+def manifest_hint(folder: epath.Path) -> str:
+    """What to name instead of a folder without audio or transcripts; nothing where it holds no manifest."""
+    lists = sorted(path.name for path in folder.iterdir() if path.name.endswith(_MANIFESTS)) if folder.is_dir() else []
+    return f"; name one of its manifests, such as {folder / lists[0]}" if lists else ""
 
 
 def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:

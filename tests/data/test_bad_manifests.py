@@ -236,6 +236,9 @@ def test_a_folder_without_audio_names_its_manifests(tmp_path):
     (tmp_path / "my_list.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"holds no audio files .*name one of its manifests, such as .*my_list.jsonl"):
         opened(tmp_path)
+    files(tmp_path, random_waves()[:1])
+    with pytest.raises(UserError, match=r"has no transcripts in split .*such as .*my_list.jsonl"):
+        opened(tmp_path, "")
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.removeprefix("make_"))
