@@ -19,6 +19,7 @@ from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write
 from sew_jax.checkpoints.hf_match import Source, match_tensors
 from sew_jax.checkpoints.hf_weights import flat_shapes, to_hugging_face
 from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
+from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
@@ -50,9 +51,14 @@ class Released(NamedTuple):
         """Our parameter tree, float32 numpy; what the checkpoint lacks is not in it.
 
         Raises:
-          UserError: a file has gone or is damaged.
+          UserError: a file has gone or is damaged, or a tensor holds NaN or infinity.
         """
         tensors = self.files.read({source.name for source in self.sources.values()})
+        if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+            raise UserError(
+                f"init_from: {self.name} holds NaN or infinity in {len(broken)} tensors (first: {broken[0]}); its "
+                "training failed, or the file is damaged: give an earlier checkpoint"
+            )
         return self._tree({path: source.read(tensors[source.name]) for path, source in self.sources.items()})
 
     def _tree(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +158,9 @@ def _locate(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / _CONFIG).is_file():
-            raise UserError(f"init_from: {path} has no {_CONFIG}; give a folder as `save_pretrained` writes it")
+            below = sorted(p.parent for p in path.glob(f"*/{_CONFIG}"))
+            instead = f"such as {below[-1]}" if below else "as `save_pretrained` writes it"
+            raise UserError(f"init_from: {path} has no {_CONFIG}; give a folder that has, {instead}")
         return path
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"init_from: {name} is no folder; give a folder with {_CONFIG}, or a name on the hub")
@@ -177,7 +185,7 @@ def _read_preprocessor(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"init_from: {path} cannot be read ({error})") from error
     if not isinstance(value, dict):

@@ -88,10 +88,13 @@ def match_tensors(
             misfits.append(f"{file_name} {headers[file_name].dtype} {headers[file_name].shape}, not {shape}")
     problems = {"missing": missing, "of another shape or type": list(dict.fromkeys(misfits))}
     if mismatch := "; ".join(f"{len(names)} {what}: {_list(names, 20)}" for what, names in problems.items() if names):
-        raise UserError(
-            f"init_from: {source}: its backbone and config.json do not match: {mismatch}; "
-            "give config.json and weights of one model"
+        adapted = any(".lora_" in name or ".base_layer." in name for name in headers)
+        mend = (
+            "merge its adapters (LoRA) into the weights first"
+            if adapted
+            else "give config.json and weights of one model"
         )
+        raise UserError(f"init_from: {source}: its backbone and config.json do not match: {mismatch}; {mend}")
     used = {place.name for place in sources.values()}
     left = [name for name in stored if stored[name] not in used]
     return Match(architecture, sources, _modules(left, roots))

@@ -17,6 +17,7 @@ from sew_jax.rates import SAMPLE_RATE
 
 _BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
+_FEW = 1000  # samples
 _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
@@ -53,8 +54,8 @@ def read(data: str | bytes, begin: int = 0, samples: int | None = None, channel:
       channel: takes this one alone, the first is 0; None averages them.
 
     Raises:
-      AudioError: it cannot be decoded that far, is empty, lacks the channel, holds NaN or infinity, or its channels
-        cancel each other.
+      AudioError: it cannot be decoded that far, is empty, lacks the channel, holds NaN or infinity, its channels
+        cancel each other, or it is too faint for 16 bits.
     """
     found: list[np.ndarray] = []
     skip, left = begin, samples
@@ -108,11 +109,16 @@ def _converted(
         yield from stream.blocks(seconds, most)
         return
     resampler = None if stream.rate == SAMPLE_RATE else soxr.ResampleStream(stream.rate, SAMPLE_RATE, 1)
+    sounds = heard = False  # before it is integers, and after
     for wave, last in _with_end(stream.blocks(seconds)):
-        wave = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
-        wave = _to_int16(resampler.resample_chunk(wave, last=last) if resampler else wave)
+        floats = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
+        wave = _to_int16(resampler.resample_chunk(floats, last=last) if resampler else floats)
+        heard = heard or bool(wave[:_FEW].any() or wave.any())  # most are heard at once
+        sounds = sounds or (not heard and bool(floats.any()))
         if len(wave):
             yield wave
+    if sounds and not heard:
+        raise AudioError("is too faint for 16 bits, which hold silence of it; was it divided by 2**15 twice?")
 
 
 def _with_end(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:

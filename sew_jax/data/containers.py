@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sew_jax.data.headers import sized_parts
-from sew_jax.data.mpeg import header, id3_length, mpeg_parts
+from sew_jax.data.mpeg import is_mpeg, mpeg_parts
 from sew_jax.data.ogg import ogg_parts
 from sew_jax.data.problems import AudioError
 from sew_jax.data.views import Memory, OnDisk, Sliced, View
@@ -48,7 +48,7 @@ def open_parts(data: str | bytes) -> Iterator[Part]:
         # without its name: by that, libsndfile asks a Mac's companion (._NAME) what an MP3 is, and soundfile takes .raw
         # for audio without a header; but SD2 is two files
         whole = (lambda: path) if path.lower().endswith(".sd2") else functools.partial(os.dup, descriptor)
-        if _is_mpeg(on_disk) or _is_ogg(on_disk):  # which are looked through from end to end
+        if is_mpeg(on_disk) or _is_ogg(on_disk):  # which are looked through from end to end
             with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped:
                 yield from _parts(mapped, whole)
         else:
@@ -76,7 +76,7 @@ def _opened(path: str) -> tuple[int, int]:
 
 def _parts(data: Sliced, whole: Callable[[], Source]) -> Iterator[Part]:
     """Views of streams, or the `whole` where libsndfile reads it rightly by itself. Raises AudioError."""
-    if isinstance(data, OnDisk) or not (_is_ogg(data) or _is_mpeg(data)):
+    if isinstance(data, OnDisk) or not (_is_ogg(data) or is_mpeg(data)):
         parts = None if _is_flac(data) else sized_parts(data)
     else:
         parts = ogg_parts(data) if _is_ogg(data) else mpeg_parts(data)
@@ -95,9 +95,3 @@ def _is_flac(data: Sliced) -> bool:
 
 def _is_ogg(data: Sliced) -> bool:
     return data[:4] == b"OggS"
-
-
-def _is_mpeg(data: Sliced) -> bool:
-    """MP3, whose frames may come after a tag."""
-    begin = id3_length(data[:10]) if data[:3] == b"ID3" else 0
-    return header(data[begin : begin + 4]) is not None

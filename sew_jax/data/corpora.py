@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from etils import epath
 
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
-from sew_jax.data.entries import Entry, is_remote, mark_duplicates
+from sew_jax.data.entries import Entry, mark_duplicates
 from sew_jax.data.hf_datasets import PARQUET_FILES, SAVED, is_saved
 from sew_jax.data.json_lines import JSON_LINES
 from sew_jax.data.kaldi import KALDI, LIST, is_kaldi
@@ -84,7 +85,7 @@ def list_root(path: epath.Path, split: str) -> list[Entry]:
     entries = []
     for name in folders:
         if found := corpora.get(name):
-            entries += list_form(found.form, found.path, ())
+            entries += list_form(found.form, found.path, (), f"{name}/")
         elif wanted:
             entries += list_folder(path, name)  # of audio alone; or it is not there
     return mark_duplicates(entries)

@@ -10,14 +10,26 @@ from typing import Any
 
 from etils import epath
 
-from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
+from sew_jax.data.manifests import (
+    AUDIO_KEYS,
+    BEGIN_KEYS,
+    END_KEYS,
+    ID_KEYS,
+    SPEAKER_KEYS,
+    TEXT_KEYS,
+    Form,
+    Row,
+    row_of,
+)
 from sew_jax.data.text_files import decode_lines, is_text
+from sew_jax.errors import UserError
 
 SUFFIXES = (".tsv", ".csv", ".psv")
 _NO_AUDIO = f"has no audio; its header must name one of {', '.join(AUDIO_KEYS)}"
 _FOLDERS = ("clips", "wavs", "wav", "audio")  # where such tables keep audio, beside them
-_NO_SPLITS = ("validated", "invalidated", "other", "reported", "unvalidated_sentences", "clip_durations")
+_NO_SPLITS = ("validated", "invalidated", "other", "reported")
 _GUESSES = ("", ".wav", ".flac", ".mp3")  # suffixes that a table leaves out
+_KEYS = {*AUDIO_KEYS, *TEXT_KEYS, *SPEAKER_KEYS, *ID_KEYS, *BEGIN_KEYS, *END_KEYS, "split", "offset", "duration"}
 
 
 def is_table(path: epath.Path) -> bool:
@@ -56,8 +68,9 @@ def _rows(path: epath.Path, wanted: Sequence[str], split: str = "") -> Iterator[
 
 
 def _with_header(path: epath.Path, lines: list[str], delimiter: str) -> Iterator[Row]:
-    # tables parted by tabs quote nothing: a quotation mark is one that was said
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    # tables parted by tabs quote nothing: a quotation mark is one that was said; unless the header has some
+    is_bare = delimiter == "\t" and '"' not in next((line for line in lines if line), "")
+    quoting: Any = csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL
     reader = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting, restkey="")
     while True:
         where = f"{path.name}:{max(reader.line_num, 1) + 1}"
@@ -74,21 +87,33 @@ def _with_header(path: epath.Path, lines: list[str], delimiter: str) -> Iterator
         if isinstance(values.get(""), list):
             yield Row(where, problem="has more fields than the header")
             continue
-        row = row_of({key.strip(): value for key, value in values.items() if key}, where)
+        row = row_of({_key(key): _unquoted(value) if is_bare else value for key, value in values.items() if key}, where)
         yield row if row.audio else row._replace(problem=_NO_AUDIO)
+
+
+def _key(name: str) -> str:
+    """A column's name as this project writes it; that of another column as it is."""
+    name = name.strip()
+    return name if name in _KEYS or name.lower() not in _KEYS else name.lower()
+
+
+def _unquoted(value: str | None) -> str | None:
+    """A field that was quoted for the quotation marks in it, each of which was doubled."""
+    inner = (value or "")[1:-1]
+    is_quoted = value and value[0] == value[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else value
 
 
 def _of_fairseq(path: epath.Path, lines: list[str]) -> Iterator[Row]:
     """The first line is a folder, the others `FILE<tab>FRAMES`; words are in `.wrd` beside it, in the same order."""
     folder = lines[0].strip()
-    beside = path.with_suffix(".wrd")
-    texts = decode_lines(beside.read_bytes()) if beside.exists() else []
-    number = 0
+    files = sum(1 for line in lines[1:] if line.strip())
+    texts, number = _beside_fairseq(path, files), 0
     for line_number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
         where = f"{path.name}:{line_number}"
-        text = texts[number] if number < len(texts) else None
+        text = texts[number] if texts else None
         number += 1
         name, _, frames = line.partition("\t")
         if not name or not frames.strip().isdigit() or not is_text(line):
@@ -97,16 +122,34 @@ def _of_fairseq(path: epath.Path, lines: list[str]) -> Iterator[Row]:
         yield Row(where, audio=os.path.join(folder, name), id=os.path.splitext(name)[0], text=text)
 
 
+def _beside_fairseq(path: epath.Path, files: int) -> list[str]:
+    """Words of each file from `.wrd`, or from `.ltr`, where letters stand apart and a bar ends a word; or none.
+
+    Raises:
+      UserError: there are more lines, or fewer, than files.
+    """
+    beside = next((p for p in map(path.with_suffix, (".wrd", ".ltr")) if p.exists()), None)
+    if beside is None:
+        return []
+    texts = decode_lines(beside.read_bytes())
+    texts = texts if texts[-1] else texts[:-1]
+    if len(texts) != files:
+        raise UserError(
+            f"data: {beside} has {len(texts)} lines, and {path.name} lists {files} files, in the same order"
+        )
+    return texts if beside.suffix == ".wrd" else [text.replace(" ", "").replace("|", " ") for text in texts]
+
+
 def _of_ljspeech(path: epath.Path, lines: list[str]) -> Iterator[Row]:
-    """Lines `FILE|TEXT`, or `ID|TEXT|TEXT WITHOUT NUMERALS`, of which the last counts."""
+    """Lines `FILE|TEXT`, `ID|TEXT|TEXT WITHOUT NUMERALS` or `FILE|SPEAKER|LANGUAGE|TEXT`: the last field counts."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         fields = line.split("|")
-        if len(fields) < 2 or not fields[0].strip() or not is_text(line):
-            yield Row(f"{path.name}:{number}", problem="is not FILE|TEXT")
+        if not 2 <= len(fields) <= 4 or not fields[0].strip() or not is_text(line):
+            yield Row(f"{path.name}:{number}", problem="is not FILE|TEXT, nor FILE|SPEAKER|LANGUAGE|TEXT")
             continue
-        yield Row(f"{path.name}:{number}", audio=fields[0].strip(), text=fields[2 if len(fields) == 3 else 1])
+        yield Row(f"{path.name}:{number}", audio=fields[0].strip(), text=fields[-1])
 
 
 def _left_out(path: epath.Path, name: str) -> str:
@@ -120,7 +163,7 @@ def _left_out(path: epath.Path, name: str) -> str:
 
 
 def _is_header(fields: Sequence[str]) -> bool:
-    return bool(({field.strip() for field in fields} & {*AUDIO_KEYS}) - {"source"})
+    return bool(({_key(field) for field in fields} & {*AUDIO_KEYS}) - {"source"})
 
 
 def _delimiter(line: str) -> str:
@@ -140,7 +183,8 @@ def _splits(path: epath.Path) -> list[str]:
 
 
 def _voice_splits(folder: epath.Path) -> list[str]:
-    found = [path.name.removesuffix(".tsv") for path in folder.glob("*.tsv") if not path.name.startswith("._")]
+    tables = [path for path in folder.glob("*.tsv") if not path.name.startswith("._")]
+    found = [path.name.removesuffix(".tsv") for path in tables if is_table(path)]  # others list sentences, lengths
     return sorted(name for name in found if name not in _NO_SPLITS) or sorted(found)
 
 

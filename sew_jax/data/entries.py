@@ -14,6 +14,7 @@ from etils import epath
 
 from sew_jax.console import say
 from sew_jax.data import audio, packed
+from sew_jax.data.addresses import AddressError, is_remote, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
@@ -37,11 +38,6 @@ class Entry(NamedTuple):
     seconds: float | None = None  # how long the file is, as a manifest says; to be checked
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names an object store rather than a file of this machine."""
-    return "://" in path
-
-
 def fetch(path: str) -> str | bytes:
     """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
 
@@ -53,7 +49,9 @@ def fetch(path: str) -> str | bytes:
     if not is_remote(path):
         return path
     try:
-        return epath.Path(path).read_bytes()
+        return open_address(path).read_bytes()
+    except AddressError as error:
+        raise AudioError(str(error)) from error
     except OSError as error:
         raise AudioError(f"cannot be fetched ({type(error).__name__})") from error
 
@@ -117,7 +115,8 @@ def measure(entries: list[Entry]) -> list[Entry]:
 def _measured(entry: Entry, found: int | AudioError | None) -> Entry:
     """An entry with its length; `found` is its file's, None where that is not looked up."""
     if isinstance(found, AudioError):
-        return entry._replace(problem=str(found))
+        named = f": {entry.path}" if str(found) == "does not exist" else ""  # which an id leaves open
+        return entry._replace(problem=f"{found}{named}")
     if found is None:
         return entry if entry.begin is not None else entry._replace(samples=round(entry.seconds * SAMPLE_RATE))
     try:

@@ -8,6 +8,7 @@ from sew_jax.data.problems import AudioError
 from sew_jax.data.views import Pieces, Sliced
 
 _NEVER_TOLD = 0x7FFF0000  # programs that write to a pipe leave a size of a little less than 2 GiB, or of up to 4
+_CHUNKS_END = 4096  # bytes behind the audio; fewer may be anything
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _NIST_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")
 
@@ -42,7 +43,9 @@ def sized_parts(data: Sliced) -> list[Pieces] | None:
         there = size - audio.begin
         if there >= 2**32 and data[begin : begin + 3] == b"RIF":  # its size was written modulo 4 GiB
             raise AudioError("is longer than the 4 GiB that WAV can say; make it W64, RF64 or FLAC")
-        if _is_untold(audio, there):  # all that follows is audio
+        if there <= 0 and _NEVER_TOLD <= audio.size + audio.extra:
+            raise AudioError("holds no audio")
+        if _is_untold(audio, there, audio.begin - begin):  # all that follows is audio
             number = min(there + audio.extra, 256**audio.size_bytes - 1)
             true = number.to_bytes(audio.size_bytes, "little" if audio.order == "<" else "big")
             parts.append([(begin, audio.size_at), true, (audio.size_at + audio.size_bytes, size)])
@@ -51,17 +54,37 @@ def sized_parts(data: Sliced) -> list[Pieces] | None:
             raise AudioError(f"is truncated: {max(there, 0)} of {audio.size} bytes of audio are there")
         end = _riff_end(data, begin)
         if not audio.begin + audio.size <= end < size or data[end : end + 4] != data[begin : begin + 4]:
+            if data[begin : begin + 3] == b"RIF":
+                _check_rest(data, audio)
             break
         parts.append([(begin, end)])  # another file follows
         begin = end
     return [*parts, [(begin, size)]] if parts else None
 
 
-def _is_untold(audio: _Audio, there: int) -> bool:
-    """Whether the size is one that stands for none, or that was never filled in."""
+def _check_rest(data: Sliced, audio: _Audio) -> None:
+    """Raises AudioError where audio goes on behind what a header promises, as where a recorder never wrote the last."""
+    end = audio.begin + audio.size
+    rest = len(data) - end
+    if rest < _CHUNKS_END:
+        return
+    is_chunk = any(
+        data[at : at + 4].isascii() and data[at : at + 4].decode("latin-1").isprintable() for at in (end, end + 1)
+    )
+    if not is_chunk and data[end : end + _CHUNKS_END].strip(b"\0"):
+        raise AudioError(
+            f"holds {rest} bytes more than the {audio.size} of audio that its header promises, and no chunk begins "
+            "there; mend the header: sox --ignore-length IN OUT"
+        )
+
+
+def _is_untold(audio: _Audio, there: int, head: int) -> bool:
+    """Whether the size is one that stands for none, or that was never filled in, or counts the `head` before, too."""
     if not audio.size_bytes or there <= 0 or audio.followed:
         return False
     written = audio.size + audio.extra
+    if written - there in (head, head - 8):
+        return True
     return audio.size <= 0 or (audio.size > there and (_NEVER_TOLD <= written < 2**32 or written >= 2**62))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from etils import epath
 
-from sew_jax.data.entries import is_remote
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
@@ -70,9 +70,20 @@ def _columns(path: epath.Path, schema: pa.Schema) -> tuple[list[str], str]:
     plain = [name for name in schema.names if name != audio and not pa.types.is_nested(schema.field(name).type)]
     plain = [name for name in plain if not _is_binary(schema.field(name).type)]
     kind = schema.field(audio).type
+    if _is_decoded(kind):
+        raise UserError(
+            f"data: {path}: its column {audio} holds decoded samples, not audio files; write the dataset as it was "
+            "before they were decoded, with audio as bytes or paths"
+        )
     if pa.types.is_struct(kind):
         return [*plain, *([f"{audio}.path"] if kind.get_field_index("path") >= 0 else [])], audio
     return ([*plain] if _is_binary(kind) else [*plain, audio]), audio
+
+
+def _is_decoded(kind: pa.DataType) -> bool:
+    """Whether a column is arrays of numbers, alone or beside their rate."""
+    names = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or ("array" in names and "bytes" not in names)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -97,8 +108,8 @@ def _table_rows(
         where = f"{path.name}#{number}"
         row = row_of({key: value for key, value in values.items() if key not in AUDIO_KEYS} | {"audio": "x"}, where)
         packed = row_path(scheme, os.fspath(path), audio, number)
-        stem = os.path.splitext(name)[0] if told and name else f"{split}-{path.name.rsplit('.', 1)[0]}-{number:06d}"
-        yield row._replace(audio=packed, packed=True, id=row.id or stem, split=split)
+        stem = f"{path.name.rsplit('.', 1)[0]}-{number:06d}" if not (told and name) else os.path.splitext(name)[0]
+        yield row._replace(audio=packed, packed=True, id=row.id or f"{split}/{stem}", split=split)
 
 
 def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:

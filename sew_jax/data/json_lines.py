@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 
 from sew_jax.data import lhotse
-from sew_jax.data.manifests import Form, Row, row_of, working_folder
+from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of, working_folder
 from sew_jax.data.text_files import decode_lines, is_text
 from sew_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def _plain(path: epath.Path, rows: Iterable[tuple[int, dict | str]]) -> Iterator
 
 
 def read_objects(path: epath.Path) -> Iterator[tuple[int, dict | str]]:
-    """(line, JSON object, or what is wrong with that line) of a file, which may be one array too.
+    """(line, JSON object, or what is wrong with that line) of a file, which may be one array or object of them, too.
 
     Raises:
       UserError: it is gzipped, and damaged.
@@ -50,6 +50,9 @@ def read_objects(path: epath.Path) -> Iterator[tuple[int, dict | str]]:
     if lines[0].lstrip().startswith("["):
         yield from _array("\n".join(lines))
         return
+    if named := _one_object("\n".join(lines)):
+        yield from named
+        return
     yield from ((number, _object(line)) for number, line in enumerate(lines, 1) if line.strip())
 
 
@@ -59,6 +62,20 @@ def _array(text: str) -> list[tuple[int, dict | str]]:
     except (ValueError, RecursionError):
         return [(1, "is not JSON")]
     return [(n, row if isinstance(row, dict) else _NO_OBJECT) for n, row in enumerate(rows, 1)]
+
+
+def _one_object(text: str) -> list[tuple[int, dict | str]]:
+    """The rows of one object: by their ids, as SpeechBrain has them, or in the only list of objects that is in it."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):  # the first line ends, and others follow
+        return []
+    if not isinstance(whole, dict) or not whole.keys().isdisjoint(AUDIO_KEYS) or lhotse.is_object(whole):
+        return []
+    if all(isinstance(row, dict) for row in whole.values()):
+        return [(n, {"id": name} | row) for n, (name, row) in enumerate(whole.items(), 1)]
+    lists = [rows for rows in whole.values() if isinstance(rows, list) and all(isinstance(row, dict) for row in rows)]
+    return list(enumerate(lists[0], 1)) if len(lists) == 1 else []
 
 
 def _object(line: str) -> dict | str:

@@ -12,6 +12,7 @@ from sew_jax.data.manifests import Form, Row, working_folder
 from sew_jax.data.text_files import decode_lines, is_text, split_id
 
 LIST = "wav.scp"
+_CHANNELS = {"A": 0, "B": 1} | {str(channel): channel for channel in range(32)}
 
 
 def is_kaldi(names: set[str]) -> bool:
@@ -23,8 +24,11 @@ def _rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
     del wanted
     folder = folder if folder.name != LIST else folder.parent
     texts, speakers = _table(folder / "text"), _table(folder / "utt2spk")
-    recordings = {}
+    recordings: dict[str, Row] = {}
     for number, (name, rest) in _numbered(folder / LIST):
+        if name and name in recordings:
+            yield Row(f"{LIST}:{number}", problem=f"names recording {name} again")
+            continue
         recordings[name] = Row(f"{LIST}:{number}", audio=rest, id=name, problem=_problem(name, rest))
     if (folder / "segments").exists():
         found = [_segment(number, line, recordings) for number, line in _numbered(folder / "segments")]
@@ -49,20 +53,20 @@ def _problem(name: str, rest: str) -> str | None:
 
 
 def _segment(number: int, line: tuple[str, str], recordings: dict[str, Row]) -> Row:
-    """A line `UTTERANCE RECORDING BEGIN END`; an end of -1 is that of the recording."""
+    """A line `UTTERANCE RECORDING BEGIN END`, and a channel where it counts; an end of -1 is that of the recording."""
     name, rest = line
     where = f"segments:{number}"
     try:
-        recording, begin, end = rest.split()[:3]
-        first, last = float(begin), float(end)
-    except ValueError:
+        recording, begin, end, *channel = rest.split()[:4]
+        first, last, side = float(begin), float(end), _CHANNELS[channel[0]] if channel else None
+    except (ValueError, KeyError):
         return Row(where, id=name or None, problem="is not UTTERANCE RECORDING BEGIN END")
     if recording not in recordings:
         return Row(where, id=name, problem=f"is of recording {recording}, which {LIST} lacks")
     if last != -1 and not 0 <= first < last:
         return Row(where, id=name, problem=f"begins at {begin} s and ends at {end} s")
     return recordings[recording]._replace(
-        where=where, id=name, offset=first, duration=None if last == -1 else last - first
+        where=where, id=name, offset=first, duration=None if last == -1 else last - first, channel=side
     )
 
 

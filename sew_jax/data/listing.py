@@ -1,14 +1,18 @@
 """What a folder of audio holds, before any of it is opened: one entry for each utterance, its faults named."""
 
 import os
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
 from sew_jax.console import say
 from sew_jax.data import text_files
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import audio_kinds, is_left_behind
-from sew_jax.data.entries import Entry, in_threads, is_audio_file, is_remote
+from sew_jax.data.entries import Entry, in_threads, is_audio_file
 from sew_jax.data.manifests import printable
 from sew_jax.data.text_files import split_id
 from sew_jax.errors import UserError
@@ -19,8 +23,19 @@ _LIST = ".trans.txt"
 _NORMALIZED = ".normalized.txt"  # LibriTTS's
 _OTHER_TEXTS = (".normalized", ".original", ".trans")
 _MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv")
+# Of all audio below, as MLS has it: lines `ID WORDS`
+_ABOVE = "prompts text trans transcript transcription transcriptions transcripts"
+_LISTS_ABOVE = frozenset(_ABOVE.split())
 _READ_ME = "authors books chapters citation copying licence license notes readme speakers"
 _NO_TEXTS = frozenset(_READ_ME.split())
+
+
+class _Text(NamedTuple):
+    """A file of transcripts, which entries it serves, and whether it lists them by their names."""
+
+    path: str
+    serves: Sequence[int]
+    is_list: bool
 
 
 def list_folder(root: epath.Path, split: str) -> list[Entry]:
@@ -29,7 +44,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
     A folder without folders in it has one split, `train`.
 
     Transcripts stand in LibriSpeech's `*.trans.txt` (lines `ID WORDS`), whose ids are file names without suffix, or in
-    a `.txt` beside each file, whose id is its path under `root`. Links may not lead out of `root`.
+    a `.txt` beside each file, whose id is its path under `root`, or in a list above it, such as `transcripts.txt`.
+    Links may not lead out of `root`.
 
     Raises:
       UserError: there is no such split, or it holds no audio.
@@ -46,7 +62,8 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
             folder = root
         found = _list_below(root, folder)
         if not found:
-            raise UserError(f"data: {folder} holds no audio files ({audio_kinds()}){_instead(folder)}")
+            instead = manifest_hint(folder) or "; is it in LibriSpeech's layout?"
+            raise UserError(f"data: {folder} holds no audio files ({audio_kinds()}){instead}")
         entries += found
     return entries
 
@@ -57,17 +74,15 @@ def folders_of(root: epath.Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and not is_left_behind(name))
 
 
-def _instead(folder: epath.Path) -> str:
-    """What to name instead of a folder without audio."""
-    lists = [
-        p.name for p in sorted(folder.iterdir()) if p.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv"))
-    ]
-    return f"; name one of its manifests, such as {folder / lists[0]}" if lists else "; is it in LibriSpeech's layout?"
+def manifest_hint(folder: epath.Path) -> str:
+    """What to name instead of a folder without audio or transcripts; nothing where it holds no manifest."""
+    lists = sorted(path.name for path in folder.iterdir() if path.name.endswith(_MANIFESTS)) if folder.is_dir() else []
+    return f"; name one of its manifests, such as {folder / lists[0]}" if lists else ""
 
 
 def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
     entries: list[Entry] = []
-    texts: list[tuple[str, range]] = []  # files, and which entries each one serves
+    texts: list[_Text] = []
     lone_texts: list[str] = []
     for folder, dirs, files in _walk(top):
         names = sorted(name for name in files if is_audio_file(f"{folder}/{name}"))
@@ -80,14 +95,36 @@ def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
             problem = _name_problem(root, f"{folder}/{name}")
             known_as = stem if lists else os.path.splitext(_relative(root, folder, name))[0]
             entries.append(Entry(printable(known_as), f"{folder}/{name}", problem=problem))
-            if stem in beside:
-                texts.append((f"{folder}/{beside[stem]}", range(len(entries) - 1, len(entries))))
-        texts += [(f"{folder}/{name}", range(first, len(entries))) for name in lists]
-        lone = beside.keys() - {os.path.splitext(name)[0] for name in names}
-        lone_texts += [_relative(root, folder, beside[stem]) for stem in lone if stem.lower() not in _NO_TEXTS]
-    if lone_texts and entries:
-        say(f"  ! texts without audio beside them: {len(lone_texts)}, such as {printable(min(lone_texts))}")
-    return entries + _read_texts(root, entries, texts)
+            if served := beside.keys() & {_form(stem), _form(name)}:
+                texts.append(_Text(f"{folder}/{beside[min(served)]}", [len(entries) - 1], is_list=False))
+        texts += [_Text(f"{folder}/{name}", range(first, len(entries)), is_list=True) for name in lists]
+        lone = beside.keys() - {_form(one) for name in names for one in (name, os.path.splitext(name)[0])}
+        lone_texts += [f"{folder}/{beside[stem]}" for stem in lone if stem.lower() not in _NO_TEXTS]
+    below = [_Text(path, serves, True) for path in lone_texts if (serves := _served_below(root, entries, path))]
+    if entries and (lone_texts := sorted({*lone_texts}.difference(text.path for text in below))):
+        such = printable(lone_texts[0][len(os.fspath(root)) :].lstrip("/"))
+        say(f"  ! texts without audio beside them: {len(lone_texts)}, such as {such}")
+    return entries + _read_texts(root, entries, [*below, *texts])
+
+
+def _served_below(root: epath.Path, entries: list[Entry], path: str) -> list[int]:
+    """Which entries a list of transcripts serves that lies above their audio; none where it does not list the half."""
+    folder, name = os.path.split(path)
+    if os.path.splitext(name)[0].lower() not in _LISTS_ABOVE or _name_problem(root, path):
+        return []
+    serves = [i for i, entry in enumerate(entries) if entry.path.startswith(f"{folder}/")]
+    lines = text_files.decode_lines(epath.Path(path).read_bytes())
+    names = {_form(printable(name)) for name, _ in map(split_id, lines) if name}
+    return serves if 2 * len(names & _names_of(entries, serves).keys()) >= max(len(names), 1) else []
+
+
+def _names_of(entries: list[Entry], serves: Sequence[int]) -> dict[str, int]:
+    """Entries by what a list may call them: id, file, and file without its suffix."""
+    named: dict[str, int] = {}
+    for i in serves:
+        file = os.path.basename(entries[i].path)
+        named |= {_form(name): i for name in (os.path.splitext(file)[0], file, entries[i].id)}
+    return named
 
 
 def _links_to_folders(root: epath.Path, folder: str, names: Iterable[str]) -> list[Entry]:
@@ -103,37 +140,51 @@ def _links_to_folders(root: epath.Path, folder: str, names: Iterable[str]) -> li
 
 
 def _texts_by_stem(files: Iterable[str]) -> dict[str, str]:
-    """Transcripts by the name of the audio that they stand beside, without its suffix."""
+    """Transcripts by the name of the audio that they stand beside, in one form, with its suffix or without."""
     found = {}
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() == ".txt" and not stem.lower().endswith(_OTHER_TEXTS):
-            found[stem] = name
+            found[_form(stem)] = name
     for name in files:
         if name.lower().endswith(_NORMALIZED):
-            found.setdefault(name[: -len(_NORMALIZED)], name)
+            found.setdefault(_form(name[: -len(_NORMALIZED)]), name)
     return found
 
 
-def _read_texts(root: epath.Path, entries: list[Entry], texts: list[tuple[str, range]]) -> list[Entry]:
+def _form(name: str) -> str:
+    """A name in one form of Unicode: a Mac writes letters and their marks apart, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _read_texts(root: epath.Path, entries: list[Entry], texts: list[_Text]) -> list[Entry]:
     """Gives entries their texts; returns lines of lists without audio."""
-    linked = {path: problem for path, _ in texts if (problem := _name_problem(root, path))}
-    contents = in_threads(lambda text: b"" if text[0] in linked else epath.Path(text[0]).read_bytes(), texts)
+    linked = {text.path: problem for text in texts if (problem := _name_problem(root, text.path))}
+    contents = in_threads(lambda text: b"" if text.path in linked else epath.Path(text.path).read_bytes(), texts)
     lone = []
-    for (path, serves), content in zip(texts, contents, strict=True):
+    for (path, serves, is_list), content in zip(texts, contents, strict=True):
         if path in linked:
             for i in serves:
                 entries[i] = entries[i]._replace(problem=entries[i].problem or f"its transcript {linked[path]}")
-        elif path.lower().endswith(_LIST):
+        elif is_list:
             lone += _serve_list(entries, serves, path, content)
         else:
             (i,) = serves
             try:
-                text, problem = " ".join(text_files.decode(content).split()), None
+                text, problem = _without_samples(" ".join(text_files.decode(content).split()), path), None
             except text_files.TextError as error:
                 text, problem = None, f"its transcript {error}"
             entries[i] = entries[i]._replace(text=text, problem=entries[i].problem or problem)
     return lone
+
+
+def _without_samples(text: str, path: str) -> str:
+    """A text of TIMIT's without the first and last sample before it; its words' and phonemes' times lie beside it."""
+    if not re.match(r"\d+ \d+ ", text) or is_remote(path):
+        return text
+    stem = os.path.splitext(path)[0]
+    is_timit = any(os.path.exists(stem + suffix) for suffix in (".PHN", ".phn", ".WRD", ".wrd"))
+    return text.split(" ", 2)[2] if is_timit else text
 
 
 def _walk(top: epath.Path) -> list[tuple[str, set[str], set[str]]]:
@@ -152,24 +203,26 @@ def _kept(names: set[str]) -> set[str]:
     return {name for name in names if not is_left_behind(name)}
 
 
-def _serve_list(entries: list[Entry], serves: range, path: str, content: bytes) -> list[Entry]:
+def _serve_list(entries: list[Entry], serves: Sequence[int], path: str, content: bytes) -> list[Entry]:
     """Gives the entries of a folder the texts of a `.trans.txt`; returns its lines without audio."""
-    at = {entries[i].id: i for i in serves}
+    at = _names_of(entries, serves)
+    texts: dict[int, str] = {}
     lone = []
     for line in text_files.decode_lines(content):
         name, rest = split_id(line)
         if not name:
             continue
-        known_as = printable(name)
-        if known_as not in at:
-            lone.append(Entry(known_as, path, problem="has a transcript but no audio file"))
+        i = at.get(_form(printable(name)))
+        if i is None:
+            lone.append(Entry(printable(name), path, problem="has a transcript but no audio file"))
             continue
-        entry, speaker = entries[at[known_as]], known_as.split("-")[0]
-        if text_files.is_text(rest):
-            entries[at[known_as]] = entry._replace(text=" ".join(rest.split()), speaker=speaker)
-        else:
-            problem = entry.problem or "its transcript is not UTF-8"
-            entries[at[known_as]] = entry._replace(speaker=speaker, problem=problem)
+        entry, text, problem = entries[i], " ".join(rest.split()), None
+        if not text_files.is_text(rest):
+            text, problem = None, "its transcript is not UTF-8"
+        elif texts.setdefault(i, text) != text:
+            problem = f"has two transcripts in {os.path.basename(path)}"
+        speaker = re.split("[-_]", printable(name))[0]
+        entries[i] = entry._replace(text=text, speaker=speaker, problem=entry.problem or problem)
     return lone
 
 

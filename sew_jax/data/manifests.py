@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sew_jax.data.entries import Entry, is_remote
+from sew_jax.data import audio
+from sew_jax.data.addresses import AddressError, find_name, is_remote, open_address
+from sew_jax.data.entries import TOLERANCE, Entry
+from sew_jax.data.problems import AudioError
 from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
 from sew_jax.files import is_below
@@ -25,10 +28,11 @@ AUDIO_KEYS = (
 )
 TEXT_KEYS = (
     *("text", "sentence", "transcription", "transcript", "normalized_text", "normalized_transcription", "txt"),
-    *("target", "words"),
+    *("target", "words", "wrd"),
 )
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
 ID_KEYS = ("id", "utt_id", "utterance_id", "key")
+BEGIN_KEYS, END_KEYS = ("start", "start_time", "begin", "begin_time"), ("end", "end_time")
 
 
 class Row(NamedTuple):
@@ -45,6 +49,7 @@ class Row(NamedTuple):
     channel: int | None = None
     problem: str | None = None
     packed: bool = False  # `audio` is a row of a table
+    span: tuple[float, float] | None = None  # seconds: a part of the file, or where all of it was cut from
 
 
 class Form(NamedTuple):
@@ -76,28 +81,47 @@ def row_of(row: dict[str, Any], where: str) -> Row:
     if not isinstance(audio, str) or not audio:
         return Row(where, problem='is not a JSON object with "audio"')
     text, name = pick(row, TEXT_KEYS), pick(row, ID_KEYS)
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = None if text != text else str(text)  # NaN is how tables without a text come out of pandas
     return Row(
         where,
         audio=audio,
         id=None if name is None else str(name),
-        text=str(text) if isinstance(text, int | float) and not isinstance(text, bool) else text,
+        text=text,
         speaker=str(pick(row, SPEAKER_KEYS) or ""),
         split=str(row.get("split") or "train"),
         offset=row.get("offset"),
         duration=row.get("duration"),
         channel=row.get("channel"),
+        span=_span(row) if row.get("offset") in (None, "") else None,
     )
 
 
-def list_form(form: Form, path: epath.Path, wanted: Sequence[str]) -> list[Entry]:
+def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+    """Begin and end in seconds, where a row has both as numbers, or one and `duration`."""
+    begin, end, length = pick(row, BEGIN_KEYS), pick(row, END_KEYS), row.get("duration")
+    try:
+        first = float(begin)
+        last = first + float(length) if end is None else float(end)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (first, last) if math.isfinite(first) and math.isfinite(last) and last != 0 else None
+
+
+def list_form(form: Form, path: epath.Path, wanted: Sequence[str], prefix: str = "") -> list[Entry]:
     """The entries of some splits (none named: of all).
 
     A relative name may not lead out of its folder, by `..` or by links; what lies elsewhere is named by its whole path.
 
+    Args:
+      prefix: stands before ids that rows do not have.
+
     Raises:
       UserError: no row belongs to the splits, or none is usable.
     """
-    entries, others, base = [], set(), None
+    entries: list[Entry] = []
+    others: set[str] = set()
+    base = first = None
     for row in form.rows(path, wanted):
         if row.problem and not row.audio:
             entries.append(Entry(printable(row.id or row.where), os.fspath(path), problem=row.problem))
@@ -105,10 +129,12 @@ def list_form(form: Form, path: epath.Path, wanted: Sequence[str]) -> list[Entry
         if wanted and row.split not in wanted:
             others.add(row.split)
             continue
-        places = form.places(path) if base is None else []
-        if base is None and not _is_whole(row):
-            base = _Base(_place(places, row.audio), places[0])
-        entries.append(_entry(row, base or _Base(places[0], places[0])))
+        if base is None:
+            places = form.places(path)
+            first = first or _Base(places[0], places[0])
+            if not _is_whole(row):
+                base = _Base(_place(places, row.audio), places[0])
+        entries.append(_entry(row, base or first, prefix))
     if not any(not entry.problem for entry in entries):
         others = others or {*form.splits(path)} - {*wanted}
         if others and not entries:
@@ -116,8 +142,8 @@ def list_form(form: Form, path: epath.Path, wanted: Sequence[str]) -> list[Entry
                 f"data: {path} has no split {','.join(wanted)}; it has: {', '.join(sorted(others))}; "
                 "set --config.split (empty: all)"
             )
-        first = f"; the first: {entries[0].id} {entries[0].problem}" if entries else ""
-        raise UserError(f"data: {path} has no line of the form {form.example}{first}")
+        example = f"; the first: {entries[0].id} {entries[0].problem}" if entries else ""
+        raise UserError(f"data: {path} has no line of the form {form.example}{example}")
     return entries
 
 
@@ -128,17 +154,22 @@ class _Base:
         self.place, self.name = place, os.fspath(place)
         self.homes = (os.path.join(self.name, ""), os.path.join(os.fspath(home), ""))
         self.inside = functools.cache(lambda folder: is_remote(folder) or is_below(folder, self.name))
+        self.length = functools.cache(_length)
 
 
-def _entry(row: Row, base: _Base) -> Entry:
+def _entry(row: Row, base: _Base, prefix: str) -> Entry:
+    if not row.packed:
+        row = row._replace(audio=find_name(base.name, row.audio))
     path = row.audio if _is_whole(row) else os.path.join(base.name, row.audio)
     problem = row.problem or _outside(row, base)
+    if row.span and not row.packed and not problem:
+        row = _with_span(row, row.span, base.length(path))
     if not isinstance(row.text, str | None):
         problem = f"has text {str(row.text)[:40]!r}, which is none"
     elif row.text and not is_text(row.text):
         problem = "its transcript is not UTF-8"
     if problem:
-        known_as = row.id or (row.where if row.problem else _default_id(row.audio, base, None, None, None))
+        known_as = row.id or (row.where if row.problem else prefix + _default_id(row.audio, base, None, None, None))
         return Entry(printable(known_as), printable(path), problem=problem)
     try:
         begin, samples, seconds = _segment(row.offset, row.duration)
@@ -147,7 +178,7 @@ def _entry(row: Row, base: _Base) -> Entry:
         return Entry(printable(row.id or row.where), printable(path), problem=str(error))
     name = row.id
     if name is None:
-        name = _default_id(row.audio, base, begin, samples, channel)
+        name = prefix + _default_id(row.audio, base, begin, samples, channel)
     return Entry(
         id=printable(name),
         path=path,
@@ -158,6 +189,22 @@ def _entry(row: Row, base: _Base) -> Entry:
         channel=channel,
         seconds=seconds,
     )
+
+
+def _length(path: str) -> float | None:
+    """Seconds of a file of this machine; None where it cannot be read, which is said later."""
+    try:
+        return None if is_remote(path) else audio.probe(path) / SAMPLE_RATE
+    except AudioError:
+        return None
+
+
+def _with_span(row: Row, span: tuple[float, float], length: float | None) -> Row:
+    """A row as a part of its file; a file as long as the part was cut out of a longer one, where it lay there."""
+    begin, end = span
+    if length is not None and abs(length - (end - begin)) <= TOLERANCE:
+        return row
+    return row._replace(offset=begin, duration=end - begin)
 
 
 def _default_id(audio: str, base: _Base, begin: int | None, samples: int | None, channel: int | None) -> str:
@@ -210,7 +257,7 @@ def _place(places: Sequence[epath.Path], name: str) -> epath.Path:
     if len(places) == 1:
         return places[0]
     try:
-        return next((place for place in places if (place / name).exists()), places[0])
+        return next((p for p in places if (p / find_name(os.fspath(p), name)).exists()), places[0])
     except (OSError, ValueError):  # no name of a file
         return places[0]
 
@@ -225,6 +272,11 @@ def _outside(row: Row, base: _Base) -> str | None:
     file = row.audio
     if not is_text(file):
         return "has a file name that is no text"
+    if is_remote(file) and not row.packed:
+        try:
+            open_address(file)
+        except AddressError as error:
+            return str(error)
     if _is_whole(row):
         return None
     whole = os.path.join(base.name, file)

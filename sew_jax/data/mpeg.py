@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from sew_jax.data.problems import AudioError
-from sew_jax.data.views import Bytes, Pieces
+from sew_jax.data.views import Bytes, Pieces, Sliced
 
 _RATES = (44_100, 48_000, 32_000)
 _KBITS = {  # by MPEG-1 or not, and layer
@@ -21,6 +21,12 @@ _KBITS = {  # by MPEG-1 or not, and layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+
+
+_SEARCHED = 8192  # bytes in which a stream that was cut out of a longer one begins
+_IN_A_ROW = 3  # frames that are no accident
+# How other files begin, in which frames may be
+_OTHERS = frozenset((b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"dns.", b"NIST", b"fLaC", b"OggS"))
 
 
 class Header(NamedTuple):
@@ -60,6 +66,33 @@ def header(word: bytes) -> Header | None:
     return Header(length, (first, layer, hertz), word[3] >> 6 == 3)
 
 
+def is_mpeg(data: Sliced) -> bool:
+    """Whether frames begin after the tags, or soon: what was recorded of a broadcast begins anywhere."""
+    at, end = 0, len(data)
+    while (after := _skip_tag(data, at, end)) is not None:
+        at = after
+    if header(data[at : at + 4]):
+        return True
+    start = data[at : at + _SEARCHED]
+    if start[:4] in _OTHERS or start[4:8] == b"ftyp":
+        return False
+    place = start.find(b"\xff")
+    while place >= 0 and not _begin_here(data, at + place):
+        place = start.find(b"\xff", place + 1)
+    return place >= 0
+
+
+def _begin_here(data: Sliced, at: int) -> bool:
+    """Whether frames of a kind follow one another from here on."""
+    first = head = header(data[at : at + 4])
+    for _ in range(_IN_A_ROW - 1):
+        if head is None or first is None or head.kind != first.kind:
+            return False
+        at += head.length
+        head = header(data[at : at + 4])
+    return head is not None and first is not None and head.kind == first.kind
+
+
 def mpeg_parts(data: Bytes) -> list[Pieces] | None:
     """The pieces of each stream; None where libsndfile reads the file rightly by itself.
 
@@ -72,7 +105,7 @@ def mpeg_parts(data: Bytes) -> list[Pieces] | None:
         if missing > 1 or (missing == 1 and not whole):  # some programs count the Xing frame, too
             raise AudioError(f"is truncated: {stream.frames} of {stream.said} frames are there")
     told = [stream.said == stream.frames or stream.layer != 3 for stream in streams]  # a Xing frame is of layer 3
-    if not streams or told == [True]:
+    if not streams or (told == [True] and streams[0].begin in (0, _plain_tag(data))):
         return None
     return [
         [(stream.begin, stream.end)] if says else [_count_frame(data, stream), (stream.sound, stream.end)]
@@ -145,10 +178,12 @@ def _count_frame(data: Bytes, stream: _Stream) -> bytes:
     return content.ljust(head.length, b"\0")
 
 
-def _skip_tag(data: Bytes, at: int, end: int) -> int | None:
+def _skip_tag(data: Sliced, at: int, end: int) -> int | None:
     """Where a tag (ID3, APE) that begins here ends."""
     if data[at : at + 3] == b"ID3":
-        return min(at + id3_length(data[at : at + 10]), end)
+        head = data[at : at + 10]
+        footer = 10 if len(head) > 5 and head[5] & 0x10 else 0
+        return min(at + _id3_length(head) + footer, end)
     if data[at : at + 3] == b"TAG":
         return min(at + 128, end)
     if data[at : at + 8] == b"APETAGEX":
@@ -156,8 +191,13 @@ def _skip_tag(data: Bytes, at: int, end: int) -> int | None:
     return None
 
 
-def id3_length(head: bytes) -> int:
-    """Bytes of the ID3v2 tag that begins so."""
+def _plain_tag(data: Bytes) -> int:
+    """Bytes of a tag that libsndfile passes over."""
+    return _id3_length(data[:10]) if data[:3] == b"ID3" else 0
+
+
+def _id3_length(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that begins so, less its footer."""
     size = 0
     for byte in head[6:10]:
         size = size << 7 | byte & 0x7F

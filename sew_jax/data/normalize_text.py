@@ -10,6 +10,7 @@ from collections.abc import Callable
 from sew_jax.names import split_names
 
 JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner: format characters that are spelling in some scripts
+_PICTURES = "\ufe0e\ufe0f"  # ask for a character as text, or as a picture
 _VIRAMA = 9  # combining class of the signs after which a joiner chooses the form of an Indic letter
 _APOSTROPHES = "\u2019\u2018\u00b4\u0060\uff07"  # typed or printed in place of '
 _INNER = "'\u00b7\u05f3\u05f4"  # punctuation that is spelling between two letters (Catalan's dot, Hebrew's geresh)
@@ -24,7 +25,7 @@ def write_text(text: str, joiners: str | None = None) -> str:
     """
     if text.isascii():
         return " ".join(text.split())
-    kept = [c for i, c in enumerate(text) if unicodedata.category(c) != "Cf" or _is_kept(text, i, joiners)]
+    kept = [c for i, c in enumerate(text) if not _is_format(c) or _is_kept(text, i, joiners)]
     return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
 
 
@@ -32,7 +33,11 @@ def format_characters(text: str, joiners: str | None = None) -> list[str]:
     """The format characters that `write_text` drops, in order."""
     if text.isascii():
         return []
-    return [c for i, c in enumerate(text) if unicodedata.category(c) == "Cf" and not _is_kept(text, i, joiners)]
+    return [c for i, c in enumerate(text) if _is_format(c) and not _is_kept(text, i, joiners)]
+
+
+def _is_format(c: str) -> bool:
+    return unicodedata.category(c) == "Cf" or c in _PICTURES
 
 
 def _is_kept(text: str, i: int, joiners: str | None) -> bool:
@@ -42,8 +47,8 @@ def _is_kept(text: str, i: int, joiners: str | None) -> bool:
     if not before or not _is_letter(before):
         return False
     virama = unicodedata.combining(before) == _VIRAMA or (after and unicodedata.combining(after) == _VIRAMA)
-    arabic = after and all(unicodedata.bidirectional(c) in ("AL", "NSM") for c in (before, after))
-    return bool(virama or arabic)
+    sides = {unicodedata.bidirectional(c) for c in (before, after)} if after else set()
+    return bool(virama or ("AL" in sides and sides <= {"AL", "NSM"}))
 
 
 def _without_punctuation(text: str) -> str:
@@ -57,6 +62,11 @@ def _without_punctuation(text: str) -> str:
     return "".join(kept)
 
 
+def lower_case(text: str) -> str:
+    """Small letters; Turkish I with a dot loses it, as in Turkish, where Python would keep the dot as a mark."""
+    return text.replace("\u0130", "i").lower()
+
+
 def _is_letter(c: str) -> bool:
     return unicodedata.category(c)[0] in "LM"
 
@@ -64,7 +74,7 @@ def _is_letter(c: str) -> bool:
 _STEPS: dict[str, Callable[[str], str]] = {
     "none": str,
     "upper": str.upper,
-    "lower": str.lower,
+    "lower": lower_case,
     "basic": _without_punctuation,
 }
 NORMALIZERS = tuple(_STEPS)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from sew_jax.data.addresses import AddressError, is_remote, open_address
 from sew_jax.data.problems import AudioError
 from sew_jax.files import is_below
 
@@ -55,11 +56,13 @@ def read_packed(path: str) -> bytes:
 def _beside(table: str, name: str) -> bytes:
     """A file that a row names; a relative name may not lead out of the table's folder."""
     folder = os.path.dirname(table)
-    path = name if "://" in name else os.path.join(folder, name)
-    if not os.path.isabs(name) and "://" not in path and not is_below(path, folder):
+    path = name if is_remote(name) else os.path.join(folder, name)
+    if not os.path.isabs(name) and not is_remote(path) and not is_below(path, folder):
         raise AudioError(f"leads out of {folder}; give its whole path")
     try:
-        return epath.Path(path).read_bytes()
+        return open_address(path).read_bytes()
+    except AddressError as error:
+        raise AudioError(str(error)) from error
     except OSError as error:
         raise AudioError(f"cannot be read ({error.strerror or type(error).__name__}: {name})") from error
 

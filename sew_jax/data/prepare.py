@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import records
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio import AudioError
 from sew_jax.data.convert import Limits, convert
 from sew_jax.data.corpora import list_root, list_splits
-from sew_jax.data.entries import Entry, is_remote
+from sew_jax.data.entries import Entry
 from sew_jax.data.packed import file_of
 from sew_jax.data.sources import root_path
 from sew_jax.data.summary import plot_lengths, split_facts

@@ -15,7 +15,7 @@ from sew_jax.data.audio_names import HEADERLESS_SUFFIXES, PYAV_SUFFIXES, suffix_
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
 
-_HEAD = 16  # bytes that tell what a file is
+_HEAD = 24  # bytes that tell what a file is
 # Where in a file which bytes stand: its kind. Suffixes alone tell of streams that begin with a bare frame.
 _MAGIC = (
     (4, b"ftyp", "MP4"),
@@ -38,6 +38,13 @@ _LACKING = re.compile(
     "|malformed 'fmt '|error in flac decoder",
     re.IGNORECASE,
 )
+# What lies in the place of audio -> what to do
+_OTHER_THINGS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"),
+    (b"<", "is a web page or XML, not audio; was its download refused?"),
+    (b"\x1f\x8b", "is gzipped; unpack it: gunzip"),
+    (b"PK\3\4", "is a ZIP archive; unpack it"),
+)
 # FFmpeg may open nothing that names further files, as play lists do, and nothing but what it is given.
 _DEMUXERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,mov,mp3,mpeg,mpegts,nistsphere"
@@ -56,7 +63,10 @@ def decode_elsewhere(data: str | bytes, refusal: AudioError) -> io.BytesIO:
     Raises:
       AudioError: it is none, or PyAV is not installed, or cannot decode it.
     """
-    kind = _kind_of(data, lacking=bool(_LACKING.search(str(refusal))))
+    head = _head_of(data)
+    if other := next((what for begins, what in _OTHER_THINGS if head.startswith(begins)), None):
+        raise AudioError(other) from refusal
+    kind = _kind_of(data, head, lacking=bool(_LACKING.search(str(refusal))))
     if kind:
         return _decode(data, kind)
     if not isinstance(data, bytes) and suffix_of(data) in HEADERLESS_SUFFIXES:
@@ -67,15 +77,16 @@ def decode_elsewhere(data: str | bytes, refusal: AudioError) -> io.BytesIO:
     raise refusal
 
 
-def _kind_of(data: str | bytes, lacking: bool) -> str | None:
-    """What audio for PyAV a file is, by its first bytes or else by its name; None where it is none."""
-    suffix = ""
+def _head_of(data: str | bytes) -> bytes:
     if isinstance(data, bytes):
-        head = data[:_HEAD]
-    else:
-        with open(data, "rb") as file:
-            head = file.read(_HEAD)
-        suffix = suffix_of(data)
+        return data[:_HEAD]
+    with open(data, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _kind_of(data: str | bytes, head: bytes, lacking: bool) -> str | None:
+    """What audio for PyAV a file is, by its first bytes or else by its name; None where it is none."""
+    suffix = "" if isinstance(data, bytes) else suffix_of(data)
     magic = _MAGIC + _SHARED if lacking else _MAGIC
     by_content = next((kind for at, begins, kind in magic if head[at:].startswith(begins)), None)
     return by_content or (suffix[1:] if suffix in PYAV_SUFFIXES else None)

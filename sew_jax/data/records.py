@@ -19,8 +19,8 @@ import pyarrow as pa
 from etils import epath
 
 from sew_jax.data import audio
+from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio import AudioError
-from sew_jax.data.entries import is_remote
 from sew_jax.errors import UserError
 from sew_jax.files import cache_folder, write_whole, writing_to
 

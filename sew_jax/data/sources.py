@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from etils import epath
 
 from sew_jax.data import audio
+from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.corpora import find_form, list_root
 from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
+from sew_jax.data.listing import manifest_hint
 from sew_jax.data.problems import Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
@@ -162,8 +164,10 @@ def open_source(
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))
     usable = sum(map(len, corpora))
     if without_text and not usable:
+        instead = "".join(map(_instead, roots))
         raise UserError(
-            f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need them"
+            f"data: {data} has no transcripts in split {split or '(all)'}; fine-tuning and evaluation need "
+            f"them{instead}"
         )
     damaged += without_text
     check_damaged(damaged, data, max_bad)
@@ -176,6 +180,12 @@ def open_source(
     return Source(f"{data}:{split}" if split else data, [corpus for corpus in corpora if len(corpus)]), problems
 
 
+def _instead(root: str) -> str:
+    """What has transcripts in a folder of audio that has none."""
+    path = root_path(root)
+    return "" if find_form(path) or dataset_folder(path) else manifest_hint(path)
+
+
 def root_path(root: str) -> epath.Path:
     """Where a root is; the demo corpus is made first.
 
@@ -186,7 +196,10 @@ def root_path(root: str) -> epath.Path:
         from sew_jax.data.demo_corpus import ensure_demo_corpus  # here: recorded speech needs no synthesiser
 
         return epath.Path(ensure_demo_corpus())
-    path = epath.Path(root)
+    try:
+        path = open_address(root)
+    except AddressError as error:
+        raise UserError(f"data: {root} {error}") from error
     if not path.exists():
         raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
     return path

@@ -90,9 +90,10 @@ def _read_beside(path: Path, name: str) -> dict[str, Any]:
 
 def _of_language(path: Path, vocabularies: dict[str, dict[str, int]], language: str | None) -> dict[str, int]:
     """One of several vocabularies in a file, as MMS has it: that which the tokenizer's `target_lang` names."""
+    names = sorted(vocabularies)
+    language = names[0] if len(names) == 1 else language
     if language in vocabularies:
         return dict(vocabularies[language])
-    names = sorted(vocabularies)
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise UserError(
         f"vocabulary {path}: it holds the vocabularies of {len(names)} languages ({listed}); name one as target_lang "

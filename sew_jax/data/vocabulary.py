@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from sew_jax.data.normalize_text import JOINERS, normalize_text, write_text
+from sew_jax.data.normalize_text import JOINERS, lower_case, normalize_text, write_text
 from sew_jax.data.tokenizer_files import VOCABULARY_FILE, read_tokenizer, write_tokenizer
 from sew_jax.errors import UserError
 
@@ -122,7 +122,7 @@ class Vocabulary:
     def write(self, text: str) -> str:
         """Text as this vocabulary's transcripts are written, but for the normaliser."""
         text = write_text(text, self._joiners)
-        return text.lower() if self.lower_case else text
+        return lower_case(text) if self.lower_case else text
 
     def normalize(self, text: str) -> str:
         """What is spelt of a text, and what errors are counted on, of references and hypotheses alike."""

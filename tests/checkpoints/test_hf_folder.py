@@ -275,6 +275,33 @@ def test_null_is_the_default(tmp_path):
     assert open_released(str(folder)).architecture == open_released(str(RELEASED / "wav2vec2_ctc")).architecture
 
 
+def test_values_that_are_no_numbers_are_named(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "nan")
+    retensor(folder, lambda tensors: tensors[f"wav2vec2.{KEY}"].fill(np.nan))
+    with pytest.raises(UserError, match=rf"NaN or infinity in 1 tensors \(first: wav2vec2.{KEY}\)"):
+        open_released(str(folder)).parameters()
+
+
+def test_adapters_that_are_not_merged_are_named(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "lora")
+    name = "wav2vec2.encoder.layers.0.attention.q_proj"
+    retensor(folder, lambda t: t.update({f"{name}.base_layer.weight": t.pop(f"{name}.weight")}))
+    with pytest.raises(UserError, match=r"1 missing: .*q_proj.weight; merge its adapters \(LoRA\)"):
+        open_released(str(folder))
+
+
+def test_a_folder_of_a_training_names_its_checkpoints(tmp_path):
+    shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "checkpoint-500")
+    with pytest.raises(UserError, match=r"has no config.json; give a folder that has, such as .*checkpoint-500"):
+        open_released(str(tmp_path))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "bom")
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())
+    assert open_released(str(folder)).architecture == open_released(str(RELEASED / "wav2vec2_ctc")).architecture
+
+
 def test_the_processors_file_of_transformers_5(tmp_path):
     folder = shutil.copytree(RELEASED / "wav2vec2", tmp_path / "five")
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text())

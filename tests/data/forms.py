@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import unicodedata
+import urllib.parse
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +96,47 @@ def make_bom(root, waves):
     return root / "list.list"
 
 
+def make_windows(root, waves):
+    """Names as a program on Windows writes them."""
+    names = [".\\" + n.replace("/", "\\") for n in files(root, waves, "größe")]
+    write_lines(root / "list.jsonl", json_lines({"audio": n, "text": t} for n, t in zip(names, TEXTS, strict=True)))
+    return root / "list.jsonl"
+
+
+def make_addresses(root, waves):
+    """`file:` addresses, names as a Mac spells them, and small letters where the header has capitals."""
+    names = [f"file://{urllib.parse.quote(str(root / n))}" for n in files(root, waves, "zwei große")]
+    names[0] = unicodedata.normalize("NFD", files(root, waves[:1], "größe")[0])
+    write_lines(root / "list.csv", ["Path,Sentence", *(f"{n},{t}" for n, t in zip(names, TEXTS, strict=True))])
+    return root / "list.csv"
+
+
+def make_begin_and_end(root, waves):
+    """Parts of one file; of a file that was cut out already they say where it lay."""
+    name, ends = recording(root, waves), (BEGINS + LENGTHS).tolist()
+    rows = [
+        {"audio": name, "text": text, "start": seconds(begin), "end": seconds(end)}
+        for text, begin, end in zip(TEXTS, BEGINS.tolist(), ends, strict=True)
+    ]
+    rows[1]["audio"] = files(root, waves)[1]
+    rows[2] |= {"end": None, "duration": seconds(LENGTHS[2])}
+    write_lines(root / "list.jsonl", json_lines(rows))
+    return root / "list.jsonl"
+
+
+def make_speechbrain(root, waves):
+    names = [f"{{data_root}}/{n}" for n in files(root, waves)]
+    rows = {f"u{i}": {"wav": n, "words": t} for i, (n, t) in enumerate(zip(names, TEXTS, strict=True))}
+    (root / "train.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    return root / "train.json"
+
+
+def make_object_with_a_list(root, waves):
+    rows = [{"wav": n, "wrd": t} for n, t in zip(files(root, waves), TEXTS, strict=True)]
+    (root / "train.json").write_text(json.dumps({"version": 1, "data": rows}), encoding="utf-8")
+    return root / "train.json"
+
+
 def lhotse_recording(name, samples, channels=1):
     source = {"type": "file", "channels": list(range(channels)), "source": name}
     whole = {"sampling_rate": RATE, "num_samples": samples, "duration": seconds(samples)}
@@ -159,6 +202,15 @@ def make_kaldi_segments(root, waves):
     return root
 
 
+def make_kaldi_channels(root, waves):
+    """Each side of a call is an utterance."""
+    write_lines(root / "wav.scp", [f"long {recording(root, waves, channels=2)}"])
+    spans = [f"{seconds(b):.6f} {seconds(b + n):.6f}" for b, n in zip(BEGINS.tolist(), LENGTHS, strict=True)]
+    write_lines(root / "segments", [f"u{i} long {span} {'1B'[i % 2]}" for i, span in enumerate(spans)])
+    write_lines(root / "text", [f"u{i} {text}" for i, text in enumerate(TEXTS)])
+    return root
+
+
 def make_common_voice(root, waves):
     names = files(root, waves, "clips")
     header = "client_id\tpath\tsentence\tup_votes"
@@ -177,6 +229,13 @@ def make_csv(root, waves):
     return root / "list.csv"
 
 
+def make_quoted_tsv(root, waves):
+    """As pandas writes it with all fields quoted."""
+    rows = [f'"{n}"\t"{t}"' for n, t in zip(files(root, waves), TEXTS, strict=True)]
+    write_lines(root / "list.tsv", ['"path"\t"sentence"', *rows])
+    return root / "list.tsv"
+
+
 def make_audio_folder(root, waves):
     (root / "train").mkdir()
     names = files(root / "train", waves, "parts")
@@ -190,6 +249,19 @@ def make_ljspeech(root, waves):
     lines = [f"{n.split('/')[1][:-4]}|{t.lower()}|{t}" for n, t in zip(names, TEXTS, strict=True)]
     write_lines(root / "metadata.csv", lines)
     return root
+
+
+def make_list_of_four(root, waves):
+    """FILE|SPEAKER|LANGUAGE|TEXT, as trainers of voices have it."""
+    write_lines(root / "train.list", [f"{n}|ann|en|{t}" for n, t in zip(files(root, waves), TEXTS, strict=True)])
+    return root / "train.list"
+
+
+def make_fairseq_letters(root, waves):
+    make_fairseq(root, waves)
+    (root / "train.wrd").unlink()
+    write_lines(root / "train.ltr", [f"{' '.join(text.replace(' ', '|'))} |" for text in TEXTS])
+    return root / "train.tsv"
 
 
 def make_fairseq(root, waves):

@@ -17,11 +17,13 @@ from tests.data.forms import (
     LENGTHS,
     MAKERS,
     RATE,
+    TEXTS,
     files,
     json_lines,
     lhotse_recording,
     make_cut_with_supervisions,
     make_cuts,
+    make_fairseq,
     make_nemo_segments,
     make_ours,
     make_supervisions,
@@ -48,6 +50,11 @@ BAD_ROWS = {
     "channel": ({"channel": "left"}, "has channel 'left'"),
     "out": ({"audio": "../u0.flac"}, "leads out of"),
     "missing": ({"audio": "none.flac"}, "does not exist"),
+    "web": ({"audio": "https://example.org/a.wav"}, "lies at https://, which is not read; download it"),
+    "hadoop": ({"audio": "hdfs://x/a.wav"}, "lies at hdfs://"),
+    "drive": ({"audio": "C:\\data\\a.wav"}, r"does not exist"),
+    "backwards": ({"start": 0.6, "end": 0.2}, "no number of seconds"),
+    "span beyond": ({"start": 5, "end": 5.5}, r"is the part from 5.00 s to 5.50 s of a file of 1.00 s"),
     "no audio": ({"audio": 5}, 'is not a JSON object with "audio"'),
 }
 
@@ -142,6 +149,61 @@ def test_quotation_marks_in_tables_of_tabs_are_said(tmp_path, waves):
     assert len(source) == 5 and source.text(4) == '"HE SAID' and not problems
 
 
+def test_what_a_table_of_tabs_quotes_for_its_marks_is_read(tmp_path, waves):
+    rows = [f'{n}\t"HE SAID ""{t}"""' for n, t in zip(files(tmp_path, waves), "ABCDE", strict=True)]
+    write_lines(tmp_path / "list.tsv", ["path\tsentence", *rows[:4], rows[4].replace('""', "")])
+    source, _ = opened(tmp_path / "list.tsv")
+    assert [source.text(i) for i in (0, 3, 4)] == ['HE SAID "A"', 'HE SAID "D"', '"HE SAID E"']
+
+
+def test_a_text_that_is_not_a_number_is_missing(tmp_path, waves):
+    """pandas writes NaN where a table has no text."""
+    rows = [
+        {"audio": n, "text": t} for n, t in zip(files(tmp_path, waves), (float("nan"), 7, "A", "B", "C"), strict=True)
+    ]
+    write_lines(tmp_path / "list.jsonl", json_lines(rows))
+    source, problems = opened(tmp_path / "list.jsonl", max_bad=1)
+    assert [source.text(i) for i in range(4)] == ["7", "A", "B", "C"]
+    assert problems[0].reason == "has no transcript"
+
+
+def test_lists_of_words_are_as_long_as_those_of_files(tmp_path, waves):
+    for lines in (TEXTS[:-1], (*TEXTS, "ONE MORE")):
+        make_fairseq(tmp_path, waves)
+        write_lines(tmp_path / "train.wrd", lines)
+        with pytest.raises(UserError, match=rf"train.wrd has {len(lines)} lines, and train.tsv lists 5 files"):
+            opened(tmp_path / "train.tsv")
+    write_lines(tmp_path / "train.wrd", [*TEXTS[:-1], ""])
+    assert opened(tmp_path / "train.tsv")[0].text(4) == ""  # nothing was said
+
+
+def test_what_is_named_twice_is_named(tmp_path, waves):
+    files(tmp_path, waves)
+    write_lines(tmp_path / "wav.scp", ["a audio/u0.flac", "a audio/u1.flac"])
+    write_lines(tmp_path / "text", ["a ONE"])
+    source, problems = opened(tmp_path, max_bad=1)
+    assert source.samples.tolist() == [LENGTHS[0]] and problems[0].reason == "names recording a again"
+    for name in ("wav.scp", "text"):
+        (tmp_path / name).unlink()
+    write_lines(tmp_path / "audio/x.trans.txt", ["u0 A", "u1 B", "u0 C", "u1 B"])
+    source, problems = opened(tmp_path, "", max_bad=9)
+    assert [source.text(i) for i in range(len(source))] == ["B"]
+    assert problems[0].reason == "has two transcripts in x.trans.txt"
+
+
+def test_samples_in_place_of_files_are_named(tmp_path):
+    """What is left of audio after `datasets` decoded it."""
+    for name, value in (("a", [0.0, 0.1]), ("b", {"array": [0.0, 0.1], "sampling_rate": RATE, "path": "a.wav"})):
+        pq.write_table(pa.table({"audio": [value], "text": ["A"]}), tmp_path / f"{name}.parquet")
+        with pytest.raises(UserError, match=rf"{name}.parquet: its column audio holds decoded samples"):
+            opened(tmp_path / f"{name}.parquet", "")
+
+
+def test_data_at_an_address_that_is_not_read():
+    with pytest.raises(UserError, match=r"data: https://example.org/x lies at https://, which is not read"):
+        opened("https://example.org/x")
+
+
 def test_bad_rows_of_parquet_are_named(tmp_path, waves):
     names = files(tmp_path, waves)
     data = [(tmp_path / names[0]).read_bytes(), None, b"no audio", None, None]
@@ -174,6 +236,9 @@ def test_a_folder_without_audio_names_its_manifests(tmp_path):
     (tmp_path / "my_list.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"holds no audio files .*name one of its manifests, such as .*my_list.jsonl"):
         opened(tmp_path)
+    files(tmp_path, random_waves()[:1])
+    with pytest.raises(UserError, match=r"has no transcripts in split .*such as .*my_list.jsonl"):
+        opened(tmp_path, "")
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.removeprefix("make_"))

@@ -1,5 +1,7 @@
 """The same corpus in every form that people have: read sample for sample and text for text as the plain folder."""
 
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -15,6 +17,7 @@ from tests.data.forms import (
     TEXTS,
     files,
     json_lines,
+    make_audio_folder,
     make_common_voice,
     make_parquet,
     opened,
@@ -75,6 +78,63 @@ def test_other_splits(tmp_path, waves):
     for place in ("p/hub", "v"):
         with pytest.raises(UserError, match=r"has no split dev; it has: test, train"):
             opened(tmp_path / place, "dev")
+
+
+@pytest.mark.parametrize("make", [make_audio_folder, make_parquet], ids=["metadata", "parquet"])
+def test_ids_of_several_splits_stay_apart(make, tmp_path, waves):
+    data = make(tmp_path, waves)
+    if make is make_audio_folder:
+        shutil.copytree(tmp_path / "train", tmp_path / "test")
+    source, problems = opened(data, "")
+    assert len(source) == len({source.id(i) for i in range(len(source))}) > len(waves) and not problems
+    assert {source.id(i).split("/")[0] for i in range(len(source))} == {"train", "test"}
+
+
+def test_texts_beside_audio_are_found_by_either_form_of_their_names(tmp_path, waves):
+    """A Mac writes letters and their marks apart; a suffix of audio may stand before that of a text."""
+    (tmp_path / "list").mkdir()
+    for name, wave in zip(("ä.flac", "b.flac", "list/ö.flac"), waves, strict=False):
+        soundfile.write(tmp_path / name, wave, 16_000)
+    (tmp_path / "a\u0308.txt").write_text("A")
+    (tmp_path / "b.flac.txt").write_text("B")
+    (tmp_path / "list/x.trans.txt").write_text("o\u0308.flac C\n")
+    source, problems = opened(tmp_path, "")
+    assert sorted(source.text(i) for i in range(len(source))) == ["A", "B", "C"] and not problems
+
+
+def test_timits_texts_begin_with_samples_that_are_not_said(tmp_path, waves):
+    for i, wave in enumerate(waves[:2]):
+        soundfile.write(tmp_path / f"SX{i}.WAV", wave, 16_000)
+        (tmp_path / f"SX{i}.TXT").write_text(f"0 {len(wave)} She had 2 suits.\n")
+    (tmp_path / "SX0.PHN").write_text("0 3050 h#\n")
+    source, _ = opened(tmp_path, "")
+    assert [source.text(i) for i in range(2)] == ["She had 2 suits.", f"0 {len(waves[1])} She had 2 suits."]
+
+
+def test_a_list_above_the_audio(tmp_path, waves, capsys):
+    """Multilingual LibriSpeech: a file for each split, and others of the same ids that hold no words."""
+    folder = tmp_path / "train"
+    names = files(folder, waves, "audio/10065/10039", ".flac")
+    write_lines(folder / "transcripts.txt", [f"u{i}\t{t}" for i, t in enumerate(TEXTS[:-1])])
+    write_lines(folder / "segments.txt", [f"u{i}\thttps://example.org/a.mp3\t1.0\t2.0" for i in range(5)])
+    (folder / names[1]).with_suffix(".txt").write_text("ITS OWN")
+    source, problems = opened(tmp_path, max_bad=1)
+    assert [source.text(i) for i in range(4)] == [TEXTS[0], "ITS OWN", *TEXTS[2:4]]
+    assert [problem.reason for problem in problems] == ["has no transcript"]
+    assert "texts without audio beside them: 1, such as train/segments.txt" in capsys.readouterr().out
+    write_lines(folder / "transcripts.txt", ["Notes on what these are", "and on whom to ask", "u0 A"])
+    assert [problem.reason for problem in opened(tmp_path, max_bad=9)[1]] == ["has no transcript"] * 4
+
+
+def test_tables_without_audio_are_no_splits(tmp_path, waves):
+    """Newer releases of Common Voice hold lists of sentences and of lengths, too."""
+    make_common_voice(tmp_path, waves)
+    write_lines(tmp_path / "clip_durations.tsv", ["clip\tduration[ms]", "u0.flac\t1000"])
+    header = "sentence_id\tsentence\tsentence_domain\tsource\tis_used\tclips_count"
+    write_lines(tmp_path / "validated_sentences.tsv", [header, "a\tONE\t\tself\t1\t2"])
+    with pytest.raises(UserError, match=r"it has: test, train;"):
+        opened(tmp_path, "dev")
+    assert len(opened(tmp_path, "", max_bad=1)[0]) == len(waves)
 
 
 def test_segments_are_parts_in_prepared_data_of_other_rates_too(tmp_path):

@@ -230,6 +230,7 @@ def test_a_vocabulary_of_languages_is_named(tmp_path):
     with pytest.raises(UserError, match=r"2 languages \(deu, eng\); name one as target_lang"):
         Vocabulary.load(write(tmp_path / "a", ids))
     assert Vocabulary.load(write(tmp_path / "b", ids, {"target_lang": "deu"})).symbols[2] == "ä"
+    assert Vocabulary.load(write(tmp_path / "c", {"eng": ids["eng"]})).symbols[2] == "a"  # there is but one
 
 
 @pytest.mark.parametrize(
