@@ -45,7 +45,8 @@ def make_batch(rows=8):
     length = random.integers(SAMPLES // 2, SAMPLES + 1, size=rows).astype(np.int32)
     wave = random.normal(size=(rows, SAMPLES)).astype(np.float32) * (np.arange(SAMPLES) < length[:, None])
     labels = random.integers(4, 32, size=(rows, 6)).astype(np.int32)
-    return {"wave": wave, "length": length, "labels": labels, "label_length": np.full(rows, 6, np.int32)}
+    batch = {"wave": wave, "length": length, "crop": np.arange(rows, dtype=np.int32)}
+    return batch | {"labels": labels, "label_length": np.full(rows, 6, np.int32)}
 
 
 @functools.cache
