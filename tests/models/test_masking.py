@@ -120,5 +120,7 @@ def test_masks_and_negatives_follow_what_a_row_holds_and_not_its_place():
 
     for a, b in zip(jax.tree.leaves(draw(np.arange(10))), jax.tree.leaves(draw(order)), strict=True):
         np.testing.assert_array_equal(a[order], b)
-    alike = np.asarray(masked_frames(row_keys(jax.random.key(4), crop), jnp.full(10, 200), 200, slots=90, **PUBLISHED)[2])
+    alike = np.asarray(
+        masked_frames(row_keys(jax.random.key(4), crop), jnp.full(10, 200), 200, slots=90, **PUBLISHED)[2]
+    )
     assert len(np.unique(alike, axis=0)) == 10  # no two rows have the same mask
