@@ -29,12 +29,19 @@ TINY = [
 ]
 
 
-# A program that has the devices in ORDER
-ORDERED = """
-import sys
+# What a program does before the command line's; APART: devices as on a mesh that keeps none of a process together
+APART = """
 import jax
 devices = jax.devices
-jax.devices = lambda *backend: [devices(*backend)[i] for i in ORDER]
+jax.devices = lambda *backend: [devices(*backend)[i] for i in (0, 2, 1, 3)]
+"""
+# JAX's key of a program is the same for all processes of a TPU slice, and another for each process on CPU
+KEYS_AS_ON_TPU = """
+import jax._src.cache_key as keys
+keys._hash_accelerator_config = keys._hash_devices
+"""
+MAIN = """
+import sys
 from sew_jax.main import main
 sys.exit(main())
 """
@@ -44,20 +51,20 @@ class Job:
     """Processes of the command line that train `corpus` in `workdir`."""
 
     def __init__(
-        self, corpus, workdir, *, processes, config="pretrain", options=TINY, own=(), places=(), order=(), **variables
+        self, corpus, workdir, *, processes, config="pretrain", options=TINY, own=(), places=(), first="", **variables
     ):
         """Processes of one machine that differ as hosts may.
 
         Args:
           own: for each process, options of its own; places: its folder, which relative paths begin in.
-          order: of the devices, as a mesh may have it.
+          first: a program to run before.
           variables: of the environment; each value is for all processes, or one for each.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES // processes)}
-        start = ["-c", f"ORDER = {order}{ORDERED}"] if order else ["-m", "sew_jax.main"]
+        start = ["-c", first + MAIN] if first else ["-m", "sew_jax.main"]
         command = [sys.executable, *start, f"--config={ROOT}/configs/{config}.py", f"--config.data={corpus}"]
         command += [*options, f"--workdir={workdir}"]
         self.processes = []
@@ -82,12 +89,7 @@ class Job:
                 return
         raise AssertionError(f"ended before it said {start!r}: {self.processes[0].stderr.read()}")
 
-    def kill(self):
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-    def end(self, timeout=300):
+    def end(self):
         """(exit status, stdout, stderr) of each process."""
-        outputs = [process.communicate(timeout=timeout) for process in self.processes]
+        outputs = [process.communicate(timeout=300) for process in self.processes]
         return [(process.returncode, *output) for process, output in zip(self.processes, outputs, strict=True)]

@@ -11,7 +11,7 @@ from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics
 from sew_jax.runtime import agreement, distributed
 from sew_jax.runtime.agreement import at_all_processes, check_same, versions
-from tests.jobs import TINY, Job
+from tests.jobs import KEYS_AS_ON_TPU, TINY, Job
 from tests.runs import make_corpus
 
 HOST = socket.gethostname()
@@ -72,7 +72,9 @@ def test_damage_of_one_host_is_counted_by_all_and_programs_are_shared(places, tm
     caches |= {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
     stderrs = []
     for options, statuses in ((SMALL, [0, 0]), ([*SMALL, "--config.num_steps=9", "--config.input.max_bad=0"], [2, 2])):
-        ended = Job("corpus", tmp_path / "run", processes=2, options=options, places=places, **caches).end()
+        ended = Job(
+            "corpus", tmp_path / "run", processes=2, options=options, places=places, first=KEYS_AS_ON_TPU, **caches
+        ).end()
         assert [status for status, *_ in ended] == statuses, ended
         stderrs += [stderr for *_, stderr in ended]
     # both say what one has met, first and last

@@ -8,10 +8,8 @@ import pytest
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.runtime.distributed import in_cluster, initialize
-from tests.jobs import Job
+from tests.jobs import APART, Job
 from tests.runs import begin, make_corpus, pretraining
-
-APART = (0, 2, 1, 3)  # devices of a mesh that does not keep those of a process together
 
 
 def losses(workdir):
@@ -32,7 +30,7 @@ def stop_after(step, job, number):
 def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
     # a signal to any one of them: all stop after the same update and save it
-    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2, order=APART), number=1)
+    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2, first=APART), number=1)
     assert "stopped by a signal to one of the processes" in ended[0][1], ended
     newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
     assert newest == len(read_metrics(tmp_path / "two")) and newest >= 5
@@ -41,7 +39,7 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     # then one is lost: the other one ends too, and says what to do
     shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
     max(shards, key=lambda path: path.stat().st_size).unlink()
-    job = Job(corpus, tmp_path / "two", processes=2, order=APART)
+    job = Job(corpus, tmp_path / "two", processes=2, first=APART)
     job.wait_for(f"  start     resumes at update {before}: the newest that is whole")
     assert (tmp_path / f"two/damaged/{newest}").is_dir()
     job.wait_for(f"step {before + 1}/")
@@ -52,7 +50,7 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
         assert f"error: process {number} of 2 ended before its work was done" in stderr, ended
         assert "Start all of them again" in stderr
 
-    job = Job(corpus, tmp_path / "two", processes=2, order=APART)
+    job = Job(corpus, tmp_path / "two", processes=2, first=APART)
     job.wait_for("  start     resumes at update")
     ended = stop_after(max(newest, 8) + 1, job, number=0)
     two = losses(tmp_path / "two")
