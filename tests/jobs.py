@@ -29,11 +29,12 @@ TINY = [
 ]
 
 
-# What a program does before the command line's; APART: devices as on a mesh that keeps none of a process together
+# What a program does before the command line's; APART: a mesh that keeps the devices of no process together
 APART = """
 import jax
-devices = jax.devices
-jax.devices = lambda *backend: [devices(*backend)[i] for i in (0, 2, 1, 3)]
+from sew_jax.training import setup
+make_mesh = setup.make_mesh
+setup.make_mesh = lambda data, fsdp: make_mesh(data, fsdp, [jax.devices()[i] for i in (0, 2, 1, 3)])
 """
 # JAX's key of a program is the same for all processes of a TPU slice, and another for each process on CPU
 KEYS_AS_ON_TPU = """
