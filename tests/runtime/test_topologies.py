@@ -19,8 +19,6 @@ SLICES = {"v5e:2x2": 4, "v5e:4x4": 16, "v5e:8x8": 64, "v5p:2x2x2": 8, "v6e:2x4":
 MESHES = [(name, 1, fsdp) for name, chips in SLICES.items() for fsdp in (1, 2, 4, 8) if chips % fsdp == 0]
 SEVERAL_OF = ("v5e:4x4", "v6e:8x8", "v5p:2x2x2")
 SEVERAL = [(name, count, fsdp) for name in SEVERAL_OF for count in (2, 4) for fsdp in (1, 4, 8)]
-    (name, count, fsdp) for name in ("v5e:4x4", "v6e:8x8", "v5p:2x2x2") for count in (2, 4) for fsdp in (1, 4, 8)
-]
 
 
 @pytest.fixture(scope="module")
