@@ -74,12 +74,13 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Raises:
       UserError: config, data, or an earlier run in the workdir do not fit; or the workdir cannot be written.
     """
-    task = at_all_processes(lambda: open_task(config))
-    described = _described(config, task)
-    check_same(described | {"left_out": len(task.problems), "versions": versions()})
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    check_same({"config": config.to_dict(), "versions": versions()})
     check_shared(workdir)
     share_programs(workdir)
+    task = at_all_processes(lambda: open_task(config))
+    described = _described(config, task)
+    check_same(described | {"left_out": len(task.problems)})
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     earlier = earlier_record(workdir)
     plan = _plan(config, task, mesh.size, earlier)
     template = _Template(config, task, mesh)
