@@ -21,6 +21,7 @@ if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["SEW_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"  # with libtpu installed, JAX would look for a TPU first
 jax.config.update("jax_disable_most_optimizations", True)
 # one LLVM module for each program: an eighth of compiling
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"

@@ -60,7 +60,7 @@ def training(
     learning = pretraining(recipe, backbone, head)
     state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
-    arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples)}
+    arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples), "crop": jnp.arange(batch)}
     of_run, draws = OfRun(jax.random.key(recipe.seed), jnp.array(recipe.num_steps)), uniform_draws(table)
     arguments = state, arrays, of_run
     jitted = jax.jit(make_gradients(learning.micro_loss, accumulate=1), static_argnames="compression")

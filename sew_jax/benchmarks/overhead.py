@@ -102,7 +102,7 @@ def _time_rows(config: ConfigDict, task: Task, state: Any, folder: Path) -> floa
     with read_ahead(open_batches(config.data, config.split, config.batch_seconds), workers=0, threads=1) as stream:
         batch = next(stream)
     step = make_step(task.micro_loss, task.optimizer, task.schedule, accumulate=1)
-    arrays = {key: batch.arrays[key] for key in ("wave", "length")}
+    arrays = {key: batch.arrays[key] for key in ("wave", "length", "crop")}
     drawn = Draw(Compression())
     run = OfRun(jax.random.key(config.recipe.seed), jnp.array(config.recipe.num_steps))
     _, shapes = jax.eval_shape(lambda state, arrays: step(state, arrays, run, drawn), state, arrays)

@@ -28,9 +28,24 @@ from sew_jax.processes import end_with_parent_alone
 _LEAVE_S = 0.5
 
 
+class Share(NamedTuple):
+    """The rows of a batch that a host holds: its `blocks`, in order, of the batch in `of` equal ones."""
+
+    blocks: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        """These rows of an array that has all rows of a batch."""
+        return batch.reshape(self.of, -1, *batch.shape[1:])[list(self.blocks)].reshape(-1, *batch.shape[1:])
+
+
+WHOLE = Share()
+
+
 class Batch(NamedTuple):
-    """This host's rows: `wave` (B, N) int16, `length` (B,) samples and, with a vocabulary, `labels` (B, U) and
-    `label_length` (B,); filler rows have length 0.
+    """This host's rows: `wave` (B, N) int16, `length` (B,) samples, `crop` (B,), which names what a row takes among all
+    that an epoch could, and, with a vocabulary, `labels` (B, U) and `label_length` (B,). Filler rows have length 0 and
+    crop -1; those that could not be read have length 0 alone.
     """
 
     arrays: dict[str, np.ndarray]
@@ -49,7 +64,7 @@ class Batches:
       vocabulary: None makes batches without labels.
       symbols_U: with a vocabulary, the symbols of each transcript, counted.
       speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
-      host, hosts: this process and their number; each reads a contiguous share of the rows.
+      share: the rows that this host reads.
     """
 
     def __init__(
@@ -63,11 +78,11 @@ class Batches:
         start: int,
         stop: int,
         speed: float = 0.0,
-        host: int = 0,
-        hosts: int = 1,
+        share: Share = WHOLE,
     ):
         self._source, self._plan, self._seed, self._vocabulary = source, plan, seed, vocabulary
-        self._start, self._stop, self._speed, self._host, self._hosts = start, stop, speed, host, hosts
+        self._start, self._stop, self._speed, self._share = start, stop, speed, share
+        self._first_crop = np.cumsum(plan.crops) - plan.crops  # of each utterance, among all
         self._label_slots = {} if symbols_U is None else label_slots(symbols_U, plan)
 
     def __len__(self) -> int:
@@ -75,15 +90,15 @@ class Batches:
 
     def __getitem__(self, k: int) -> Batch:
         planned = self._plan[self._start + k]
-        bucket, share = planned.bucket, len(planned.utterances) // self._hosts
-        mine = planned.utterances[self._host * share : (self._host + 1) * share]
-        wave, length = np.zeros((share, bucket), np.int16), np.zeros(share, np.int32)
-        arrays: dict[str, np.ndarray] = {"wave": wave, "length": length}
+        bucket, mine, crops = planned.bucket, self._share.rows(planned.utterances), self._share.rows(planned.crops)
+        count = len(mine)
+        wave, length = np.zeros((count, bucket), np.int16), np.zeros(count, np.int32)
+        crop_number = np.where(mine < 0, -1, self._first_crop[mine] + crops).astype(np.int32)
+        arrays: dict[str, np.ndarray] = {"wave": wave, "length": length, "crop": crop_number}
         if self._vocabulary:
-            arrays["labels"] = np.zeros((share, self._label_slots[bucket]), np.int32)
-            arrays["label_length"] = np.zeros(share, np.int32)
+            arrays["labels"] = np.zeros((count, self._label_slots[bucket]), np.int32)
+            arrays["label_length"] = np.zeros(count, np.int32)
         problems = []
-        crops = planned.crops[self._host * share : (self._host + 1) * share]
         for row, (utterance, crop) in enumerate(zip(mine.tolist(), crops.tolist(), strict=True)):
             if utterance < 0:
                 continue

@@ -46,7 +46,7 @@ class DamagedAudio:
                 self._seen[problem.id] = problem
                 if self._workdir:
                     write_problems(self._workdir, [problem], "a")
-                say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)", everywhere=True)
+                say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)")
         check_damaged(list(self._seen.values()), self._data, self._max_bad)
 
 

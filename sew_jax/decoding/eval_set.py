@@ -19,8 +19,8 @@ from sew_jax.data.transcripts import text_notes
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.recognizer import Output, Recognizer
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.distributed import of_all_processes
-from sew_jax.runtime.sharding import batch_sharding, place_batch
+from sew_jax.runtime.distributed import whole
+from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
 
 
 class EvalSet:
@@ -48,20 +48,23 @@ class EvalSet:
           UserError: more than `config.input.max_bad` utterances cannot be decoded.
         """
         plan = BatchPlan(source.samples, rows, seed=0, shuffle=False)
-        hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-        batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, **hosts)
+        sharding = batch_sharding(mesh)
+        batches = Batches(
+            source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, share=share_of(sharding)
+        )
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
         _report_damaged([p for batch in loaded for p in batch.problems], config)
+        placed = [place_batch({name: batch.arrays[name] for name in ("wave", "length")}, sharding) for batch in loaded]
         members = [
             [
                 (row, int(u))
                 for row, (u, length) in enumerate(
-                    zip(plan[batch.number].utterances, of_all_processes(batch.arrays["length"]), strict=True)
+                    zip(plan[batch.number].utterances, whole(arrays["length"]), strict=True)
                 )
                 if u >= 0 and length > 0
             ]
-            for batch in loaded
+            for batch, arrays in zip(loaded, placed, strict=True)
         ]
         order = sorted((u for pairs in members for _, u in pairs), key=source.id)
         place = {u: i for i, u in enumerate(order)}
@@ -69,8 +72,8 @@ class EvalSet:
         self.ids, self.references = [source.id(u) for u in order], [normalize(source.text(u) or "") for u in order]
         self.samples = source.samples[order]
         self.batches = [
-            (batch.bucket, place_batch(batch.arrays, batch_sharding(mesh)), [(row, place[u]) for row, u in pairs])
-            for batch, pairs in zip(loaded, members, strict=True)
+            (batch.bucket, arrays, [(row, place[u]) for row, u in pairs])
+            for batch, arrays, pairs in zip(loaded, placed, members, strict=True)
         ]
 
     @property

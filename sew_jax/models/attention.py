@@ -13,6 +13,7 @@ from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
@@ -26,7 +27,7 @@ class Attention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, query_BxQxD, key_BxKxD, key_length_B, deterministic: bool):
+    def __call__(self, query_BxQxD, key_BxKxD, key_length_B, deterministic: bool, row_B=None):
         """Queries from one sequence, keys and values from the other: returns (B, Q, D)."""
         width = query_BxQxD.shape[-1]
 
@@ -42,7 +43,8 @@ class Attention(nn.Module):
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
-            seed_BxHx2 = jax.random.bits(self.make_rng("dropout"), (*k_BxHxKxE.shape[:2], 2), "uint32")
+            key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
+            seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
         out_BxHxQxE = jax.lax.platform_dependent(
             q_BxHxQxE,
             k_BxHxKxE,

@@ -47,11 +47,12 @@ class Backbone(nn.Module):
         time_mask_BxT=None,
         channel_mask_BxD=None,
         others: tuple[Compression, ...] = (),
+        row_B=None,
     ) -> Hidden:
         """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing.
 
         `others` are computed on the same input, which gets no gradient from them: the front end follows `compression`
-        alone.
+        alone. `row_B` numbers what the rows hold, which all noise is drawn by (see `noise`).
         """
         config = self.config
         raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
@@ -67,7 +68,7 @@ class Backbone(nn.Module):
             x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(
                 features
             )
-        x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic)
+        x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic, row_B)
 
         embedding_D = self.param("mask_embedding", nn.initializers.uniform(1.0), (config.width,))
         if time_mask_BxT is not None:
@@ -75,9 +76,9 @@ class Backbone(nn.Module):
         if channel_mask_BxD is not None:
             x_BxTxD = jnp.where(channel_mask_BxD[:, None, :], jnp.zeros((), x_BxTxD.dtype), x_BxTxD)
         encoder = Encoder(config, name="encoder")
-        context = encoder(x_BxTxD, frames_B, compression, deterministic)
+        context = encoder(x_BxTxD, frames_B, compression, deterministic, row_B)
         detached = jax.lax.stop_gradient(x_BxTxD)
-        beside = tuple(encoder(detached, frames_B, other, deterministic) for other in others)
+        beside = tuple(encoder(detached, frames_B, other, deterministic, row_B) for other in others)
         return Hidden(context, features, penalty, frames_B, beside)
 
 

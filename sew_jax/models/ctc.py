@@ -54,6 +54,7 @@ class CTCModel(nn.Module):
         deterministic: bool,
         time_mask_BxT=None,
         channel_mask_BxD=None,
+        row_B=None,
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The logits at each setting, of one pass of the front end, which learns from the first alone."""
         hidden = Backbone(self.backbone, name="backbone")(
@@ -64,9 +65,9 @@ class CTCModel(nn.Module):
             time_mask_BxT=time_mask_BxT,
             channel_mask_BxD=channel_mask_BxD,
             others=settings[1:],
+            row_B=row_B,
         )
         symbols = exact_dense(self.head.symbols, nn.initializers.xavier_uniform(), name="symbols")
-        logits = tuple(
-            symbols(Dropout(self.head.dropout)(x, deterministic)) for x in (hidden.context_BxTxD, *hidden.others_BxTxD)
-        )
+        contexts = (hidden.context_BxTxD, *hidden.others_BxTxD)
+        logits = tuple(symbols(Dropout(self.head.dropout)(x, deterministic, row_B)) for x in contexts)
         return logits, hidden.length_B

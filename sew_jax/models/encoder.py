@@ -27,7 +27,7 @@ class Encoder(nn.Module):
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool):
+    def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
         config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
         x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
@@ -41,12 +41,12 @@ class Encoder(nn.Module):
         norm = layer_norm(config.dtype, name="norm")
         if not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
-        x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic)
+        x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
         layer = rematerialized(Layer, config.remat)
         for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
 
             def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic)
+                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
 
             module = layer(config, name=f"layer_{i}")
             if deterministic or config.layerdrop == 0 or self.is_initializing():
@@ -183,7 +183,7 @@ class Layer(nn.Module):
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool):
+    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool, row_B=None):
         config, frames = self.config, x_BxWxD.shape[1]
         attention_norm = layer_norm(config.dtype, name="attention_norm")
         ffn_norm = layer_norm(config.dtype, name="ffn_norm")
@@ -192,24 +192,24 @@ class Layer(nn.Module):
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
         update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic
+            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic, row_B
         )
-        update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic)
+        update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
 
         layer_rate = query_pool if config.pool_ffn else 1
         base_BxLxD = mean_pool(x_BxWxD, length_B, layer_rate)
         update_BxLxD = update_BxQxD if config.pool_ffn else repeat_frames(update_BxQxD, query_pool, frames)
         y_BxLxD = base_BxLxD + update_BxLxD
         if config.pre_norm:
-            y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic)
+            y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
         else:
             y_BxLxD = attention_norm(y_BxLxD)
-            y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic))
+            y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
         return y_BxLxD if layer_rate == 1 else x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
 
-    def _feed_forward(self, x, deterministic: bool):
+    def _feed_forward(self, x, deterministic: bool, row_B):
         config = self.config
         x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
-        x = Dropout(config.activation_dropout)(x, deterministic)
+        x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
-        return Dropout(config.dropout)(x, deterministic)
+        return Dropout(config.dropout)(x, deterministic, row_B)

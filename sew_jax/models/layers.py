@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
 # Of the heads' products, which are small: by default accelerators round float32 to bfloat16 or TF32 first
 EXACT = jax.lax.Precision.HIGHEST
@@ -70,15 +72,16 @@ def exact_dense(features: int, kernel_init, name: str, use_bias: bool = True) ->
 
 
 class Dropout(nn.Module):
-    """Dropout with one seed a call; see `dropout`."""
+    """Dropout with a seed for each row (`noise`); see `dropout`."""
 
     rate: float
 
     @nn.compact
-    def __call__(self, x, deterministic: bool):
+    def __call__(self, x, deterministic: bool, row_B=None):
         if deterministic or self.rate == 0:
             return x
-        return dropout(x, self.rate, jax.random.bits(self.make_rng("dropout"), (2,), "uint32"))
+        keys = row_keys(self.make_rng("dropout"), rows_or_places(row_B, x.shape[0]))
+        return dropout(x, self.rate, draw_rows(jax.random.bits, keys, (2,), "uint32"))
 
 
 def dropout(x, rate: float, seed_x2):

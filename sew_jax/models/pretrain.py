@@ -52,6 +52,7 @@ class PretrainModel(nn.Module):
         *,
         deterministic: bool,
         others: tuple[Compression, ...] = (),
+        row_B=None,
     ) -> PretrainOutput:
         head = self.head
         hidden = Backbone(self.backbone, name="backbone")(
@@ -61,10 +62,11 @@ class PretrainModel(nn.Module):
             deterministic=deterministic,
             time_mask_BxT=masked.mask_BxT,
             others=others,
+            row_B=row_B,
         )
         features_BxMxC = gather_frames(hidden.features_BxTxC, masked.index_BxM)
-        features_BxMxC = Dropout(head.feature_dropout)(features_BxMxC, deterministic)
-        quantized = Quantizer(head, name="quantizer")(features_BxMxC, temperature, deterministic)
+        features_BxMxC = Dropout(head.feature_dropout)(features_BxMxC, deterministic, row_B)
+        quantized = Quantizer(head, name="quantizer")(features_BxMxC, temperature, deterministic, row_B)
 
         def head_for(name: str, features: int):
             if head.projection == "linear":

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.models.layers import EXACT, exact_dense
+from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
 
 
 class Quantized(NamedTuple):
@@ -26,7 +27,7 @@ class Quantizer(nn.Module):
     config: PretrainHeadConfig
 
     @nn.compact
-    def __call__(self, features_BxMxC, temperature, deterministic: bool) -> Quantized:
+    def __call__(self, features_BxMxC, temperature, deterministic: bool, row_B=None) -> Quantized:
         groups, codes = self.config.codebooks, self.config.codes
         logits = exact_dense(groups * codes, nn.initializers.normal(1.0), name="logits")(features_BxMxC)
         logits = logits.reshape(*logits.shape[:2], groups, codes)
@@ -35,7 +36,8 @@ class Quantizer(nn.Module):
         if deterministic:
             weights = jax.nn.one_hot(chosen, codes)
         else:
-            noisy = (logits + jax.random.gumbel(self.make_rng("gumbel"), logits.shape)) / temperature
+            key_B = row_keys(self.make_rng("gumbel"), rows_or_places(row_B, logits.shape[0]))
+            noisy = (logits + draw_rows(jax.random.gumbel, key_B, logits.shape[1:])) / temperature
             chosen, soft = noisy.argmax(-1), jax.nn.softmax(noisy)
             weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(chosen, codes) - soft)
         shape = (groups, codes, self.config.code_width // groups)

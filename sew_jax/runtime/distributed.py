@@ -105,9 +105,23 @@ def of_first_process(value: str) -> str:
     return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()
 
 
-def of_all_processes(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in their order; each must ask."""
-    return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
+def whole(array: jax.Array) -> np.ndarray:
+    """An array that lies on the devices of all processes, at each of them; each must ask."""
+    return np.asarray(
+        array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True), array.dtype
+    )
+
+
+def texts_of_all(text: str) -> list[str]:
+    """The texts of all processes, in their order; each must ask."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(data)))
+    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def same_everywhere(value: str) -> bool:

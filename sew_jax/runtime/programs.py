@@ -4,16 +4,23 @@ Executables are called directly, so a shape or setting outside the table is an e
 """
 
 import concurrent.futures
+import grp
 import os
+import pwd
+import stat
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
+from sew_jax.files import cache_folder
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.runtime.distributed import all_processes
 
 _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those of an update
 # LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
@@ -27,6 +34,45 @@ def _note(event: str, **_) -> None:
 
 
 jax.monitoring.register_event_listener(_note)
+
+
+def share_programs(workdir: Path) -> None:
+    """Keeps the programs of a job of several processes in its workdir; where JAX's own variable names no other place.
+
+    JAX has the first process alone write what was compiled, and all read it, under keys that are the same for all: in
+    a cache of each host's own the others would find nothing. Programs are machine code, so a folder that other users
+    could write to is not used.
+    """
+    usual = jax.config.jax_compilation_cache_dir == str(cache_folder() / "xla")  # type: ignore[attr-defined]
+    if jax.process_count() == 1 or not all_processes(usual):
+        return
+    folder = workdir / "programs"
+    if jax.process_index() == 0:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    all_processes(True)  # wait for it
+    if all_processes(belongs_to_us_alone(folder)):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        compilation_cache.reset_cache()  # else the folder of the first program that was compiled stays
+    else:
+        say(
+            f"  ! {folder} or a folder above it can be written by other users: compiled programs are kept for process "
+            "0 alone; chmod go-w it, or name a place that all processes share as JAX_COMPILATION_CACHE_DIR"
+        )
+
+
+def belongs_to_us_alone(folder: Path) -> bool:
+    """Whether no other user but root can write to a folder, or put another one in its place."""
+    folder = folder.resolve()
+    return all(_safe(path.stat(), path == folder) for path in (folder, *folder.parents))
+
+
+def _safe(status: os.stat_result, leaf: bool) -> bool:
+    user = pwd.getpwuid(os.geteuid())
+    # a group of the user's name is the user's own, as pam_umask has it
+    private = status.st_gid == user.pw_gid and grp.getgrgid(user.pw_gid).gr_name == user.pw_name
+    others = stat.S_IWOTH if private else stat.S_IWOTH | stat.S_IWGRP
+    guarded = not status.st_mode & others or (not leaf and bool(status.st_mode & stat.S_ISVTX))
+    return guarded and status.st_uid in ({user.pw_uid} if leaf else {user.pw_uid, 0})
 
 
 def compile_one(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -1,5 +1,6 @@
 """The mesh, and the rules that place batches and parameters on it."""
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sew_jax.data.pipeline import Share
 from sew_jax.errors import UserError
 from sew_jax.models.parameters import path_name
 
@@ -21,8 +24,10 @@ _SMALLEST_SHARDED = 4096  # elements; below, gathering costs more than the memor
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     """A (data, fsdp) mesh; one of the sizes may be -1 for all the rest.
 
+    Neighbours on the mesh are neighbours on a TPU's network; of several slices, `fsdp` stays within one where it can.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or these cannot be arranged so.
     """
     devices = jax.devices() if devices is None else devices
     shape, count = [data, fsdp], len(devices)
@@ -34,8 +39,26 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
             f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device(s); "
             f"their product must be {count} (-1: all the rest)"
         )
-    # Auto: the compiler propagates shardings (make_mesh's default is Explicit)
-    return jax.make_mesh(tuple(shape), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    try:
+        arranged = _arranged(shape[0], shape[1], devices)
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"mesh.data={shape[0]} x mesh.fsdp={shape[1]} cannot be laid on these {count} devices "
+            f"({' '.join(str(error).split())[:160]}); try another mesh.fsdp"
+        ) from error
+    # Auto: the compiler propagates shardings (Explicit would have the model name them)
+    return Mesh(arranged, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _arranged(data: int, fsdp: int, devices) -> np.ndarray:
+    """(data, fsdp) devices."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    apart = math.gcd(data, slices)  # slices along `data`; those that it cannot take lie along `fsdp`
+    across = (apart, slices // apart)
+    within = (data // across[0], fsdp // across[1])
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def abstract_mesh(data: int, fsdp: int) -> AbstractMesh:
@@ -86,11 +109,36 @@ def bytes_per_device(tree, shardings) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
+@functools.lru_cache
+def share_of(sharding: NamedSharding, process: int | None = None) -> Share:
+    """The rows of a batch that a process holds, this one by default; the mesh need not keep them together."""
+    process = jax.process_index() if process is None else process
+    count = len(sharding.device_set)
+    blocks = sharding.devices_indices_map((count,))
+    mine = sorted(_begin(index) for device, index in blocks.items() if device.process_index == process)  # type: ignore[attr-defined]
+    return Share(tuple(mine), count)
+
+
+def _begin(index: tuple[slice, ...]) -> int:
+    """The first row of a device's part."""
+    return index[0].start or 0
+
+
 def place_batch(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's rows as one global batch."""
+    """This process's rows, those of `share_of`, as one global batch."""
+    share = share_of(sharding)
+    place = {block: i for i, block in enumerate(share.blocks)}
+
+    def on_devices(array: np.ndarray) -> jax.Array:
+        parts = array.reshape(len(place), -1, *array.shape[1:])
+        rows = parts.shape[1]
+        return jax.make_array_from_callback(
+            (rows * share.of, *array.shape[1:]), sharding, lambda index: parts[place[_begin(index) // rows]]
+        )
+
     # Where there are several processes, JAX takes this explicit copy for a hidden one
     with jax.transfer_guard_host_to_device("allow"):
-        return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in arrays.items()}
+        return {name: on_devices(array) for name, array in arrays.items()}
 
 
 def place_ahead(batches: Iterable[Any], sharding: NamedSharding) -> Iterator[tuple[Any, dict[str, jax.Array]]]:

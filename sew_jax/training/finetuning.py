@@ -24,6 +24,7 @@ from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import span_mask
+from sew_jax.models.noise import row_keys
 from sew_jax.models.parameters import merge_params
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
@@ -183,10 +184,11 @@ def ctc_micro_loss(
         time_BxT = channel_BxD = None
         if time_mask.prob > 0:
             lengths = frame_count(model.backbone, batch["length"])
-            time_BxT = span_mask(time_key, lengths, frames, **dataclasses.asdict(time_mask))
+            time_BxT = span_mask(row_keys(time_key, batch["crop"]), lengths, frames, **dataclasses.asdict(time_mask))
         if channel_mask.prob > 0:
             widths = jnp.full((rows,), width)
-            channel_BxD = span_mask(channel_key, widths, width, **dataclasses.asdict(channel_mask))
+            channel_keys = row_keys(channel_key, batch["crop"])
+            channel_BxD = span_mask(channel_keys, widths, width, **dataclasses.asdict(channel_mask))
         outputs: Any = model.apply(
             {"params": params},
             batch["wave"],
@@ -195,6 +197,7 @@ def ctc_micro_loss(
             deterministic=False,
             time_mask_BxT=time_BxT,
             channel_mask_BxD=channel_BxD,
+            row_B=batch["crop"],
             rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
             method=CTCModel.at_settings,
         )

@@ -22,6 +22,7 @@ from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.data.audio import AudioError
 from sew_jax.data.batch_plan import choose_buckets
+from sew_jax.data.pipeline import Share
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import text_notes
 from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
@@ -35,10 +36,11 @@ from sew_jax.models.encoder import Layer
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
+from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.sharding import batch_sharding, place_batch
+from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
 from sew_jax.training import losses
 from sew_jax.training.losses import LOG2E
 from sew_jax.training.task import SpanMask, Task
@@ -122,7 +124,8 @@ def _contrastive(
     samples = min(round(config.input.crop_seconds * SAMPLE_RATE), int(source.samples.max()))
     rows = max(round(config.eval.max_seconds * SAMPLE_RATE / samples), 1)
     rows = -(-min(rows, len(source)) // mesh.size) * mesh.size
-    batch = place_batch(_first_seconds(source, rows, samples), batch_sharding(mesh))
+    sharding = batch_sharding(mesh)
+    batch = place_batch(_first_seconds(source, share_of(sharding).rows(np.arange(rows)), samples, rows), sharding)
     assert isinstance(task.model, PretrainModel)
     model = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
     function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
@@ -133,21 +136,19 @@ def _contrastive(
     return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure)
 
 
-def _first_seconds(source: Source, rows: int, samples: int) -> dict[str, np.ndarray]:
-    """This process's share of `rows` utterances, spread evenly over the split, and cut to `samples`."""
-    share = rows // jax.process_count()
-    first = jax.process_index() * share
-    wave, length = np.zeros((share, samples), np.int16), np.zeros(share, np.int32)
+def _first_seconds(source: Source, mine: np.ndarray, samples: int, rows: int) -> dict[str, np.ndarray]:
+    """Rows `mine` of `rows` utterances that are spread evenly over the split and cut to `samples`."""
+    wave, length = np.zeros((len(mine), samples), np.int16), np.zeros(len(mine), np.int32)
     count = min(rows, len(source))
-    for row in range(share):
-        if first + row >= count:  # filler, for so many devices
+    for i, row in enumerate(mine.tolist()):
+        if row >= count:  # filler, for so many devices
             continue
         try:
-            speech = source.audio((first + row) * len(source) // count, 0, samples)
+            speech = source.audio(row * len(source) // count, 0, samples)
         except AudioError:  # what is damaged was named when the split was opened
             continue
-        wave[row, : len(speech)], length[row] = speech, len(speech)
-    return {"wave": wave, "length": length}
+        wave[i, : len(speech)], length[i] = speech, len(speech)
+    return {"wave": wave, "length": length, "crop": mine.astype(np.int32)}
 
 
 def _score(
@@ -161,7 +162,7 @@ def _score(
     frames = frame_count(model.backbone, batch["wave"].shape[1])
     length_B = frame_count(model.backbone, batch["length"])
     masked = masked_frames(
-        mask_key,
+        row_keys(mask_key, batch["crop"]),
         length_B,
         frames,
         slots=mask_slots(frames, prob=mask.prob, span=mask.span),
@@ -195,7 +196,7 @@ def _score(
         out.prediction_BxMxF,
         out.target_BxMxF,
         out.quantized.codes_BxMxG,
-        negative_indices(negative_key, masked.valid_BxM, model.head.negatives),
+        negative_indices(row_keys(negative_key, batch["crop"]), masked.valid_BxM, model.head.negatives),
         model.head.logit_temperature,
     )
     contrastive, accuracy = losses.contrastive(logits_BxMxC, masked.valid_BxM)
@@ -235,6 +236,7 @@ def _word_errors(
     vocabulary = task.vocabulary
     assert vocabulary
     rows = rows_to_measure([source], buckets, seconds, mesh.size)
+    sharding = batch_sharding(mesh)
     part = EvalSet(split, source, rows, mesh, config, vocabulary.normalize)
     symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
     for note in text_notes(vocabulary, source, empty="what is written there counts as insertions"):
@@ -242,7 +244,7 @@ def _word_errors(
     batches = [
         (
             bucket,
-            arrays | place_batch(_labels(symbols, arrays["length"].shape[0], members), batch_sharding(mesh)),
+            arrays | place_batch(_labels(symbols, arrays["length"].shape[0], members, share_of(sharding)), sharding),
             members,
         )
         for bucket, arrays, members in part.batches
@@ -280,8 +282,10 @@ def _word_errors(
     return HeldOut(split, settings, list(examples), function, arguments, measure)
 
 
-def _labels(symbols: list[list[int] | None], rows: int, members: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-    """This process's share of a batch's labels; there are none where an utterance has characters without a symbol."""
+def _labels(
+    symbols: list[list[int] | None], rows: int, members: list[tuple[int, int]], share: Share
+) -> dict[str, np.ndarray]:
+    """A share of a batch's labels; there are none where an utterance has characters without a symbol."""
     slots = -(-max(len(ids or ()) for ids in symbols) // 16) * 16
     labels, length = np.zeros((rows, max(slots, 1)), np.int32), np.zeros(rows, np.int32)
     known = np.zeros(rows, bool)
@@ -290,9 +294,7 @@ def _labels(symbols: list[list[int] | None], rows: int, members: list[tuple[int,
         if ids is not None:
             known[row], length[row] = True, len(ids)
             labels[row, : length[row]] = ids
-    share = rows // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    return {"labels": labels[mine], "label_length": length[mine], "has_labels": known[mine]}
+    return {"labels": share.rows(labels), "label_length": share.rows(length), "has_labels": share.rows(known)}
 
 
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:

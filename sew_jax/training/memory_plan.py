@@ -114,6 +114,7 @@ def _bytes_kept(backbone: BackboneConfig, head: PretrainHeadConfig, pretrain: Co
         batch = {
             "wave": jax.ShapeDtypeStruct((rows, samples), jnp.int16),
             "length": jax.ShapeDtypeStruct((rows,), jnp.int32),
+            "crop": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
         residuals = jax.eval_shape(forward, variables, batch, jax.random.key(0))
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))

@@ -18,6 +18,7 @@ from sew_jax.compression import Draw, settings_table
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
+from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.models.quantizer import Quantized
 from sew_jax.rates import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE
@@ -137,7 +138,7 @@ def pretrain_micro_loss(
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         mask_key, negative_key, *model_keys = jax.random.split(key, 5)
-        masked = _masked_frames(model, mask, mask_key, batch)
+        masked = _masked_frames(model, mask, row_keys(mask_key, batch["crop"]), batch)
         tau = temperature.at(progress)
         out, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -148,11 +149,12 @@ def pretrain_micro_loss(
             tau,
             deterministic=False,
             others=draw.others,
+            row_B=batch["crop"],
             mutable=["batch_stats"],
             rngs=dict(zip(("dropout", "gumbel", "layerdrop"), model_keys, strict=True)),
         )
         quantized, valid_BxM = out.quantized, masked.valid_BxM
-        negative_BxMxN = negative_indices(negative_key, valid_BxM, head.negatives)
+        negative_BxMxN = negative_indices(row_keys(negative_key, batch["crop"]), valid_BxM, head.negatives)
 
         def logits(prediction_BxMxF, target_BxMxF) -> jax.Array:
             return losses.contrastive_logits(
@@ -188,11 +190,11 @@ def pretrain_micro_loss(
     return micro_loss
 
 
-def _masked_frames(model: PretrainModel, mask: SpanMask, key: jax.Array, batch: dict[str, jax.Array]) -> MaskedFrames:
+def _masked_frames(model: PretrainModel, mask: SpanMask, key_B: jax.Array, batch: dict[str, jax.Array]) -> MaskedFrames:
     frames = frame_count(model.backbone, batch["wave"].shape[1])
     length_B = frame_count(model.backbone, batch["length"])
     slots = mask_slots(frames, prob=mask.prob, span=mask.span)
-    return masked_frames(key, length_B, frames, slots=slots, **dataclasses.asdict(mask))
+    return masked_frames(key_B, length_B, frames, slots=slots, **dataclasses.asdict(mask))
 
 
 def _perplexities(quantized: Quantized, valid_BxM: jax.Array, weight: jax.Array, codes: int) -> dict[str, Term]:

@@ -23,8 +23,9 @@ from sew_jax.data.problems import DamagedAudio, write_problems
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.programs import compile_one, compile_table
-from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
+from sew_jax.runtime.agreement import at_all_processes, check_same, check_shared, versions
+from sew_jax.runtime.programs import compile_one, compile_table, share_programs
+from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, share_of, tree_shardings
 from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
@@ -73,12 +74,17 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Raises:
       UserError: config, data, or an earlier run in the workdir do not fit; or the workdir cannot be written.
     """
-    task = open_task(config)
+    check_same({"config": config.to_dict(), "versions": versions()})
+    check_shared(workdir)
+    share_programs(workdir)
+    task = at_all_processes(lambda: open_task(config))
+    described = _described(config, task)
+    check_same(described | {"left_out": len(task.problems)})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     earlier = earlier_record(workdir)
     plan = _plan(config, task, mesh.size, earlier)
     template = _Template(config, task, mesh)
-    record = _record(config, task, plan, template.parameters)
+    record = json.loads(json.dumps(described | {"parameters": template.parameters, "rows": plan.drawn}))
     changes = changes_since(workdir, earlier, record, config.resume)
     first_screen(config, task, plan, mesh, template.parameters, template.bytes_per_device)
 
@@ -106,8 +112,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             start=start,
             stop=config.num_steps,
             speed=config.input.speed,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            share=share_of(batch_sharding(mesh)),
         )
         damaged = DamagedAudio(config.data, config.input.max_bad, workdir if _first_host() else None)
         yield Run(task, mesh, batches, damaged, record, checkpoints, metrics, validation, programs, start, state)
@@ -169,16 +174,13 @@ def _plan(config: ConfigDict, task: Task, devices: int, earlier: dict[str, Any] 
     )
 
 
-def _record(config: ConfigDict, task: Task, plan: BatchPlan, parameters: int) -> dict[str, Any]:
-    """What a run says of itself, as a reader of its file will see it; `data` must not change under its feet."""
-    record = {
+def _described(config: ConfigDict, task: Task) -> dict[str, Any]:
+    """What a run says of itself before it has devices; `data` must not change under its feet."""
+    return {
         "config": config.to_dict(),
         "architecture": task.architecture,
-        "parameters": parameters,
         "data": {"utterances": len(task.source), "sha256": task.source.fingerprint()},
-        "rows": plan.drawn,
     }
-    return json.loads(json.dumps(record))
 
 
 def _open_files(workdir: Path, task: Task, record: dict[str, Any], start: int) -> MetricsFile:
@@ -230,7 +232,7 @@ def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw,
     def shape(dtype, *dims: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=sharding)
 
-    batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32)}
+    batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32), "crop": shape(jnp.int32)}
     if task.transcripts:
         batch["labels"] = shape(jnp.int32, label_slots(task.transcripts.symbols_U, plan)[bucket])
         batch["label_length"] = shape(jnp.int32)

@@ -37,7 +37,7 @@ class Gradients(NamedTuple):
 
     grads: Params
     weight: Any
-    metrics: Any  # a Term for each
+    metrics: Any  # a Term for each; `unread` counts rows of all hosts whose audio could not be read
     batch_stats: Any
 
 
@@ -79,29 +79,28 @@ def make_step(
 def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
     """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
 
-    Row r belongs to micro-batch r % accumulate, so that each host's contiguous rows hold its share of every
-    micro-batch.
+    Row r belongs to micro-batch r % accumulate, so that each device holds its share of every micro-batch. All share one
+    key: noise is drawn by what a row holds, and layers are dropped as in one batch.
     """
 
     def gradients(state: TrainState, batch: Batch, run: OfRun, compression: Draw) -> Gradients:
         key, progress = jax.random.fold_in(run.key, state.step), state.step / run.num_steps
 
-        def of_micro_batch(batch_stats, micro, index):
+        def of_micro_batch(batch_stats, micro):
             def loss(params):
-                term, aux = micro_loss(
-                    params, batch_stats, micro, jax.random.fold_in(key, index), progress, compression
-                )
+                term, aux = micro_loss(params, batch_stats, micro, key, progress, compression)
                 return term.sum, (term.weight, *aux)
 
             grads, (weight, metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
             return (grads, weight, metrics), batch_stats
 
         if accumulate == 1:
-            (grads, weight, metrics), batch_stats = of_micro_batch(state.batch_stats, batch, 0)
+            (grads, weight, metrics), batch_stats = of_micro_batch(state.batch_stats, batch)
         else:
             sums, batch_stats = _accumulated(of_micro_batch, state.batch_stats, batch, accumulate)
             grads, weight, metrics = sums
-        return Gradients(grads, weight, metrics, batch_stats)
+        unread = ((batch["crop"] >= 0) & (batch["length"] == 0)).sum().astype(jnp.float32)
+        return Gradients(grads, weight, metrics | {"unread": Term(unread, jnp.ones_like(unread))}, batch_stats)
 
     return gradients
 
@@ -138,18 +137,18 @@ def make_update(
 
 
 def _accumulated(
-    gradients: Callable[[Any, Batch, Any], tuple[_Sums, Any]], batch_stats: Any, batch: Batch, accumulate: int
+    gradients: Callable[[Any, Batch], tuple[_Sums, Any]], batch_stats: Any, batch: Batch, accumulate: int
 ) -> tuple[_Sums, Any]:
     """The sums of all micro-batches, one after the other, and the last one's statistics."""
     micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
     first = jax.tree.map(lambda x: x[0], micros)
-    shapes, _ = jax.eval_shape(gradients, batch_stats, first, 0)
+    shapes, _ = jax.eval_shape(gradients, batch_stats, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def body(carry, inputs):
+    def body(carry, micro):
         total, batch_stats = carry
-        new, batch_stats = gradients(batch_stats, *inputs)
+        new, batch_stats = gradients(batch_stats, micro)
         return (jax.tree.map(jnp.add, total, new), batch_stats), None
 
-    carry, _ = jax.lax.scan(body, (zeros, batch_stats), (micros, jnp.arange(accumulate)))
+    carry, _ = jax.lax.scan(body, (zeros, batch_stats), micros)
     return carry

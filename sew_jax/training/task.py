@@ -54,7 +54,7 @@ class MicroLoss(Protocol):
         Args:
           batch_stats: running statistics of BatchNorm heads; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
-            transcripts. Rows of length 0 are filler.
+            transcripts. Rows of length 0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
           progress: the part of the run's updates that is done.
           draw: the settings to compute; a static argument.
 

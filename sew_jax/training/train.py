@@ -4,6 +4,7 @@ Update N is dispatched before the metrics of update N - 1 are read, so the devic
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from sew_jax.checks.check import check_config
 from sew_jax.compression import Draw, draw
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.pipeline import Batch, read_ahead
+from sew_jax.data.problems import Problem
+from sew_jax.runtime.distributed import texts_of_all
 from sew_jax.runtime.preemption import stop_requests
 from sew_jax.runtime.sharding import batch_sharding, place_ahead
 from sew_jax.runtime.stall_watch import StallWatch
@@ -112,7 +115,6 @@ class _Beside:
             batch, arrays = next(batches)
         device_was_busy = self.pending and not self.pending.scalars["loss"].is_ready()  # type: ignore[attr-defined]
         waited = 0.0 if device_was_busy else time.monotonic() - begin
-        self._run.damaged.add(batch.problems)
         return batch, arrays, waited
 
     def read_metrics(self) -> None:
@@ -120,10 +122,19 @@ class _Beside:
         if not self.pending:
             return
         with self._stall.waiting_for("the devices"):
+            unread = self.pending.scalars.pop("unread")  # rows of any process
             self._reporter.read(*self.pending)
+        if jax.device_get(unread):
+            self._note_damaged(self.pending.batch)
         self.pending = None
         self._stall.progress()
         self._run.checkpoints.check()
+
+    def _note_damaged(self, batch: Batch) -> None:
+        """Has all processes name, count and bound what one of them could not read."""
+        with jax.transfer_guard("allow"):
+            found = [json.loads(text) for text in texts_of_all(json.dumps(batch.problems))]
+        self._run.damaged.add(Problem(*problem) for problems in found for problem in problems)
 
     def validate(self, step: int, state: TrainState) -> None:
         """The held-out evaluation."""

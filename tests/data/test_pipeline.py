@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from sew_jax.data.batch_plan import BatchPlan
-from sew_jax.data.pipeline import Batches, read_ahead
+from sew_jax.data.pipeline import Batches, Share, read_ahead
 from sew_jax.data.sources import open_source
 from sew_jax.data.transcripts import spell_transcripts
 from sew_jax.data.vocabulary import open_vocabulary
@@ -67,7 +67,7 @@ def test_a_restart_gives_the_same_batches(opened):
 def test_hosts_do_not_change_the_global_batches(opened, hosts, start):
     """Resumed at batch 5, too: what all hosts together hold is what one process holds."""
     whole = read(opened)
-    parts = [read(opened, start=start, host=h, hosts=hosts) for h in range(hosts)]
+    parts = [read(opened, start=start, share=Share((h,), hosts)) for h in range(hosts)]
     for batch, *shares in zip(whole[start:], *parts, strict=True):
         assert all(batch.ids == share.ids and batch[1:4] == share[1:4] for share in shares)
         for name, array in batch.arrays.items():
@@ -77,25 +77,37 @@ def test_hosts_do_not_change_the_global_batches(opened, hosts, start):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("start", "host", "hosts"), [(0, 0, 1), (5, 0, 1), (0, 0, 2), (5, 1, 2)])
 def test_workers_do_not_change_the_batches(opened, workers, start, host, hosts):
+    share = Share((host,), hosts)
     """Of any host, and resumed at batch 5: they are those of a process that has none."""
-    alone = read(opened, start=start, host=host, hosts=hosts)
+    alone = read(opened, start=start, share=share)
     assert len(alone) == 12 - start
-    batches = read(opened, start=start, workers=workers, host=host, hosts=hosts)
+    batches = read(opened, start=start, workers=workers, share=share)
     assert all(same(a, b) for a, b in zip(alone, batches, strict=True))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_each_host_has_neighbouring_rows(opened, hosts):
-    """Rows lie on devices in the order of processes, and devices of one process are neighbours (`runtime.sharding`)."""
+@pytest.mark.parametrize("blocks", [[(0,), (1,), (2,), (3,)], [(0, 1), (2, 3)], [(0, 3), (1, 2)]])
+def test_each_host_reads_the_rows_it_holds(opened, blocks):
+    """Whether or not they are neighbours (`runtime.sharding.share_of`)."""
     source, _ = opened
     plan = BatchPlan(source.samples, {28_800: 4}, seed=0, shuffle=True)
     whole = read((source, plan), stop=3)
-    for host in range(hosts):
-        for batch, share in zip(whole, read((source, plan), stop=3, host=host, hosts=hosts), strict=True):
-            mine = slice(host * 4 // hosts, (host + 1) * 4 // hosts)
+    for mine in blocks:
+        for batch, part in zip(whole, read((source, plan), stop=3, share=Share(mine, 4)), strict=True):
             assert len(set(batch.arrays["length"].tolist())) == 4  # no row is like another
             for name, array in batch.arrays.items():
-                np.testing.assert_array_equal(share.arrays[name], array[mine])
+                np.testing.assert_array_equal(part.arrays[name], array[list(mine)])
+
+
+def test_crops_are_numbered_through_all_that_an_epoch_takes(long_among_short):
+    """Each number once an epoch; -1 in rows that are filler, but not where audio could not be read."""
+    source, plan = long_among_short
+    batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=2 * plan.batches_per_epoch)
+    numbers = {0: [], 1: []}
+    for batch in map(batches.__getitem__, range(len(batches))):
+        crop, length = batch.arrays["crop"], batch.arrays["length"]
+        assert ((crop < 0) == (length == 0)).all()
+        numbers[batch.epoch] += crop[crop >= 0].tolist()
+    assert sorted(numbers[0]) == sorted(numbers[1]) == list(range(int(plan.crops.sum())))
 
 
 def test_signals_to_the_whole_group_are_left_to_the_run(opened):
@@ -179,7 +191,8 @@ def test_damage_met_while_reading_becomes_filler(opened, corpus):
     problems = [p for b in read(opened) for p in b.problems]
     assert {p.id for p in problems} == {"1-1-0002"}
     batch = next(b for b in read(opened) if b.problems)
-    assert (batch.arrays["length"] == 0).sum() >= 1
+    unread = (batch.arrays["length"] == 0) & (batch.arrays["crop"] >= 0)
+    assert unread.sum() == len(batch.problems) == 1
 
 
 def test_a_pace_is_drawn_for_each_reading(opened):

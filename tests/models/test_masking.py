@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sew_jax.models.masking import gather_frames, mask_slots, masked_frames, negative_indices, span_mask
+from sew_jax.models.noise import row_keys, split_rows
 
 PUBLISHED = dict(prob=0.65, span=10, min_spans=2)
 LENGTHS = np.array([200, 150, 60, 13, 12, 11, 10, 4, 1, 0])
@@ -15,9 +16,13 @@ def keys(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
+def rows_of(key, batch):
+    return row_keys(key, jnp.arange(batch))
+
+
 @pytest.fixture(scope="module")
 def masks():
-    draw = jax.jit(jax.vmap(lambda key: span_mask(key, jnp.array(LENGTHS), 200, **PUBLISHED)))
+    draw = jax.jit(jax.vmap(lambda key: span_mask(rows_of(key, len(LENGTHS)), jnp.array(LENGTHS), 200, **PUBLISHED)))
     return np.asarray(draw(keys(200)))
 
 
@@ -47,12 +52,12 @@ def test_masked_fraction_is_the_published_one(masks):
 
 def test_starts_are_drawn_without_replacement():
     # spans of one frame: the number masked is exactly the number drawn
-    mask = span_mask(jax.random.key(1), jnp.full((50,), 40), 40, prob=0.5, span=1, min_spans=0)
+    mask = span_mask(rows_of(jax.random.key(1), 50), jnp.full((50,), 40), 40, prob=0.5, span=1, min_spans=0)
     assert (mask.sum(1) == 20).all()
 
 
 def test_every_place_is_equally_likely():
-    mask = jax.vmap(lambda key: span_mask(key, jnp.array([21]), 21, prob=0.0, span=1, min_spans=1))(keys(8000))
+    mask = jax.vmap(lambda key: span_mask(key[None], jnp.array([21]), 21, prob=0.0, span=1, min_spans=1))(keys(8000))
     counts = np.asarray(mask[:, 0].sum(0))
     assert counts[-1] == 0
     assert ((counts[:-1] - 400) ** 2 / 400).sum() < 43.8  # chi-square, 19 degrees of freedom, 0.1 %
@@ -61,9 +66,10 @@ def test_every_place_is_equally_likely():
 def test_masked_frames_are_a_part_of_the_spans_in_order():
     slots = mask_slots(200, prob=0.65, span=10)
     for key in keys(20):
-        frames = masked_frames(key, jnp.array(LENGTHS), 200, slots=slots, **PUBLISHED)
-        mask_key, _ = jax.random.split(key)
-        spans = np.asarray(span_mask(mask_key, jnp.array(LENGTHS), 200, **PUBLISHED))
+        key_B = rows_of(key, len(LENGTHS))
+        frames = masked_frames(key_B, jnp.array(LENGTHS), 200, slots=slots, **PUBLISHED)
+        mask_key_B, _ = split_rows(key_B, 2)
+        spans = np.asarray(span_mask(mask_key_B, jnp.array(LENGTHS), 200, **PUBLISHED))
         index, valid, kept = map(np.asarray, frames)
         assert index.shape == valid.shape == (len(LENGTHS), slots)
         for b in range(len(LENGTHS)):
@@ -77,7 +83,7 @@ def test_masked_frames_are_a_part_of_the_spans_in_order():
 
 def test_few_slots_stay_empty():
     slots = mask_slots(200, prob=0.65, span=10)
-    frames = jax.vmap(lambda key: masked_frames(key, jnp.array([200]), 200, slots=slots, **PUBLISHED))(keys(100))
+    frames = jax.vmap(lambda key: masked_frames(key[None], jnp.array([200]), 200, slots=slots, **PUBLISHED))(keys(100))
     assert frames.valid_BxM.mean() > 0.9
 
 
@@ -88,7 +94,7 @@ def test_gather_frames():
 
 def test_negatives_are_other_valid_slots_of_the_same_utterance():
     valid = jnp.arange(12) < jnp.array([12, 5, 2, 1, 0])[:, None]
-    index = np.asarray(negative_indices(jax.random.key(2), valid, 400))
+    index = np.asarray(negative_indices(rows_of(jax.random.key(2), 5), valid, 400))
     for b, count in enumerate([12, 5, 2]):
         for slot in range(count):
             drawn = index[b, slot]
@@ -98,7 +104,23 @@ def test_negatives_are_other_valid_slots_of_the_same_utterance():
 
 
 def test_negatives_are_uniform():
-    index = np.asarray(negative_indices(jax.random.key(3), jnp.ones((1, 11), bool), 10_000))[0]
+    index = np.asarray(negative_indices(rows_of(jax.random.key(3), 1), jnp.ones((1, 11), bool), 10_000))[0]
     for slot in range(11):
         counts = np.delete(np.bincount(index[slot], minlength=11), slot)
         assert ((counts - 1000) ** 2 / 1000).sum() < 33  # chi-square, 9 degrees of freedom; 11 tests at 0.01 %
+
+
+def test_masks_and_negatives_follow_what_a_row_holds_and_not_its_place():
+    length, crop, order = jnp.array(LENGTHS), jnp.arange(len(LENGTHS)) * 7, np.random.default_rng(0).permutation(10)
+
+    def draw(rows):
+        key_B = row_keys(jax.random.key(4), crop[rows])
+        frames = masked_frames(key_B, length[rows], 200, slots=90, **PUBLISHED)
+        return frames, negative_indices(key_B, frames.valid_BxM, 5)
+
+    for a, b in zip(jax.tree.leaves(draw(np.arange(10))), jax.tree.leaves(draw(order)), strict=True):
+        np.testing.assert_array_equal(a[order], b)
+    alike = np.asarray(
+        masked_frames(row_keys(jax.random.key(4), crop), jnp.full(10, 200), 200, slots=90, **PUBLISHED)[2]
+    )
+    assert len(np.unique(alike, axis=0)) == 10  # no two rows have the same mask

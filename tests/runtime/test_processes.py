@@ -1,10 +1,6 @@
 """A job of two processes with two devices each: what one with four computes, and nothing lost where one ends."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,66 +8,8 @@ import pytest
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.runtime.distributed import in_cluster, initialize
+from tests.jobs import APART, Job
 from tests.runs import begin, make_corpus, pretraining
-
-ROOT = Path(__file__).parents[2]
-DEVICES = 4  # of a job
-TINY = [
-    "--config.model.width=64",
-    "--config.model.layers=1",
-    "--config.model.heads=2",
-    "--config.model.ffn_width=64",
-    "--config.model.pos_kernel=5",
-    "--config.model.layerdrop=0.3",
-    "--config.head.codes=8",
-    "--config.head.negatives=5",
-    "--config.input.batch_seconds=3",
-    "--config.mesh.data=1",
-    f"--config.mesh.fsdp={DEVICES}",
-    "--config.compression.squeeze=(1,2)",
-    "--config.compression.query_pool=(1,)",
-    "--config.optim.warmup=0",  # else the first of so many updates would change nothing
-    "--config.log_every=1",
-    "--config.checkpoint_every=4",
-    "--config.num_steps=1000000",  # a signal ends it: however late that comes, there is no last update before it
-]
-
-
-class Job:
-    """Processes of the command line that train `corpus` in `workdir`."""
-
-    def __init__(self, corpus, workdir, *, processes, config="pretrain", options=TINY):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES // processes)}
-        command = [sys.executable, "-m", "sew_jax.main", f"--config=configs/{config}.py", f"--config.data={corpus}"]
-        command += [*options, f"--workdir={workdir}"]
-        self.processes = []
-        for number in range(processes):
-            several = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={number}"]
-            self.processes.append(
-                subprocess.Popen(
-                    command + (several if processes > 1 else []),
-                    cwd=ROOT,
-                    env=environment,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-            )
-
-    def wait_for(self, start):
-        """Reads what the first process says up to a line."""
-        for line in self.processes[0].stdout:
-            if line.startswith(start):
-                return
-        raise AssertionError(f"ended before it said {start!r}: {self.processes[0].stderr.read()}")
-
-    def end(self):
-        """(exit status, stdout, stderr) of each process."""
-        outputs = [process.communicate(timeout=300) for process in self.processes]
-        return [(process.returncode, *output) for process, output in zip(self.processes, outputs, strict=True)]
 
 
 def losses(workdir):
@@ -92,7 +30,7 @@ def stop_after(step, job, number):
 def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
     # a signal to any one of them: all stop after the same update and save it
-    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2), number=1)
+    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2, first=APART), number=1)
     assert "stopped by a signal to one of the processes" in ended[0][1], ended
     newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
     assert newest == len(read_metrics(tmp_path / "two")) and newest >= 5
@@ -101,7 +39,7 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     # then one is lost: the other one ends too, and says what to do
     shards = list((tmp_path / f"two/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir())
     max(shards, key=lambda path: path.stat().st_size).unlink()
-    job = Job(corpus, tmp_path / "two", processes=2)
+    job = Job(corpus, tmp_path / "two", processes=2, first=APART)
     job.wait_for(f"  start     resumes at update {before}: the newest that is whole")
     assert (tmp_path / f"two/damaged/{newest}").is_dir()
     job.wait_for(f"step {before + 1}/")
@@ -112,7 +50,7 @@ def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
         assert f"error: process {number} of 2 ended before its work was done" in stderr, ended
         assert "Start all of them again" in stderr
 
-    job = Job(corpus, tmp_path / "two", processes=2)
+    job = Job(corpus, tmp_path / "two", processes=2, first=APART)
     job.wait_for("  start     resumes at update")
     ended = stop_after(max(newest, 8) + 1, job, number=0)
     two = losses(tmp_path / "two")

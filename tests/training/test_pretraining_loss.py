@@ -68,7 +68,7 @@ def test_terms_are_those_of_the_papers(monkeypatch):
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.array(noise, jnp.float32).reshape(shape))
     temperature = Temperature(TEMPERATURE, TEMPERATURE, 1.0)
     micro_loss = pretrain_micro_loss(model, SpanMask(0.65, 3, 2), temperature)
-    batch = {"wave": jnp.array(wave[None]), "length": jnp.array([SAMPLES])}
+    batch = {"wave": jnp.array(wave[None]), "length": jnp.array([SAMPLES]), "crop": jnp.array([0])}
     run = jax.jit(lambda params, batch: micro_loss(params, {}, batch, jax.random.key(0), 0, Draw(Compression())))
     loss, (metrics, _) = run(params, batch)
 

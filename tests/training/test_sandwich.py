@@ -44,7 +44,8 @@ def batch():
     length = np.array([SAMPLES, 12_000], np.int32)
     wave = random.normal(size=(2, SAMPLES)).astype(np.float32) * (np.arange(SAMPLES) < length[:, None])
     labels = random.integers(4, 32, size=(2, 5)).astype(np.int32)
-    return {"wave": wave, "length": length, "labels": labels, "label_length": np.full(2, 5, np.int32)}
+    batch = {"wave": wave, "length": length, "crop": np.arange(2, dtype=np.int32)}
+    return batch | {"labels": labels, "label_length": np.full(2, 5, np.int32)}
 
 
 @functools.cache

@@ -45,12 +45,13 @@ def make_batch(rows=8):
     length = random.integers(SAMPLES // 2, SAMPLES + 1, size=rows).astype(np.int32)
     wave = random.normal(size=(rows, SAMPLES)).astype(np.float32) * (np.arange(SAMPLES) < length[:, None])
     labels = random.integers(4, 32, size=(rows, 6)).astype(np.int32)
-    return {"wave": wave, "length": length, "labels": labels, "label_length": np.full(rows, 6, np.int32)}
+    batch = {"wave": wave, "length": length, "crop": np.arange(rows, dtype=np.int32)}
+    return batch | {"labels": labels, "label_length": np.full(rows, 6, np.int32)}
 
 
 @functools.cache
-def pretraining(head=HEAD):
-    model = PretrainModel(BACKBONE, head)
+def pretraining(head=HEAD, backbone=BACKBONE):
+    model = PretrainModel(backbone, head)
     masked = MaskedFrames(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool), None)
     rngs = {"params": jax.random.key(0), "gumbel": jax.random.key(1)}
     shapes = jnp.zeros((1, SAMPLES)), jnp.array([SAMPLES]), masked
@@ -59,10 +60,18 @@ def pretraining(head=HEAD):
 
 
 @functools.cache
-def finetuning(layerdrop=BACKBONE.layerdrop):
-    model = CTCModel(dataclasses.replace(BACKBONE, layerdrop=layerdrop), CTCHeadConfig())
+def finetuning(backbone=BACKBONE, mask=SpanMask(0.0, 5, 0), dropout=0.0):  # noqa: B008
+    model = CTCModel(backbone, CTCHeadConfig(dropout=dropout))
     variables = jax.jit(model.initialize)(jax.random.key(0))
-    return variables, ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
+    return variables, ctc_micro_loss(model, mask, mask)
+
+
+def noisy(kind):
+    """A task with all noise that there is."""
+    backbone = dataclasses.replace(BACKBONE, dropout=0.1, attention_dropout=0.1, input_dropout=0.1, frontend="logmel")
+    if kind == "finetune":
+        return finetuning(backbone, SpanMask(0.5, 5, 0), 0.1)
+    return pretraining(dataclasses.replace(HEAD, feature_dropout=0.1), backbone)
 
 
 def schedule(count):
@@ -120,14 +129,34 @@ def test_fsdp_holds_an_eighth_of_the_large_arrays():
     assert bytes_per_device(variables["params"], tree_shardings(make_mesh(8, 1), variables["params"])) == total
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_noise_follows_what_a_row_holds_and_not_its_place(kind):
+    """Rows in another order, as on another mesh, have the same masks, negatives and dropout: the same loss."""
+    mesh, order = make_mesh(1, 1, devices=jax.devices()[:1]), np.random.default_rng(1).permutation(8)
+    batch = make_batch()
+    shuffled = {name: x[order] for name, x in batch.items()}
+    task = noisy(kind)
+    before, after = run(task, mesh, batch=batch), run(task, mesh, batch=shuffled)
+    assert_same(before[1], after[1], 1e-5)
+    assert_same(before[0].params, after[0].params, 1e-6)
+    other = run(task, mesh, batch=batch | {"crop": batch["crop"] + 8})
+    assert before[1][0]["loss"] != pytest.approx(other[1][0]["loss"], rel=1e-3)  # there is noise
+
+
 def test_accumulation_of_ctc_is_exact():
+    """With all noise too, which micro-batches draw as one batch does."""
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    task = finetuning(layerdrop=0.0)  # drawn anew for each micro-batch
+    task = noisy("finetune")
     batch = make_batch()
     batch["length"][3] = 0  # a filler row: micro-batches of unequal weight
     whole, split = run(task, mesh, batch=batch), run(task, mesh, accumulate=4, batch=batch)
     assert_same(whole[1], split[1], 1e-4)
     assert_same(whole[0].params, split[0].params, 1e-6)
+
+
+def toy(x):
+    """A batch of numbers instead of audio."""
+    return {"x": jnp.array(x), "length": jnp.ones(len(x), jnp.int32), "crop": jnp.arange(len(x))}
 
 
 def test_accumulated_terms_are_divided_once():
@@ -140,7 +169,7 @@ def test_accumulated_terms_are_divided_once():
     optimizer = optim.adam(lambda c: 0.0, eps=1.0, weight_decay=0.0, clip_norm=0.0)
     step = make_step(micro_loss, optimizer, lambda c: 0.0, 2)
     state = new_state({"params": {"w": jnp.array(2.0)}}, optimizer)
-    _, metrics = step(state, {"x": jnp.array([5.0, 7.0]), "n": jnp.array([1.0, 3.0])}, RUN, DRAW)
+    _, metrics = step(state, toy([5.0, 7.0]) | {"n": jnp.array([1.0, 3.0])}, RUN, DRAW)
     assert float(metrics["loss"]) == pytest.approx(2 * 12 / 4)
     assert float(metrics["grad_norm"]) == pytest.approx(12 / 4)
 
@@ -154,10 +183,10 @@ def test_an_update_that_is_not_finite_changes_nothing(bad):
     optimizer = optim.adam(lambda c: 0.1, eps=1e-6, weight_decay=0.0, clip_norm=0.0)
     step = make_step(micro_loss, optimizer, lambda c: 0.1, 1)
     before = new_state({"params": {"w": jnp.array(2.0)}, "batch_stats": {"mean": jnp.array(1.0)}}, optimizer)
-    after, metrics = step(before, {"x": jnp.array([1.0, bad])}, RUN, DRAW)
+    after, metrics = step(before, toy([1.0, bad]), RUN, DRAW)
     assert metrics["skipped"] == 1 and after.step == 1
     assert_same(after.replace(step=before.step), before, 0)
-    finite, metrics = step(after, {"x": jnp.array([1.0, 1.0])}, RUN, DRAW)
+    finite, metrics = step(after, toy([1.0, 1.0]), RUN, DRAW)
     assert metrics["skipped"] == 0 and finite.params["w"] < 2 and finite.batch_stats["mean"] == 3
 
 
@@ -174,7 +203,7 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
     state, rates = new_state({"params": {"w": jnp.array(2.0)}}, optimizer), []
     for x in (1.0, np.nan, 1.0, np.inf, np.nan, 1.0):
         before = state.params["w"]
-        state, metrics = step(state, {"x": jnp.array([x])}, RUN, compression=Compression())
+        state, metrics = step(state, toy([x]), RUN, compression=Compression())
         moved = before - state.params["w"]  # Adam's step for a gradient that is always 1
         assert float(moved) == pytest.approx(0.0 if metrics["skipped"] else float(metrics["lr"]), rel=1e-5)
         rates.append(float(metrics["lr"]))
@@ -184,6 +213,7 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
 
 def test_filler_rows_change_nothing(one_device):
     filled = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in make_batch().items()}
+    filled["crop"][8:] = -1
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     a, b = one_device["finetune"], run(finetuning(), mesh, batch=filled)
     assert_same(a[1], b[1], 1e-4)
@@ -217,3 +247,11 @@ def test_one_program_serves_runs_of_any_length(num_steps):
     before = step._cache_size()
     step(state, batch, OfRun(jax.random.key(1), jnp.array(num_steps + 1)), compression=DRAW)
     assert step._cache_size() == before
+
+
+def test_rows_that_could_not_be_read_are_counted_by_all_processes():
+    """Filler is not among them."""
+    batch = make_batch()
+    batch["length"][[1, 4, 5]], batch["crop"][5] = 0, -1
+    _, metrics = run(finetuning(), make_mesh(4, 2), batch=batch, updates=1)
+    assert metrics[0]["unread"] == 2

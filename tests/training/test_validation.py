@@ -4,6 +4,7 @@ import functools
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import count_errors
 from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
+from sew_jax.models.noise import row_keys
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import losses
 from sew_jax.training.held_out import open_held_out
@@ -165,8 +167,9 @@ def test_contrastive_bits_are_those_of_the_formula(root):
     mask_key, negative_key = jax.random.split(jax.random.key(config.seed))
     spans = dict(config.mask)
     slots = mask_slots(total, prob=spans["prob"], span=spans["span"])
-    masked = masked_frames(mask_key, frames, total, slots=slots, **spans)
-    negatives = np.asarray(negative_indices(negative_key, masked.valid_BxM, config.head.negatives))
+    mask_key_B, negative_key_B = (row_keys(key, jnp.arange(len(frames))) for key in (mask_key, negative_key))
+    masked = masked_frames(mask_key_B, frames, total, slots=slots, **spans)
+    negatives = np.asarray(negative_indices(negative_key_B, masked.valid_BxM, config.head.negatives))
     apply = jax.jit(functools.partial(task.model.apply, deterministic=True), static_argnums=4)
     for setting, row in zip(held_out.settings, rows, strict=True):
         out = apply(variables, batch["wave"], batch["length"], masked, setting, 1.0)

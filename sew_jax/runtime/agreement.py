@@ -1,0 +1,137 @@
+"""What the processes of a job must have in common, compared before they compute; a process without others has it."""
+
+import collections
+import hashlib
+import importlib.metadata
+import json
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from sew_jax.errors import UserError
+from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
+
+_T = TypeVar("_T")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "libtpu")  # they decide numbers
+_PATIENCE_S = 30.0  # network file systems show a new file within seconds
+_LONGEST = 120  # characters of a value on screen
+_ABSENT = "nothing"
+
+
+def at_all_processes(work: Callable[[], _T]) -> _T:
+    """What `work` gives; each process does it, and none goes on where one could not.
+
+    Raises:
+      UserError: that of `work`; elsewhere, which process has met one and what it says.
+    """
+    result, problem = None, None
+    try:
+        result = work()
+    except UserError as error:
+        problem = error
+    problems = texts_of_all(f"{_here()}: {problem}" if problem else "")
+    if problem:
+        raise problem
+    if failed := [text for text in problems if text]:
+        raise UserError(failed[0] + (f" ({len(failed) - 1} more processes have an error)" if failed[1:] else ""))
+    return result  # type: ignore[return-value]
+
+
+def check_same(record: dict[str, Any]) -> None:
+    """Compares what the processes say of the run.
+
+    Raises:
+      UserError: it differs; with the key, the processes and their hosts.
+    """
+    mine = _flat(record)
+    if same_everywhere(json.dumps(mine, sort_keys=True)):
+        return
+    heres, records = zip(*map(json.loads, texts_of_all(json.dumps([_here(), mine]))), strict=True)
+    keys = [key for key in dict.fromkeys(key for flat in records for key in flat) if _values(records, key)[1:]]
+    usual, *others = _values(records, keys[0])
+    odd = [here for here, flat in zip(heres, records, strict=True) if flat.get(keys[0], _ABSENT) == others[0]]
+    more = f"; {len(keys) - 1} more keys differ ({', '.join(keys[1:4])})" if keys[1:] else ""
+    raise UserError(
+        f"the processes of this job differ in {keys[0]}: {odd[0]}{f' and {len(odd) - 1} more' if odd[1:] else ''} has "
+        f"{_short(others[0])}, others have {_short(usual)}{more}; start all with the same command, code and data"
+    )
+
+
+def check_shared(workdir: Path) -> None:
+    """Has all processes read what the first one writes to the workdir.
+
+    Raises:
+      UserError: one cannot; after half a minute.
+    """
+    if jax.process_count() == 1:
+        return
+    first = jax.process_index() == 0
+    token = workdir / f".shared_{of_first_process(secrets.token_hex(8))}"
+
+    def write() -> None:
+        if first:
+            workdir.mkdir(parents=True, exist_ok=True)
+            for old in workdir.glob(".shared_*"):  # of a job that was killed here
+                old.unlink()
+            token.write_text("")
+
+    def look() -> None:
+        end = time.monotonic() + _PATIENCE_S
+        while not token.exists():
+            if time.monotonic() > end:
+                raise UserError(
+                    f"workdir: {workdir} is not the one of process 0, whose file did not appear in it within "
+                    f"{_PATIENCE_S:.0f} s; --workdir must lie on storage that all processes share"
+                )
+            time.sleep(0.2)
+
+    try:
+        at_all_processes(write)
+        at_all_processes(look)
+    finally:
+        if first:
+            token.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of the libraries that decide what is computed, and a digest of this package's sources."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = _ABSENT
+    code = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return found | {"code": code.hexdigest()}
+
+
+def _here() -> str:
+    return f"process {jax.process_index()} ({socket.gethostname()})"
+
+
+def _values(records: tuple[dict[str, str], ...], key: str) -> list[str]:
+    """The values of a key, the most usual first."""
+    return [value for value, _ in collections.Counter(flat.get(key, _ABSENT) for flat in records).most_common()]
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """`{"a.b": JSON of the value}`."""
+    if not isinstance(tree, dict):
+        return {prefix: json.dumps(tree)}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
