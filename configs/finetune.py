@@ -103,7 +103,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.corpus_exponent = 1.0  # as in pretrain.py
     # Each reading is played at 1 - speed to 1 + speed times its pace: what helps most with voices that were not heard
     config.input.speed = 0.1 if small else 0.0
-    config.input.max_bad = 10
+    config.input.max_bad = 10.0  # as in pretrain.py
     config.input.workers = 0
     config.input.threads = 4
     return config

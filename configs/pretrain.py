@@ -135,7 +135,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     # less favours small corpora
     config.input.corpus_exponent = 1.0
     config.input.speed = 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
-    config.input.max_bad = 10  # damaged utterances that may be skipped
+    config.input.max_bad = 10.0  # damaged utterances that may be skipped; below 1: their share
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4
     return config

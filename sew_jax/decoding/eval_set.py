@@ -52,7 +52,7 @@ class EvalSet:
         batches = Batches(source, plan, seed=0, vocabulary=None, start=0, stop=plan.batches_per_epoch, **hosts)
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
-        _report_damaged([p for batch in loaded for p in batch.problems], config)
+        _report_damaged([p for batch in loaded for p in batch.problems], config, len(source))
         members = [
             [
                 (row, int(u))
@@ -135,10 +135,10 @@ def compile_for(
     recognizer.compile(output, settings, rows, what)
 
 
-def _report_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
+def _report_damaged(problems: Sequence[Problem], config: ConfigDict, utterances: int) -> None:
     for problem in problems[:5]:
         say(f"  ! {problem.id} {problem.reason}; it is left out")
-    check_damaged(problems, config.data, config.input.max_bad)
+    check_damaged(problems, config.data, config.input.max_bad, utterances)
 
 
 def _report_texts(source: Source, vocabulary: Vocabulary) -> None:

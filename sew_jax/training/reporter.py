@@ -129,8 +129,11 @@ class Reporter:
         self._clock += time.monotonic() - begin
 
     def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
-        self.skipped_in_a_row += 1
         self._skipped += 1
+        if values["weight"] == 0:  # nothing that another learning rate would mend
+            say(f"  ! update {step} is skipped: it has nothing to learn from (batch {batch.number}); {self._skipped} so far")
+            return
+        self.skipped_in_a_row += 1
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.number})"
         say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
         if self.skipped_in_a_row > self._config.optim.max_skipped:

@@ -109,7 +109,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
-        damaged = DamagedAudio(config.data, config.input.max_bad, workdir if _first_host() else None)
+        damaged = DamagedAudio(config.data, config.input.max_bad, len(task.source), workdir if _first_host() else None)
         yield Run(task, mesh, batches, damaged, record, checkpoints, metrics, validation, programs, start, state)
 
 
