@@ -35,7 +35,7 @@ _CLASSES = {
     *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
     *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
 }
-_lock, _spoke_at = threading.Lock(), -_QUIET_S
+_lock, _spoke_at = threading.Lock(), float("-inf")
 
 
 def is_away(error: BaseException | None, seen_before: bool = False) -> bool:

@@ -1,16 +1,17 @@
 """Storage that goes away in the middle of a run, and comes back, or does not."""
 
 import os
+import shutil
 import threading
 
 import pytest
 
 from sew_jax import storage
-from sew_jax.errors import Unavailable
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.training.train import train
-from tests.runs import make_corpus, pretraining
-from tests.training.test_train import values
+from tests.runs import finetuning, make_corpus, pretraining
+from tests.training.test_train import stopping_after, values
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def away(corpus, monkeypatch):
     back()
 
 
-def test_data_that_are_away_for_three_seconds_cost_no_utterance(corpus, away, tmp_path, capfd):
+def test_data_that_are_away_for_three_seconds_cost_no_utterance(corpus, away, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(storage, "_spoke_at", float("-inf"))  # an earlier test may have waited
     config = pretraining(corpus)
     config.num_steps = config.checkpoint_every = 30  # readers are up to 8 batches ahead
     train(config, tmp_path / "unbroken")
@@ -64,3 +66,47 @@ def test_data_that_stay_away_end_the_run_in_one_line(corpus, away, tmp_path, mon
     with pytest.raises(Unavailable, match=r"No such file or directory: .*mount/train/1/1/1-1-00\d\d\.flac.*goes on") as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value) and caught.value.status == 75
+
+
+def test_a_run_that_goes_on_waits_for_its_data(corpus, tmp_path, monkeypatch):
+    """They were there when it began, so that they are away now, and nobody's mistake."""
+    config = pretraining(corpus)
+    config.num_steps = 1
+    train(config, tmp_path / "run")
+    config.num_steps = 2
+    hidden = corpus.with_name("elsewhere")
+    os.rename(corpus, hidden)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
+    try:
+        with pytest.raises(Unavailable, match="as the place of a mount that is away"):
+            train(config, tmp_path / "run")
+        with pytest.raises(UserError, match="does not exist"):
+            train(config, tmp_path / "new")
+        corpus.mkdir()  # the place of the mount
+        with pytest.raises(Unavailable, match="as the place of a mount that is away"):
+            train(config, tmp_path / "run")
+        corpus.rmdir()
+    finally:
+        os.rename(hidden, corpus)
+    assert train(config, tmp_path / "run").step == 2
+
+
+def test_a_finetuning_goes_on_without_its_origin(corpus, tmp_path, capfd):
+    config = pretraining(corpus)
+    config.num_steps = 1
+    train(config, tmp_path / "origin")
+    config = finetuning(corpus, tmp_path / "origin")
+    config.optim.freeze, config.num_steps, config.checkpoint_every = 0.5, 8, 4
+    config.compression.squeeze = (1, 3)  # an up-sampler that is new, and so moves at once
+    train(config, tmp_path / "unbroken")
+    with stopping_after(3):
+        assert train(config, tmp_path / "run").stopped
+    shutil.rmtree(tmp_path / "origin")
+    assert train(config, tmp_path / "run").step == 8
+    assert values(tmp_path / "run") == values(tmp_path / "unbroken")
+    assert (tmp_path / "run/vocab.json").read_bytes() == (tmp_path / "unbroken/vocab.json").read_bytes()
+    capfd.readouterr()
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match=r"origin/config\.json does not exist"):  # nothing of its own to go on from
+        train(config, tmp_path / "run")
