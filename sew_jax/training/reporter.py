@@ -24,7 +24,7 @@ from sew_jax.training.task import Task
 from sew_jax.training.watchdog import LOCAL
 
 
-# Of longer runs not each update has a row: rows and events of an update are 1.6 KB, and a run's stay below 100 MB
+# Of longer runs not each update has a row: row and event of one are 1.2 KB, and all of a run's stay below 100 MB
 _ROWS = 50_000
 
 
