@@ -217,3 +217,18 @@ def test_one_program_serves_runs_of_any_length(num_steps):
     before = step._cache_size()
     step(state, batch, OfRun(jax.random.key(1), jnp.array(num_steps + 1)), compression=DRAW)
     assert step._cache_size() == before
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_an_update_that_learns_from_nothing_changes_nothing(name, one_device):
+    """None of its audio could be read: parameters, moments, rate and running statistics stay, and the count goes on."""
+    mesh, state = make_mesh(1, 1, devices=jax.devices()[:1]), one_device[name][0]
+    _, micro_loss = {"pretrain": pretraining, "finetune": finetuning}[name]()
+    empty = {key: np.zeros_like(x) for key, x in make_batch().items()}
+    after, scalars = program(micro_loss, 1)(
+        state, place_batch(empty, batch_sharding(mesh)), RUN, compression=DRAW
+    )
+    assert float(scalars["weight"]) == 0 and float(scalars["skipped"]) == 1
+    assert int(after.step) == int(state.step) + 1
+    same = jax.tree.map(np.array_equal, jax.device_get(after.replace(step=state.step)), state)
+    assert all(jax.tree.leaves(same))
