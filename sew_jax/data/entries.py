@@ -17,6 +17,7 @@ from sew_jax.data import audio, packed
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import patient
 
 _T = TypeVar("_T")
 _MANY = 20_000  # files whose headers take long enough to say so, or to be believed
@@ -42,6 +43,7 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+@patient
 def fetch(path: str) -> str | bytes:
     """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
 

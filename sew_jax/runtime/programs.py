@@ -43,7 +43,8 @@ def share_programs(workdir: Path) -> None:
     a cache of each host's own the others would find nothing. Programs are machine code, so a folder that other users
     could write to is not used.
     """
-    if jax.process_count() == 1 or jax.config.jax_compilation_cache_dir != str(cache_folder() / "xla"):  # type: ignore[attr-defined]
+    usual = jax.config.jax_compilation_cache_dir == str(cache_folder() / "xla")  # type: ignore[attr-defined]
+    if jax.process_count() == 1 or not all_processes(usual):
         return
     folder = workdir / "programs"
     if jax.process_index() == 0:
