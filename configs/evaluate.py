@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.input = ConfigDict()
     config.input.batch_seconds = 250.0  # audio of a batch (SEW: 4 M samples)
     config.input.buckets = 4
-    config.input.max_bad = 10
+    config.input.max_bad = 10.0  # as in pretrain.py
     config.input.workers = 0
     config.input.threads = 4
     return config

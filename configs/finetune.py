@@ -49,6 +49,9 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.seed = 0
     config.num_steps = num_steps
     config.checkpoint_every = 500 if small else 1000
+    config.checkpoint_minutes = 15.0  # these three as in pretrain.py
+    config.keep_every = 0
+    config.stall_minutes = 60.0
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"
     config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
@@ -103,7 +106,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.corpus_exponent = 1.0  # as in pretrain.py
     # Each reading is played at 1 - speed to 1 + speed times its pace: what helps most with voices that were not heard
     config.input.speed = 0.1 if small else 0.0
-    config.input.max_bad = 10
+    config.input.max_bad = 10.0  # as in pretrain.py
     config.input.workers = 0
     config.input.threads = 4
     return config

@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.text_normalizer = "none"
     config.order = 4
     config.eval_split = ""  # of data, whose perplexity is told
-    config.input = ConfigDict({"max_bad": 10})
+    config.input = ConfigDict({"max_bad": 10.0})
     return config

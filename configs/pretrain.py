@@ -82,6 +82,9 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.seed = 0
     config.num_steps = recipe.num_steps
     config.checkpoint_every = 500 if small else 2000
+    config.checkpoint_minutes = 15.0  # and so often, looked at every log_every updates; 0: updates alone count
+    config.keep_every = 0  # updates whose checkpoints stay for ever; of others the newest two do
+    config.stall_minutes = 60.0  # without an update: the run ends with status 75, to be started again; 0: never
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
     config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
@@ -135,7 +138,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     # less favours small corpora
     config.input.corpus_exponent = 1.0
     config.input.speed = 0.0  # each reading is played at 1 - speed to 1 + speed times its pace
-    config.input.max_bad = 10  # damaged utterances that may be skipped
+    config.input.max_bad = 10.0  # damaged utterances that may be skipped; below 1: their share
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4
     return config

@@ -102,12 +102,12 @@ environment() {
   local python=$1 ready
   shift
   ready="$*" ready=.venv/installed-${ready//[^a-z0-9]/-}
-  [[ $ready -nt requirements.txt ]] && return
+  [[ $ready -nt requirements.txt && $ready -nt launch/constraints.txt ]] && return
   need "$python" "install Python 3.11 or newer, or name one with --python=PATH"
   [[ $dry_run ]] || "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$python is older than Python 3.11; name another one with --python=PATH"
   [[ -x .venv/bin/python || $python == .venv/bin/python ]] || run "$python" -m venv .venv
-  run .venv/bin/python -m pip install --quiet --requirement=requirements.txt "$@"
+  run .venv/bin/python -m pip install --quiet --constraint=launch/constraints.txt --requirement=requirements.txt "$@"
   run touch "$ready"
 }
 
@@ -137,7 +137,8 @@ status_of() {
 
 # keep_running RESTARTS DELAY COMMAND...: after a crash the command is run again, which goes on from the last checkpoint. Not
 # after 0 (it is done, or was stopped and has saved), 2 (the user's mistake, which would only come again) or a request to stop,
-# which is passed on as SIGTERM.
+# which is passed on as SIGTERM. 75 is no crash: storage or devices did not
+# answer, for which the run has waited already; it is not counted.
 keep_running() {
   local left=$1 delay=$2 status
   shift 2
@@ -153,6 +154,10 @@ keep_running() {
     status_of "$@" || status=$?
     if [[ $stop_asked ]]; then
       say "stopped by a signal, status $status; the same command goes on from the last checkpoint"
+    elif ((status == 75)); then
+      say "storage or devices do not answer, status 75; goes on from the last checkpoint in $delay s"
+      status_of sleep "$delay" || true
+      [[ $stop_asked ]] || continue
     elif ((status != 0 && status != 2 && left > 0)); then
       say "ended with status $status; goes on from the last checkpoint in $delay s (restarts left: $left)"
       left=$((left - 1))

@@ -21,7 +21,8 @@ usage: launch/gke.sh COMMAND [NAME] --cluster=CLUSTER --zone=ZONE [OPTIONS] [--d
   --bucket=BUCKET    of create-cluster: the storage that all hosts see at --mount (/mnt/sew_jax), where the workdir must lie
   --image=IMAGE      used as it is: Python 3.11 or newer, with this repository as working directory. By default one is built
                      upon --base-image=python:3.12 and pushed by docker, and its packages are installed at each start
-  --restarts=N       restarts of a lost or crashed workload (50); a mistake in the arguments (status 2) ends it
+  --restarts=N       restarts of a lost or crashed workload (50); a mistake in the arguments (status 2) ends it;
+                     status 75 (storage does not answer) starts it again in its pod, uncounted
   --grace=SECONDS    to save in after a request to stop (120). A spot host has 15 s, whatever is written here, unless its node
                      pool allows more; what was done since the last checkpoint is then done again
   --env-file=PATH    of lines NAME=VALUE, in the shared storage: read in the pods before the run
@@ -84,8 +85,9 @@ in_pod() {
     arguments+=(--coordinator_address="$JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT" --num_processes="$NNODES" \
       --process_id="$NODE_RANK")
   fi
-  run python3 -m pip install --quiet --root-user-action=ignore --requirement=requirements.txt "${packages[@]}"
-  keep_running 0 0 env JAX_PLATFORMS="$platform,cpu" python3 -m sew_jax.main "${arguments[@]}" || status=$?
+  run python3 -m pip install --quiet --root-user-action=ignore --constraint=launch/constraints.txt \
+    --requirement=requirements.txt "${packages[@]}"
+  keep_running 0 10 env JAX_PLATFORMS="$platform,cpu" python3 -m sew_jax.main "${arguments[@]}" || status=$?
   [[ ! $stop_asked ]] || ((status != 0)) || status=42
   return "$status"
 }

@@ -7,11 +7,12 @@ usage() {
 usage: launch/gpu_box.sh [--cuda=13] [--restarts=3] [--delay=10] [--python=python3] [--dry-run] -- ARGUMENTS of sew_jax.main
 
 Makes .venv with jax[cuda13] if there is none, and runs one process on all GPUs of this machine (CUDA_VISIBLE_DEVICES takes
-fewer). After a crash it goes on from the last checkpoint; a mistake in the arguments (status 2) ends it. SIGTERM and Ctrl-C let
-the run finish its update and save. The config is configs/pretrain.py:base unless given. Paths are relative to the repository.
+fewer). After a crash it goes on from the last checkpoint, as it does, however often, where storage does not answer (status
+75); a mistake in the arguments (status 2) ends it. SIGTERM and Ctrl-C let the run finish its update and save. The config is
+configs/pretrain.py:base unless given. Paths are relative to the repository.
 
   --cuda=13|12       CUDA that JAX is installed for; 12 for older drivers
-  --restarts=N       after so many crashes it gives up
+  --restarts=N       after so many crashes it gives up; status 75 does not count
   --delay=SECONDS    between a crash and the restart
   --python=PROGRAM   Python 3.11 or newer that .venv is made with
   --dry-run          prints the commands and runs none

@@ -7,7 +7,8 @@ usage() {
 usage: launch/local.sh [--python=python3] [--extra=cuda13|cuda12|tpu] [--dry-run] [-- ARGUMENTS of sew_jax.main]
 
 Makes .venv in the repository if there is none, installs sew_jax's requirements, and runs a config there. Without arguments it
-runs the demo: --config=configs/demo.py. Paths are relative to the repository.
+runs the demo: --config=configs/demo.py. Where storage does not answer (status 75) it is started again. Paths are relative to
+the repository.
 
   --python=PROGRAM   Python 3.11 or newer that .venv is made with
   --extra=NAME       the accelerator JAX is installed for (none: the CPU alone)
@@ -26,4 +27,4 @@ parse "python= extra=" "$@"
 default_argument --config=configs/demo.py
 
 environment "$python" "jax${extra:+[$extra]}"
-run .venv/bin/python -m sew_jax.main "${arguments[@]}"
+keep_running 0 10 .venv/bin/python -m sew_jax.main "${arguments[@]}"

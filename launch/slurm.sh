@@ -21,7 +21,7 @@ another job. A crash restarts the run in place. scancel lets the run save, and e
   --time=LIMIT       of one turn in the queue
   --notice=SECONDS   so long before the limit the run is asked to save (120)
   --partition=NAME   --account=NAME; other options by Slurm's variables: SBATCH_QOS, SBATCH_CONSTRAINT, SBATCH_MEM_PER_NODE, ...
-  --restarts=N       restarts in place after a crash (3)
+  --restarts=N       restarts in place after a crash (3); after status 75 (storage does not answer) it always restarts
   --cuda=13|12       CUDA that JAX is installed for; 12 for older drivers
   --python=PROGRAM   Python 3.11 or newer that .venv is made with
   --dry-run          prints the commands and runs none

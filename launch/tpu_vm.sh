@@ -22,7 +22,8 @@ usage: launch/tpu_vm.sh COMMAND NAME --zone=ZONE [OPTIONS] [--dry-run] [-- ARGUM
   --shared=STORAGE   gs://BUCKET[/FOLDER], or HOST:/SHARE of a file server such as Filestore (surer for checkpoints); setup, run
                      and resume need it, since all hosts write into one workdir and a slice's own disks go with it
   --mount=PATH       where the storage appears on the hosts (/mnt/sew_jax)
-  --restarts=N       restarts of a crashed run within a day (3); a mistake in the arguments (status 2) ends it
+  --restarts=N       restarts of a crashed run within a day (3); a mistake in the arguments (status 2) ends it;
+                     status 75 (storage does not answer) counts too, each after ten minutes of waiting
   --dry-run          prints the commands and runs none (resume: as after a preemption)
 
 The config is configs/pretrain.py:base and the workdir PATH/NAME unless given. Data may be gs://. Paths are the hosts'. TPU7x

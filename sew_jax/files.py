@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
+from sew_jax.storage import is_away, patient, unavailable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 WORKDIR_HINT = (
@@ -29,6 +30,7 @@ def is_below(path: str, root: str) -> bool:
     return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(root), ""))
 
 
+@patient
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces a file in one move, so that no reader and no crash meets half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -43,19 +45,22 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: os.PathLike | str, hint: str) -> Iterator[None]:
-    """Turns what the system says of a disk that is full or may not be written into a line with the `hint`.
+    """Turns what the system says of a disk that is full, may not be written or does not answer into one line.
 
     Only for blocks that write: libraries that do so outside Python keep the system's words alone.
 
     Raises:
-      UserError: in place of such an error.
+      UserError: it is full or may not be written; with the `hint`.
+      Unavailable: it does not answer.
     """
     try:
         yield
-    except UserError:
+    except (UserError, Unavailable):
         raise
     except Exception as error:
         problem = _disk_problem(error)
+        if not problem and is_away(error):
+            raise unavailable(error) from error
         if not problem:
             raise
         raise UserError(f"{folder} cannot be written ({problem}); {hint}") from error

@@ -2,7 +2,8 @@
 
 Where the package is installed, `sew-jax --config=NAME.py ...` is the same, from any folder.
 
-Exit status: 0 success, 2 bad input (one line that names it), 1 a failure of ours.
+Exit status: 0 success, 2 bad input (one line that names it), 75 what passes by itself, such as storage that does not
+answer (one line; the same command goes on), 1 a failure of ours.
 """
 
 import os
@@ -18,7 +19,8 @@ from ml_collections import ConfigDict, config_flags
 
 from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
+from sew_jax.storage import told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where outputs go; by default runs/NAME")
@@ -58,10 +60,11 @@ def main() -> int:
             return 0 if len(argv) > 1 else 2
         config, workdir = _parse(argv)
         check_config(config)
-        _run(config, workdir)
-    except UserError as error:
+        with told():
+            _run(config, workdir)
+    except (UserError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:  # what reads the output has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -192,7 +195,8 @@ def _on_devices(run: Callable[[], object]) -> None:
     speak_as(jax.process_index())
     quiet_orbax()
     try:
-        run()
+        with told():
+            run()
     except BaseException as error:
         distributed.abandon(error)
         raise

@@ -130,7 +130,7 @@ def commands(text):
 
 # script and its arguments: the commands that must come, each as words that it must hold, in this order
 DRY = {
-    "local": (["local"], ["pip --requirement=requirements.txt jax", "sew_jax.main --config=configs/demo.py"]),
+    "local": (["local"], ["pip --constraint=launch/constraints.txt --requirement=requirements.txt jax", "sew_jax.main --config=configs/demo.py"]),
     "local config": (
         ["local", "--extra=tpu", "--", "--config=configs/evaluate.py", *HARD],
         ["pip jax[tpu]", "sew_jax.main --config=configs/evaluate.py"],
@@ -209,7 +209,7 @@ DRY = {
         ["gke", "run", "base", *GKE, "--type=h100-80gb-8", "--image=i", "--", *PLAIN],
         ["xpk workload create --device-type=h100-80gb-8 --num-nodes=1 --docker-image=i"],
     ),
-    "gke in a pod": (["gke", "in-pod", "base", "--", *HARD], ["python3 pip jax[tpu]", "python3 sew_jax.main"]),
+    "gke in a pod": (["gke", "in-pod", "base", "--", *HARD], ["python3 pip --constraint=launch/constraints.txt jax[tpu]", "python3 sew_jax.main"]),
     "gke list": (["gke", "list", *GKE], ["xpk workload list --cluster=c"]),
     "gke logs": (
         ["gke", "logs", "base", *GKE],
@@ -348,6 +348,8 @@ def test_what_costs_is_said_and_spot_unless_told_otherwise(box):
         ([1, -9, 0], 3, 3, 0),
         ([1, 2], 3, 2, 2),
         ([1, 1, 1, 1], 2, 3, 1),
+        ([75, 75, 1, 75, 0], 1, 5, 0),  # storage that does not answer is not counted
+        ([75, 2], 0, 2, 2),
     ],
 )
 def test_gpu_box_restarts_after_a_crash_alone(plan, restarts, runs, status, box):
@@ -356,6 +358,15 @@ def test_gpu_box_restarts_after_a_crash_alone(plan, restarts, runs, status, box)
     assert (done.returncode, len(box.runs())) == (status, runs), done.stderr
     assert all(run[-len(HARD) :] == HARD for run in box.runs())
     assert done.stderr.count("goes on from the last checkpoint in 0 s") == runs - 1
+
+
+@pytest.mark.parametrize("script", [["local"], ["gpu_box"], ["slurm", "in-job"], ["gke", "in-pod", "base"]])
+def test_storage_that_does_not_answer_starts_the_run_again(script, box):
+    shutil.copy(box.bin / "srun", box.bin / "sleep")  # the pause is none
+    box.plan(75, 75, 2)
+    done = box.launch(*script, "--", *HARD)
+    assert (done.returncode, len(box.runs())) == (2, 3), done.stderr
+    assert ["sleep", "10"] in box.calls()
 
 
 def wait_for_runs(box, count, process):

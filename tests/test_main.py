@@ -81,6 +81,20 @@ def test_bad_input_is_one_line_and_status_2(case, commands, corpora, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_storage_that_stays_away_is_one_line_and_status_75(tmp_path):
+    corpus = make_corpus(tmp_path / "mount/corpus")
+    arguments = [PRETRAIN, f"--config.data={corpus}", "--config.num_steps=1", f"--workdir={tmp_path / 'run'}"]
+    arguments += ["--config.compression.squeeze=1", "--config.compression.query_pool=1", "--config.model.layers=1"]
+    arguments += [f"--config.model.{key}=32" for key in ("width", "ffn_width")]
+    assert run(*arguments).returncode == 0
+    corpus.rename(tmp_path / "elsewhere")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "SEW_JAX_PATIENCE_S": "0.1"}
+    command = [sys.executable, "-m", "sew_jax.main", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 75 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: storage does not answer (") and str(corpus) in done.stderr
+
+
 def test_help_and_nothing():
     helped, bare = run("--help"), run()
     assert (helped.returncode, bare.returncode) == (0, 2) and helped.stdout == bare.stdout

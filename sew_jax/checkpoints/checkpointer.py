@@ -21,17 +21,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from sew_jax.console import say
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.models.parameters import path_name
 from sew_jax.runtime.distributed import all_processes, same_everywhere
+from sew_jax.storage import patient
 
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _T = TypeVar("_T")
 _SMALLEST_SLICE = 2**20  # bytes of a copied array that a device writes: more and smaller ones hold the loop for longer
-_TRIES = 3  # of reading what another process, or the storage, is about to change
-# What TensorStore says of storage that cannot be had at the moment, rather than of damage
-_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "ABORTED", "CANCELLED")
+_TRIES = 3  # of reading what another process is about to change
 
 
 class Restored(NamedTuple):
@@ -51,10 +50,17 @@ class Checkpoints:
     but `latest` raise UserError where the disk is full or may not be written.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = 2):
-        """Keeps the newest `keep` checkpoints under `workdir`/checkpoints; None: all but what `discard` takes away."""
+    def __init__(self, workdir: Path, keep: int | None = 2, keep_every: int = 0):
+        """Keeps some of the checkpoints under `workdir`/checkpoints.
+
+        Args:
+          keep: the newest ones; None: all but what `discard` takes away.
+          keep_every: beside them, for ever, those after so many updates each; 0: none.
+        """
         self._workdir = Path(workdir).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
+        )
         handlers = {"params": _array_handler(), "train": _array_handler(), "meta": ocp.JsonCheckpointHandler()}
         with self._writing():
             self._manager = ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers)
@@ -75,6 +81,10 @@ class Checkpoints:
         with self._writing():
             for step in steps:
                 self._manager.delete(step)
+
+    def prepare(self, state: Any) -> None:
+        """Compiles what the first save would wait for."""
+        _checksums(_items(state))
 
     def save(self, state: Any, step: int, meta: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; returns at once unless the last save still runs."""
@@ -194,16 +204,21 @@ def _steps(workdir: Path) -> list[int]:
       UserError: they see different ones.
     """
     for attempt in range(_TRIES):
-        folder = _folder(workdir)
-        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-        steps = sorted(steps, reverse=True)
+        steps = _listed(workdir)
         if same_everywhere(repr(steps)):
             return steps
         time.sleep(5 * attempt)  # network file systems remember for a while what a folder held
     raise UserError(
-        f"workdir: the processes of this job see different checkpoints in {folder} (this one: {steps or 'none'}); "
+        f"workdir: the processes of this job see different checkpoints in {workdir} (this one: {steps or 'none'}); "
         "--workdir must lie on storage that all of them share"
     )
+
+
+@patient
+def _listed(workdir: Path) -> list[int]:
+    """Steps of the finished checkpoints, newest first, as this process sees them."""
+    folder = _folder(workdir)
+    return sorted((int(x.name) for x in folder.iterdir() if x.name.isdigit()) if folder.is_dir() else (), reverse=True)
 
 
 def _newest_whole(
@@ -237,20 +252,19 @@ def _newest_whole(
 
 def _try_twice(read: Callable[[int], _T], step: int, whose: str) -> tuple[_T | None, str]:
     """(what `read` gives, why it gives nothing)."""
-    for last in (False, True):
-        try:
-            return read(step), ""
-        except (MemoryError, jax.errors.JaxRuntimeError):  # nothing is wrong with the files
-            raise
-        except Exception as error:  # Orbax and TensorStore have errors of many kinds
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            unreachable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-            if last and (unreachable or any(word in reason for word in _UNAVAILABLE)):
-                raise UserError(
-                    f"{whose}: the checkpoint of update {step} cannot be read at the moment ({reason}); "
-                    "nothing was changed, start again when its storage answers"
-                ) from error
-    return None, reason
+    try:
+        return patient(read, doubtful=Exception)(step), ""
+    except (MemoryError, jax.errors.JaxRuntimeError):  # nothing is wrong with the files
+        raise
+    except Exception as error:  # Orbax and TensorStore have errors of many kinds
+        reason = " ".join(str(error.__cause__ if isinstance(error, Unavailable) else error).split())[:160]
+        unreachable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        what = f"{whose}: the checkpoint of update {step} cannot be read"
+        if isinstance(error, Unavailable):
+            raise Unavailable(f"{what} at the moment ({reason}); nothing was changed") from error
+        if unreachable or "PERMISSION_DENIED" in reason:
+            raise UserError(f"{what} ({reason}); nothing was changed, mend that and start again") from error
+        return None, reason or type(error).__name__
 
 
 def _read(workdir: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +285,7 @@ def _read(workdir: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+@patient
 def _meta(workdir: Path, step: int) -> dict[str, Any]:
     """The JSON of a checkpoint, where Orbax's handler of JSON puts it."""
     meta = json.loads((_folder(workdir) / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))

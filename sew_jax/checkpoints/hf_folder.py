@@ -168,8 +168,9 @@ def _locate(name: str) -> Path:
         raise UserError(f"init_from: there is no folder {name}; to load a name from the hub, install huggingface_hub")
     from huggingface_hub import snapshot_download
 
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
     except Exception as error:  # whatever network or hub say
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init_from: {name} is neither a folder nor to be had from the hub ({reason})") from error

@@ -1,18 +1,21 @@
 """What a run starts from: the workdir of another run, or a released checkpoint, behind one interface."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Sharding
 
 from sew_jax.checkpoints.checkpointer import BEST, load_params, newest_record
 from sew_jax.checkpoints.hf_folder import open_released
-from sew_jax.checkpoints.hf_weights import parameter_shapes
+from sew_jax.checkpoints.hf_weights import flat_shapes, parameter_shapes
 from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
-from sew_jax.compression import Compression, settings_table
+from sew_jax.compression import Compression, parse_table, settings_table
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
@@ -33,6 +36,48 @@ class Pretrained(NamedTuple):
     record: dict[str, Any] | None = None  # what a run's config.json says: its config, its data
     no_text: str = ""  # why what there is of a CTC head gives no text; else empty
     left_behind: tuple[str, ...] = ()  # modules of a released checkpoint that have no place here
+    lacks: tuple[str, ...] = ()  # parameters of its architecture that a released checkpoint does not have
+    revision: str = ""  # of a checkpoint by name: the hub's commit, where it is known
+
+    def recorded(self) -> dict[str, Any]:
+        """All but the parameters, as JSON: what a run keeps of its origin, so that it goes on without it."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "backbone": dataclasses.asdict(self.backbone),
+            "head": self.head and dataclasses.asdict(self.head),
+            "writes_text": isinstance(self.head, CTCHeadConfig),
+            "vocabulary": self.vocabulary and self.vocabulary.recorded(),
+            "trained": ",".join(map(str, self.trained)),
+            "no_text": self.no_text,
+            "lacks": list(self.lacks),
+        }
+
+
+def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
+    """What a run starts from; of a run that goes on, what its own record (None: it has none) says of that.
+
+    Raises:
+      UserError: as `open_pretrained`, where there is nothing in the record.
+    """
+    kept = (earlier or {}).get("origin")
+    if not kept or kept["name"] != init_from:
+        return open_pretrained(init_from)
+    pinned = f"{init_from}@{kept['revision']}" if kept["revision"] and "@" not in init_from else init_from
+    backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
+    head = (CTCHeadConfig if kept["writes_text"] else PretrainHeadConfig)(**kept["head"]) if kept["head"] else None
+    return Pretrained(
+        name=init_from,
+        backbone=backbone,
+        head=head,
+        vocabulary=Vocabulary.of_record(kept["vocabulary"]) if kept["vocabulary"] else None,
+        trained=parse_table(kept["trained"]),
+        load=lambda sharding: open_pretrained(pinned).load(sharding),  # none of its own checkpoints can be read
+        shapes=lambda: unflatten_dict({k: x for k, x in flat_shapes(backbone, head).items() if k not in lacks}, sep="/"),
+        no_text=kept["no_text"],
+        lacks=tuple(kept["lacks"]),
+        revision=kept["revision"],
+    )
 
 
 def open_pretrained(init_from: str) -> Pretrained:
@@ -90,6 +135,8 @@ def _hugging_face(name: str) -> Pretrained:
         shapes=released.shapes,
         no_text=released.no_text,
         left_behind=tuple(released.left_behind),
+        lacks=tuple(sorted(flat_shapes(released.architecture.backbone, released.architecture.head).keys() - released.sources)),
+        revision=found[1] if (found := re.search(r"/snapshots/([0-9a-f]{40})(/|$)", released.name)) else "",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Union
 
 from ml_collections import ConfigDict
 
-from sew_jax.checks.rules import Choice, Factors, MeshAxis, Parsed, Rule, Settings, Text, choice_of, positive, whole
+from sew_jax.checks.rules import Choice, CountOrShare, Factors, MeshAxis, Parsed, Rule, Settings, Text, choice_of, positive, whole
 from sew_jax.compression import settings_table
 from sew_jax.models.config import BackboneConfig
 from sew_jax.names import split_names
@@ -60,7 +60,7 @@ TEXT_NORMALIZER = Parsed("", _parse_normalizers, empty=True, default="")
 SEED = whole(0, "", 2**32 - 1)  # a key of JAX takes its lower 32 bits alone
 BUCKETS = whole(1, "lengths to which audio is padded")
 BATCH_SECONDS = positive("seconds of audio")
-MAX_BAD = whole(0, "damaged utterances that may be skipped")
+MAX_BAD = CountOrShare("damaged utterances that may be skipped; below 1: their share")
 READERS: Rules = {
     "max_bad": MAX_BAD,
     "workers": whole(0, "processes that read audio; 0: threads do"),

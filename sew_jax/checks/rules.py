@@ -104,6 +104,15 @@ def dropout(meaning: str, **options: Any) -> Number:
 
 
 @dataclasses.dataclass(frozen=True)
+class CountOrShare(Rule):
+    """A whole number, or a share below 1."""
+
+    def _problem(self, value: Any) -> str:
+        wrong = at_least(0, "").problem(value)
+        return wrong or ("" if value < 1 or value == int(value) else f"{value} must be whole, or a share below 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Workers(Rule):
     """A number of processes, -1 for one a core."""
 

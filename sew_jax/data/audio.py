@@ -4,8 +4,10 @@ Since files and prepared records give the same integers, training does not depen
 """
 
 import contextlib
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import soundfile
@@ -14,6 +16,7 @@ import soxr
 from sew_jax.data.problems import AudioError
 from sew_jax.data.streams import Stream, open_streams
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import is_away, patient, unavailable, unreadable
 
 _BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
@@ -22,6 +25,28 @@ _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
 
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def _with_cause(
+    function: Callable[Concatenate[str | bytes, _P], _T],
+) -> Callable[Concatenate[str | bytes, _P], _T]:
+    """What decoders say of a file they would say of its storage, too: where the system cannot read it, that is why."""
+
+    @functools.wraps(function)
+    def asked(data: str | bytes, *arguments: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return function(data, *arguments, **options)
+        except AudioError as error:
+            if cause := unreadable(data) if isinstance(data, str) else None:
+                raise AudioError(str(error)) from cause
+            raise
+
+    return asked
+
+
+@patient
+@_with_cause
 def probe(data: str | bytes) -> int:
     """Samples that `read` will return, from the header alone where it knows them.
 
@@ -41,6 +66,8 @@ def probe(data: str | bytes) -> int:
     return samples
 
 
+@patient
+@_with_cause
 def read(data: str | bytes, begin: int = 0, samples: int | None = None, channel: int | None = None) -> np.ndarray:
     """Speech as int16 at 16 kHz, channels averaged: (samples,). 1 is 2**-15 of full scale.
 
@@ -90,13 +117,19 @@ def blocks(data: str | bytes, seconds: float = _BLOCK) -> Iterator[np.ndarray]:
 
     Raises:
       AudioError: as `read` does, but after the blocks before the fault.
+      Unavailable: its storage went away.
     """
     empty = True
-    with contextlib.closing(open_streams(data)) as streams:
-        for stream in streams:
-            for wave in _converted(stream, seconds):
-                empty = False
-                yield wave
+    try:
+        with contextlib.closing(open_streams(data)) as streams:
+            for stream in streams:
+                for wave in _converted(stream, seconds):
+                    empty = False
+                    yield wave
+    except AudioError as error:
+        if is_away(cause := unreadable(data) if isinstance(data, str) else error):
+            raise unavailable(cause) from error
+        raise
     if empty:
         raise AudioError("holds no audio")
 

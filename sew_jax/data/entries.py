@@ -18,6 +18,7 @@ from sew_jax.data.addresses import AddressError, is_remote, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import patient
 
 _T = TypeVar("_T")
 _MANY = 20_000  # files whose headers take long enough to say so, or to be believed
@@ -38,6 +39,7 @@ class Entry(NamedTuple):
     seconds: float | None = None  # how long the file is, as a manifest says; to be checked
 
 
+@patient
 def fetch(path: str) -> str | bytes:
     """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
 

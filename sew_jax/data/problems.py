@@ -21,22 +21,26 @@ class Problem(NamedTuple):
     reason: str
 
 
-def check_damaged(damaged: Sequence[Problem], data: str, max_bad: int) -> None:
-    """Raises UserError where more than `max_bad` utterances of `data` are damaged; it names the first three."""
-    if len(damaged) > max_bad:
+def check_damaged(damaged: Sequence[Problem], data: str, max_bad: float, utterances: int) -> None:
+    """Raises UserError where too many of the utterances of `data` are damaged; it names the first three.
+
+    Args:
+      max_bad: how many may be; below 1, which share of them.
+    """
+    if len(damaged) > (max_bad * utterances if max_bad < 1 else max_bad):
         listed = "; ".join(f"{problem.id} {problem.reason}" for problem in damaged[:3])
         raise UserError(
-            f"data: {len(damaged)} utterances of {data} are damaged (first: {listed}); "
-            f"mend or remove them, or raise --config.input.max_bad={max_bad}"
+            f"data: {len(damaged)} utterances of {data}, which has {utterances}, are damaged (first: {listed}); "
+            f"mend or remove them, or raise --config.input.max_bad={max_bad:g}"
         )
 
 
 class DamagedAudio:
     """Names audio that fails to decode while training, once each, up to a bound; adds it to the workdir's list."""
 
-    def __init__(self, data: str, max_bad: int, workdir: Path | None):
-        """`workdir` is None in a process that writes no files."""
-        self._data, self._max_bad, self._workdir = data, max_bad, workdir
+    def __init__(self, data: str, max_bad: float, utterances: int, workdir: Path | None):
+        """`max_bad` and `utterances` are as in `check_damaged`; `workdir` is None in a process that writes no files."""
+        self._data, self._max_bad, self._utterances, self._workdir = data, max_bad, utterances, workdir
         self._seen: dict[str, Problem] = {}
 
     def add(self, problems: Iterable[Problem]) -> None:
@@ -47,7 +51,7 @@ class DamagedAudio:
                 if self._workdir:
                     write_problems(self._workdir, [problem], "a")
                 say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)")
-        check_damaged(list(self._seen.values()), self._data, self._max_bad)
+        check_damaged(list(self._seen.values()), self._data, self._max_bad, self._utterances)
 
 
 def write_problems(workdir: Path, problems: Iterable[Problem], mode: str = "w") -> None:

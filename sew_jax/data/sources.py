@@ -17,11 +17,12 @@ from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.corpora import find_form, list_root
 from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
 from sew_jax.data.listing import manifest_hint
-from sew_jax.data.problems import Problem, check_damaged
+from sew_jax.data.problems import AudioError, Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import patient
 
 _AT_ONCE = 100_000  # rows that are Python objects at a time
 _FILE_SCHEMA = pa.schema(
@@ -104,6 +105,7 @@ class Source:
         corpus, place = self._at(i)
         return corpus.value("text", place)
 
+    @patient(seen_before=True, doubtful=AudioError)
     def audio(self, i: int, begin: int = 0, samples: int | None = None) -> np.ndarray:
         """int16 (samples,), from `begin` on and as many as are wanted. Raises AudioError."""
         corpus, place = self._at(i)
@@ -120,7 +122,7 @@ class Source:
 
 
 def open_source(
-    data: str, split: str, *, min_samples: int, max_samples: int | None = None, need_text: bool, max_bad: int
+    data: str, split: str, *, min_samples: int, max_samples: int | None = None, need_text: bool, max_bad: float
 ) -> tuple[Source, list[Problem]]:
     """The utterances of `split` in `data`, and those left out.
 
@@ -132,7 +134,7 @@ def open_source(
       min_samples: shorter utterances are left out.
       max_samples: and longer ones; None leaves out none.
       need_text: whether an utterance without a transcript is a problem.
-      max_bad: how many damaged utterances may be left out. Short and long ones do not count.
+      max_bad: how many damaged utterances may be left out; below 1, which share. Short and long ones do not count.
 
     Raises:
       UserError: a path or split does not exist, holds no usable utterance, or holds too many damaged ones.
@@ -170,7 +172,7 @@ def open_source(
             f"them{instead}"
         )
     damaged += without_text
-    check_damaged(damaged, data, max_bad)
+    check_damaged(damaged, data, max_bad, usable + len(damaged) + len(by_length))
     problems = damaged + by_length
     if not usable:
         why = (
@@ -186,6 +188,7 @@ def _instead(root: str) -> str:
     return "" if find_form(path) or dataset_folder(path) else manifest_hint(path)
 
 
+@patient
 def root_path(root: str) -> epath.Path:
     """Where a root is; the demo corpus is made first.
 

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sew_jax.data.normalize_text import JOINERS, lower_case, normalize_text, write_text
 from sew_jax.data.tokenizer_files import VOCABULARY_FILE, read_tokenizer, write_tokenizer
@@ -177,6 +178,16 @@ class Vocabulary:
             symbol: i for i, symbol in enumerate(self.symbols)
         }  # of two, the last is written
         write_tokenizer(folder, ids, {name: getattr(self, name) for name in _SAVED})
+
+    def recorded(self) -> dict[str, Any]:
+        """As JSON; `of_record` makes it again."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Vocabulary":
+        """The inverse of `recorded`, lists of JSON for tuples."""
+        more_names = tuple((name, i) for name, i in record["more_names"])
+        return cls(**record | {"symbols": tuple(record["symbols"]), "more_names": more_names})
 
     @classmethod
     def load(cls, path: Path, most: int | None = None, pad_id: int | None = None) -> "Vocabulary":

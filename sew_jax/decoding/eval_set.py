@@ -54,7 +54,7 @@ class EvalSet:
         )
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
-        _report_damaged([p for batch in loaded for p in batch.problems], config)
+        _report_damaged([p for batch in loaded for p in batch.problems], config, len(source))
         placed = [place_batch({name: batch.arrays[name] for name in ("wave", "length")}, sharding) for batch in loaded]
         members = [
             [
@@ -106,7 +106,7 @@ def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabu
     rows = rows_to_measure([source for source, _ in sources], buckets, config.input.batch_seconds, mesh.size)
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
-        _report_damaged(problems, config)
+        _report_damaged(problems, config, len(source) + len(problems))
         _report_texts(source, vocabulary)
     say(f"  text      text_normalizer={vocabulary.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
@@ -138,10 +138,10 @@ def compile_for(
     recognizer.compile(output, settings, rows, what)
 
 
-def _report_damaged(problems: Sequence[Problem], config: ConfigDict) -> None:
+def _report_damaged(problems: Sequence[Problem], config: ConfigDict, utterances: int) -> None:
     for problem in problems[:5]:
         say(f"  ! {problem.id} {problem.reason}; it is left out")
-    check_damaged(problems, config.data, config.input.max_bad)
+    check_damaged(problems, config.data, config.input.max_bad, utterances)
 
 
 def _report_texts(source: Source, vocabulary: Vocabulary) -> None:

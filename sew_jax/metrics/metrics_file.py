@@ -11,6 +11,7 @@ from typing import Any
 from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
 from sew_jax.metrics.tensorboard import EventFile
+from sew_jax.storage import patient
 
 
 class MetricsFile:
@@ -26,49 +27,59 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path | None, step: int, beside: "MetricsFile | None" = None):
-        self._file, self._beside = None, beside
+        self._path, self._beside = path, beside
         if path is None:
             return
-        if path.exists():
-            kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
-            write_whole(path, b"".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = b"".join(line for line in lines if _step(line) <= step)
+        write_whole(path, kept)
+        self._size, self._waiting = len(kept), b""
         self._events = beside._events if beside else EventFile(path.parent, step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
-        if self._file:
+        if self._path:
             with self._writing():
-                self._file.write(json.dumps(row) + "\n")
+                self._waiting += json.dumps(row).encode() + b"\n"
                 (self._events.write_held_out if self._beside else self._events.write)(row)
 
     def flush(self) -> None:
         """Others can read the rows so far."""
-        if self._file:
+        if self._path:
             with self._writing():
-                self._file.flush()
+                self._append()
                 self._events.flush()
 
     def sync(self) -> None:
         """Rows so far reach the disk; done before each checkpoint, so that none is missing after a resume."""
-        if self._file:
+        if self._path:
             with self._writing():
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                self._append(to_disk=True)
                 self._events.flush()
 
     def close(self) -> None:
-        if self._file:
+        if self._path:
             with self._writing():
                 try:
                     self.sync()
                 finally:
-                    self._file.close()
                     if not self._beside:
                         self._events.close()
 
+    @patient
+    def _append(self, to_disk: bool = False) -> None:
+        """Opened anew each time, as a handle does not outlive its mount; half of a write is written over."""
+        with self._path.open("r+b") as file:
+            file.seek(self._size)
+            file.truncate()
+            file.write(self._waiting)
+            file.flush()
+            if to_disk:
+                os.fsync(file.fileno())
+        self._size, self._waiting = self._size + len(self._waiting), b""
+
     def _writing(self):
-        return writing_to(self._file.name, WORKDIR_HINT)
+        return writing_to(self._path, WORKDIR_HINT)
 
 
 def _step(line: bytes) -> float:

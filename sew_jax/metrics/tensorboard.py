@@ -38,10 +38,10 @@ class EventFile:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an update until `flush`."""
-        numbers = {f"training/{name}": value for name, value in row.items() if name != "step"}
+        numbers = {f"training/{name}": value for name, value in row.items() if name not in ("step", "time")}
         if "loss" in row:
             numbers[f"loss/{row['setting']}"] = row["loss"]
-        self._keep(row["step"], numbers)
+        self._keep(row["step"], numbers, row.get("time"))
 
     def write_held_out(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an evaluation at a setting until `flush`; of a list, each number by its place from 1."""
@@ -52,10 +52,10 @@ class EventFile:
         del numbers[f"held-out step/{row['setting']}"]
         self._keep(row["step"], numbers)
 
-    def _keep(self, step: int, numbers: Mapping[str, Any]) -> None:
+    def _keep(self, step: int, numbers: Mapping[str, Any], seconds: float | None = None) -> None:
         numbers = {tag: value for tag, value in numbers.items() if _is_number(value)}
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-        self._events.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._events.append(Event(wall_time=seconds or time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
         """Rows so far reach the disk."""

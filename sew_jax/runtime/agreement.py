@@ -2,9 +2,7 @@
 
 import collections
 import hashlib
-import importlib.metadata
 import json
-import platform
 import secrets
 import socket
 import time
@@ -14,11 +12,11 @@ from typing import Any, TypeVar
 
 import jax
 
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
+from sew_jax.runtime.versions import versions
 
 _T = TypeVar("_T")
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "libtpu")  # they decide numbers
 _PATIENCE_S = 30.0  # network file systems show a new file within seconds
 _LONGEST = 120  # characters of a value on screen
 _ABSENT = "nothing"
@@ -28,18 +26,20 @@ def at_all_processes(work: Callable[[], _T]) -> _T:
     """What `work` gives; each process does it, and none goes on where one could not.
 
     Raises:
-      UserError: that of `work`; elsewhere, which process has met one and what it says.
+      UserError, Unavailable: that of `work`; elsewhere, which process has met one and what it says.
     """
     result, problem = None, None
     try:
         result = work()
-    except UserError as error:
+    except (UserError, Unavailable) as error:
         problem = error
-    problems = texts_of_all(f"{_here()}: {problem}" if problem else "")
+    met = texts_of_all(json.dumps([problem.status, f"{_here()}: {problem}"] if problem else []))
     if problem:
         raise problem
-    if failed := [text for text in problems if text]:
-        raise UserError(failed[0] + (f" ({len(failed) - 1} more processes have an error)" if failed[1:] else ""))
+    if failed := [json.loads(each) for each in met if json.loads(each)]:
+        status, text = failed[0]
+        more = f" ({len(failed) - 1} more processes have an error)" if failed[1:] else ""
+        raise (Unavailable if status == Unavailable.status else UserError)(text + more)
     return result  # type: ignore[return-value]
 
 
@@ -99,19 +99,12 @@ def check_shared(workdir: Path) -> None:
             token.unlink(missing_ok=True)
 
 
-def versions() -> dict[str, str]:
-    """Of Python, of the libraries that decide what is computed, and a digest of this package's sources."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = _ABSENT
-    code = hashlib.sha256()
-    package = Path(__file__).parents[1]
+def what_computes() -> dict[str, str]:
+    """Versions, and a digest of this package's sources: of a commit it may lack, or may have been changed since."""
+    code, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         code.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
-    return found | {"code": code.hexdigest()}
+    return versions() | {"code": code.hexdigest()}
 
 
 def _here() -> str:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 
 _HEARTBEAT_S = 30  # after which a silent process counts as lost; JAX then ends the others
 _PATIENCE_S = 4
@@ -153,10 +153,10 @@ def abandon(error: BaseException) -> None:
     A UserError says all there is to say; any other may come of the loss of another process, and the last words
     follow it.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, Unavailable)):
         _dismiss()
     if jax.process_count() > 1:
-        status = 2 if isinstance(error, UserError) else 1
+        status = getattr(error, "status", 1)
         atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
 
 

@@ -1,13 +1,20 @@
-"""Updates that do not come: what a process waits for, said while it waits."""
+"""Updates that do not come: what a process waits for is said while it waits, and in the end where its threads are."""
 
 import contextlib
+import faulthandler
+import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from sew_jax.console import format_duration
+from sew_jax.errors import Unavailable
 
 _PATIENCE_S = 300.0
+STACKS = "stalled.txt"
 
 
 class StallWatch:
@@ -16,6 +23,8 @@ class StallWatch:
     Args:
       speak: takes the sentence.
       patience: seconds until the first sentence; each further one comes after twice the time.
+      limit: seconds after which `end` is called, with the last sentence.
+      end: ends the process, whose other threads hang.
     """
 
     _HELP: Mapping[str, str] = {
@@ -26,9 +35,14 @@ class StallWatch:
     }
 
     def __init__(
-        self, speak: Callable[[str], None], patience: float = _PATIENCE_S, clock: Callable[[], float] = time.monotonic
+        self,
+        speak: Callable[[str], None],
+        patience: float = _PATIENCE_S,
+        limit: float = math.inf,
+        end: Callable[[str], None] = lambda sentence: None,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self._speak, self._patience, self._clock = speak, patience, clock
+        self._speak, self._patience, self._limit, self._end, self._clock = speak, patience, limit, end, clock
         self._what, self._ended = "the devices", threading.Event()
         self.progress()
 
@@ -42,15 +56,18 @@ class StallWatch:
             self._what = before
 
     def progress(self) -> None:
-        """An update is finished."""
+        """An update is finished, or a part of an evaluation."""
         self._since, self._due = self._clock(), self._patience
 
     def check(self) -> None:
-        """Speaks where it is time to."""
+        """Speaks where it is time to, and ends the process where it has been for too long."""
         idle, what = self._clock() - self._since, self._what
-        if idle > self._due:
+        sentence = f"no update was finished for {format_duration(idle)}: waiting for {what}"
+        if idle > self._limit:
+            self._end(sentence)
+        elif idle > self._due:
             self._due *= 2
-            self._speak(f"no update was finished for {format_duration(idle)}: waiting for {what}; {self._HELP[what]}")
+            self._speak(f"{sentence}; {self._HELP[what]}")
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -65,5 +82,29 @@ class StallWatch:
             thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._patience / 10):
+        while not self._ended.wait(min(self._patience, self._limit) / 10):
             self.check()
+
+
+def end_stalled(sentence: str, folder: Path, process: int) -> None:
+    """Ends this process as one whose storage or device does not answer, after the Python stacks of all its threads.
+
+    They go to standard error and to `stalled.txt` in the folder (of further processes: `stalled-PROCESS.txt`). Nothing
+    is waited for, since what hangs would hang this, too.
+    """
+    print(f"error: {sentence}; all threads of process {process} were at:", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    writer = threading.Thread(target=_write_stacks, args=(folder, sentence, process), daemon=True)
+    writer.start()  # the folder may be what hangs
+    writer.join(10)
+    print("error: it ends; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+    os._exit(Unavailable.status)
+
+
+def _write_stacks(folder: Path, sentence: str, process: int) -> None:
+    name = Path(STACKS)
+    with contextlib.suppress(OSError):
+        file = (folder / (f"{name.stem}-{process}{name.suffix}" if process else name)).open("w", encoding="utf-8")
+        with file:
+            print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {sentence}", file=file, flush=True)
+            faulthandler.dump_traceback(file, all_threads=True)

@@ -37,7 +37,8 @@ from sew_jax.training.train import train
 _POLL_S = 1.0
 # These change no number of a run; more arms and seeds may join a study, and other settings be compared
 _FREE = ("arms", "seeds", "settings", "mesh", "log_every", "checkpoint_every", "evaluate.repeats", "evaluate.mesh")
-_FREE_ANYWHERE = ("workers", "threads", "max_bad", "max_skipped", "remat", "resume")
+_SAVING = ("checkpoint_minutes", "keep_every", "stall_minutes")
+_FREE_ANYWHERE = ("workers", "threads", "max_bad", "max_skipped", "remat", "resume", *_SAVING)
 
 
 def study(config: ConfigDict, workdir: Path) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
+from sew_jax.checkpoints.pretrained import Pretrained, open_origin
 from sew_jax.compression import Draw, settings_table
 from sew_jax.data.sources import Source
 from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
@@ -46,13 +46,13 @@ from sew_jax.training.task import (
 from sew_jax.training.watchdog import Watchdog
 
 
-def open_finetuning(config: ConfigDict) -> Task:
-    """The task of a config of mode `finetune`.
+def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -> Task:
+    """The task of a config of mode `finetune`; `earlier` is the record of the run that goes on.
 
     Raises:
       UserError: something in the config, the data or `init_from` does not fit.
     """
-    pretrained = open_pretrained(config.init_from)
+    pretrained = open_origin(config.init_from, earlier)
     if isinstance(pretrained.head, CTCHeadConfig) and pretrained.no_text and not config.vocabulary:
         raise UserError(
             f"vocabulary: that of {pretrained.name} cannot be used ({pretrained.no_text}); name another one, "
@@ -103,6 +103,7 @@ def open_finetuning(config: ConfigDict) -> Task:
         optimizer=adam(schedule, options, freezing.frozen_until, freezing.lr_scale),
         schedule=schedule,
         watchdog=Watchdog(),
+        origin=pretrained.recorded(),
     )
 
 

@@ -58,7 +58,7 @@ class HeldOut(NamedTuple):
       buckets: lengths in samples, each a program at each setting.
       function: (variables, batch, compression) -> what `measure` reads.
       arguments: (variables' shapes, (setting, bucket)) -> the arguments of `function`.
-      measure: (programs, variables) -> a row of numbers for each setting.
+      measure: (programs, variables, what is called after each part) -> a row of numbers for each setting.
     """
 
     split: str
@@ -66,7 +66,7 @@ class HeldOut(NamedTuple):
     buckets: list[int]
     function: Callable[..., Any]
     arguments: Callable[[Any, tuple[Compression, int]], tuple[Any, Any]]
-    measure: Callable[[dict, Any], list[dict[str, Any]]]
+    measure: Callable[[dict, Any, Callable[[], None]], list[dict[str, Any]]]
 
 
 def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
@@ -130,8 +130,8 @@ def _contrastive(
     model = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
     function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
 
-    def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
-        return [jax.device_get(programs[setting, samples](variables, batch)) for setting in settings]
+    def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
+        return [(jax.device_get(programs[setting, samples](variables, batch)), progress())[0] for setting in settings]
 
     return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure)
 
@@ -261,13 +261,16 @@ def _word_errors(
         loss, impossible = losses.ctc(logits_BxTxV, length_B, *labels, blank)
         return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
-    def measure(programs: dict, variables: Any) -> list[dict[str, Any]]:
-        return [word_error_row(programs, variables, setting) for setting in settings]
+    def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
+        return [word_error_row(programs, variables, setting, progress) for setting in settings]
 
-    def word_error_row(programs: dict, variables: Any, setting: Compression) -> dict[str, Any]:
+    def word_error_row(
+        programs: dict, variables: Any, setting: Compression, progress: Callable[[], None]
+    ) -> dict[str, Any]:
         errors, sums = ErrorCounts(), np.zeros(3)
         for bucket, arrays, members in batches:
             path_BxT, length_B, *terms = jax.device_get(programs[setting, bucket](variables, arrays))
+            progress()
             sums += terms
             for row, utterance in members:
                 text = greedy(path_BxT[row, : length_B[row]], vocabulary)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.checkpoints.pretrained import open_origin
 from sew_jax.compression import Draw, settings_table
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
@@ -77,14 +77,14 @@ def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHead
     return Learning(model, micro_loss, adam(schedule, recipe.optim), schedule)
 
 
-def open_pretraining(config: ConfigDict) -> Task:
-    """The task of a config of mode `pretrain`.
+def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) -> Task:
+    """The task of a config of mode `pretrain`; `earlier` is the record of the run that goes on.
 
     Raises:
       UserError: something in the config, the data or `init_from` does not fit.
     """
     table = settings_table(**config.compression)
-    pretrained = open_pretrained(config.init_from) if config.init_from else None
+    pretrained = open_origin(config.init_from, earlier) if config.init_from else None
     backbone = BackboneConfig(
         **_inherit(config.model, pretrained and pretrained.backbone),
         upsample_factors=upsample_factors(table),
@@ -123,6 +123,7 @@ def open_pretraining(config: ConfigDict) -> Task:
             groups=head.codebooks,
             masked=mask_slots(frames, prob=mask.prob, span=mask.span) / frames,
         ),
+        origin=pretrained and pretrained.recorded(),
     )
 
 

@@ -24,6 +24,10 @@ from sew_jax.training.task import Task
 from sew_jax.training.watchdog import LOCAL
 
 
+# Of longer runs not each update has a row: row and event of one are 1.2 KB, and all of a run's stay below 100 MB
+_ROWS = 50_000
+
+
 def first_screen(
     config: ConfigDict, task: Task, plan: BatchPlan, mesh: Mesh, parameters: int, state_bytes: int
 ) -> None:
@@ -59,7 +63,9 @@ def first_screen(
     )
 
 
-def say_start(workdir: Path, start: int, damaged: list[tuple[int, str]], changes: list[str]) -> None:
+def say_start(
+    workdir: Path, start: int, damaged: list[tuple[int, str]], changes: list[str], versions: list[str]
+) -> None:
     """Where a run begins and why."""
     say(f"  outputs   {workdir}")
     newest = "the newest that is whole" if damaged else "the newest checkpoint there"
@@ -72,6 +78,8 @@ def say_start(workdir: Path, start: int, damaged: list[tuple[int, str]], changes
         say(f"            that of update {step} is damaged ({reason}) and lies in {workdir}/damaged now")
     for change in changes:
         say(f"            other than before, as config.resume allows: {change}")
+    for change in versions:
+        say(f"            other than at the last start: {change}")
 
 
 def _rows(plan: BatchPlan, bucket: int) -> str:
@@ -84,6 +92,7 @@ class Reporter:
 
     def __init__(self, config: ConfigDict, task: Task, metrics: MetricsFile, progress: Progress):
         self._config, self._task, self._metrics, self._progress = config, task, metrics, progress
+        self._row_every = -(-config.num_steps // _ROWS)
         self._window: list[dict[str, Any]] = []
         self._clock = time.monotonic()
         self.last: dict[str, Any] = {}
@@ -95,7 +104,7 @@ class Reporter:
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
         audio = float(batch.arrays["length"].sum()) / SAMPLE_RATE * jax.process_count()
-        row = {"step": step, "epoch": batch.epoch, "batch": batch.number, "setting": setting.name}
+        row = {"step": step, "time": round(time.time(), 1), "epoch": batch.epoch, "batch": batch.number, "setting": setting.name}
         row |= {"bucket_s": batch.bucket / SAMPLE_RATE}
         row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
         row |= {
@@ -105,7 +114,8 @@ class Reporter:
         }
         # null where not finite: JSON has no such numbers
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self._metrics.write(row)
+        if step % self._row_every == 0 or step == self._config.num_steps or values["skipped"]:
+            self._metrics.write(row)
         self._progress.update(step)
         self.last = row
         if values["skipped"]:
@@ -129,8 +139,11 @@ class Reporter:
         self._clock += time.monotonic() - begin
 
     def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
-        self.skipped_in_a_row += 1
         self._skipped += 1
+        if values["weight"] == 0:  # nothing that another learning rate would mend
+            say(f"  ! update {step} is skipped: it has nothing to learn from (batch {batch.number}); {self._skipped} so far")
+            return
+        self.skipped_in_a_row += 1
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.number})"
         say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
         if self.skipped_in_a_row > self._config.optim.max_skipped:

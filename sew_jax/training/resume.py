@@ -5,15 +5,19 @@ or its dataclass gives it, which is what the run was; so a key that joins later 
 """
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 from sew_jax.checkpoints.checkpointer import newest_record
 from sew_jax.checks.check import recorded_defaults
+from sew_jax.data.entries import is_remote
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.names import split_names
 from sew_jax.runtime.distributed import same_everywhere
+from sew_jax.storage import is_there, patient
 
 RECORD = (
     "config.json"  # for readers, and for runs that start from this one; what a run goes on from is in its checkpoints
@@ -23,6 +27,9 @@ _FREE_KEYS = (
     "num_steps",
     "log_every",
     "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_every",
+    "stall_minutes",
     "eval",
     "mesh",
     "remat",
@@ -55,6 +62,23 @@ def earlier_record(workdir: Path) -> dict[str, Any] | None:
     if record is not None and not all(isinstance(record.get(key), dict) for key in ("config", "data", "rows")):
         raise UserError(f"workdir: {workdir} holds checkpoints of another kind of run; use another --workdir")
     return record
+
+
+def wait_for_data(earlier: dict[str, Any], data: str) -> None:
+    """Waits for the data that the earlier run had: at its first start they may be a mistake, now they are away.
+
+    Raises:
+      Unavailable: they stay away.
+    """
+    for root in split_names(data) if earlier["config"].get("data") == data else []:
+        if root != "demo" and not is_remote(root):
+            _wait_for(root)
+
+
+@patient
+def _wait_for(root: str) -> None:
+    if not is_there(root):
+        raise OSError(errno.ESTALE, "it is not there, or empty, as the place of a mount that is away", root)
 
 
 def earlier_rows(earlier: dict[str, Any] | None, config: dict[str, Any]) -> dict[int, int] | None:

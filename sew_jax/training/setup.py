@@ -15,21 +15,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.checkpoints.leftovers import Leftovers
 from sew_jax.compression import Draw
 from sew_jax.console import format_duration, say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches, label_slots
 from sew_jax.data.problems import DamagedAudio, write_problems
+from sew_jax.errors import Unavailable
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.agreement import at_all_processes, check_same, check_shared, versions
+from sew_jax.runtime.agreement import at_all_processes, check_same, check_shared, what_computes
 from sew_jax.runtime.programs import compile_one, compile_table, share_programs
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, share_of, tree_shardings
 from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
-from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows
+from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows, wait_for_data
+from sew_jax.training.starts import note_start
 from sew_jax.training.step import Gradients, OfRun, TrainState, make_gradients, make_update, new_state
 from sew_jax.training.task import Task
 from sew_jax.training.validation import Validation
@@ -40,6 +43,7 @@ class Run(NamedTuple):
 
     Attributes:
       record: what the run says of itself in its checkpoints.
+      leftovers: of saves that were interrupted; None in all processes but the first.
       programs: (settings, bucket) -> an update (state, batch) -> (state, metrics); empty where there is nothing to do.
       start: updates done before.
       state: that of update `start`; the first update takes it over.
@@ -51,6 +55,7 @@ class Run(NamedTuple):
     damaged: DamagedAudio
     record: dict[str, Any]
     checkpoints: Checkpoints
+    leftovers: Leftovers | None
     metrics: MetricsFile
     validation: Validation
     programs: dict[tuple[Draw, int], Any]
@@ -58,13 +63,13 @@ class Run(NamedTuple):
     state: TrainState
 
 
-def open_task(config: ConfigDict) -> Task:
-    """The task that `config.mode` names.
+def open_task(config: ConfigDict, earlier: dict[str, Any] | None = None) -> Task:
+    """The task that `config.mode` names; `earlier` is the record of the run that goes on.
 
     Raises:
       UserError: something in the config, the data or `init_from` does not fit.
     """
-    return open_pretraining(config) if config.mode == "pretrain" else open_finetuning(config)
+    return (open_pretraining if config.mode == "pretrain" else open_finetuning)(config, earlier)
 
 
 @contextlib.contextmanager
@@ -74,14 +79,14 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Raises:
       UserError: config, data, or an earlier run in the workdir do not fit; or the workdir cannot be written.
     """
-    check_same({"config": config.to_dict(), "versions": versions()})
+    check_same({"config": config.to_dict(), "versions": what_computes()})
     check_shared(workdir)
     share_programs(workdir)
-    task = at_all_processes(lambda: open_task(config))
+    earlier = earlier_record(workdir)
+    task = at_all_processes(lambda: _open_when_there(config, earlier))
     described = _described(config, task)
     check_same(described | {"left_out": len(task.problems)})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    earlier = earlier_record(workdir)
     plan = _plan(config, task, mesh.size, earlier)
     template = _Template(config, task, mesh)
     record = json.loads(json.dumps(described | {"parameters": template.parameters, "rows": plan.drawn}))
@@ -91,10 +96,13 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     with contextlib.ExitStack() as stack:
         with writing_to(workdir, WORKDIR_HINT):
             workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
+        leftovers = Leftovers(workdir) if _first_host() else None
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, keep_every=config.keep_every)))
         restored = checkpoints.restore(template.like)
+        if earlier and not restored:
+            raise Unavailable(f"workdir: the checkpoints of {workdir} were there a moment ago, and are not now")
         start = restored.step if restored else 0
-        say_start(workdir, start, restored.damaged if restored else [], changes)
+        say_start(workdir, start, restored.damaged if restored else [], changes, note_start(workdir, start))
         metrics = stack.enter_context(contextlib.closing(_open_files(workdir, task, record, start)))
         state = restored.state if restored else template.first_state()
         validation = stack.enter_context(
@@ -102,6 +110,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         )
         programs = {}
         if start < config.num_steps and not validation.exhausted:
+            checkpoints.prepare(state)
             programs = _compile(config, task, plan, template)
         batches = Batches(
             task.source,
@@ -114,8 +123,16 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             speed=config.input.speed,
             share=share_of(batch_sharding(mesh)),
         )
-        damaged = DamagedAudio(config.data, config.input.max_bad, workdir if _first_host() else None)
-        yield Run(task, mesh, batches, damaged, record, checkpoints, metrics, validation, programs, start, state)
+        damaged = DamagedAudio(config.data, config.input.max_bad, len(task.source), workdir if _first_host() else None)
+        yield Run(
+            task, mesh, batches, damaged, record, checkpoints, leftovers, metrics, validation, programs, start, state
+        )
+
+
+def _open_when_there(config: ConfigDict, earlier: dict[str, Any] | None) -> Task:
+    if earlier:
+        wait_for_data(earlier, config.data)
+    return open_task(config, earlier)
 
 
 class _Template:
@@ -180,6 +197,7 @@ def _described(config: ConfigDict, task: Task) -> dict[str, Any]:
         "config": config.to_dict(),
         "architecture": task.architecture,
         "data": {"utterances": len(task.source), "sha256": task.source.fingerprint()},
+        "origin": task.origin,
     }
 
 

@@ -110,7 +110,8 @@ def make_update(
 ) -> Callable[[TrainState, Gradients], tuple[TrainState, dict[str, jax.Array]]]:
     """The half of a step that is the same for every draw, so that it is compiled once.
 
-    An update whose loss or gradient is not finite changes nothing but the count of updates; its metric `skipped` is 1.
+    An update whose loss or gradient is not finite, or whose weight is 0 as where none of its audio could be read,
+    changes nothing but the count of updates; its metric `skipped` is 1.
     """
 
     def update(state: TrainState, sums: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -123,7 +124,8 @@ def make_update(
             "grad_norm": optax.tree.norm(grads),
         }
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
-        scalars["skipped"] = 1.0 - finite
+        applied = finite & (sums.weight > 0)
+        scalars["skipped"] = 1.0 - applied
         updated = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -131,7 +133,7 @@ def make_update(
             batch_stats=sums.batch_stats,
         )
         kept = dataclasses.replace(state, step=state.step + 1)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept), scalars
+        return jax.tree.map(lambda new, old: jnp.where(applied, new, old), updated, kept), scalars
 
     return update
 

@@ -79,6 +79,7 @@ class Task(NamedTuple):
       init: key -> variables.
       warm_start: (fresh parameters, placement of what is read) -> parameters.
       schedule: learning rate by the number of updates.
+      origin: what the run starts from, as JSON; None: from nothing.
     """
 
     table: list[Compression]
@@ -97,6 +98,7 @@ class Task(NamedTuple):
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     watchdog: Watchdog
+    origin: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ Update N is dispatched before the metrics of update N - 1 are read, so the devic
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from sew_jax.compression import Draw, draw
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.pipeline import Batch, read_ahead
 from sew_jax.data.problems import Problem
-from sew_jax.runtime.distributed import texts_of_all
+from sew_jax.runtime.distributed import of_first_process, texts_of_all
 from sew_jax.runtime.preemption import stop_requests
 from sew_jax.runtime.sharding import batch_sharding, place_ahead
-from sew_jax.runtime.stall_watch import StallWatch
+from sew_jax.runtime.stall_watch import StallWatch, end_stalled
 from sew_jax.training.reporter import Reporter
 from sew_jax.training.setup import Run, open_run
 from sew_jax.training.step import TrainState
@@ -45,13 +46,18 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     Raises:
       UserError: config, data, or an earlier run in the workdir do not fit; the workdir cannot be written; or training
         diverged.
+      Unavailable: the storage of the data or of the workdir stays away.
     """
     begin = time.monotonic()
     check_config(config)
     with open_run(config, workdir) as run, contextlib.ExitStack() as stack:
         reporter = Reporter(config, run.task, run.metrics, Progress(config.num_steps, run.start))
-        stall = StallWatch(lambda sentence: say(f"  ! {sentence}", everywhere=True))
-        beside = _Beside(run, reporter, stall)
+        stall = StallWatch(
+            lambda sentence: say(f"  ! {sentence}", everywhere=True),
+            limit=60 * config.stall_minutes or math.inf,
+            end=lambda sentence: end_stalled(sentence, workdir, jax.process_index()),
+        )
+        beside = _Beside(config, run, reporter, stall)
         # a signal during the last save waits for it too
         stop_reason = stack.enter_context(stop_requests())
         workers = read_ahead(run.batches, workers=config.input.workers, threads=config.input.threads)
@@ -70,7 +76,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                 beside.pending = _Update(step, drawn, batch, scalars, waited)
                 if run.validation.due(step):
                     beside.validate(step, state)
-                if step % config.checkpoint_every == 0 and step < config.num_steps:
+                if step < config.num_steps and beside.is_save_due(step):
                     beside.read_metrics()
                     if not reporter.skipped_in_a_row:  # older checkpoints may be the sound ones
                         beside.save(step, state)
@@ -103,10 +109,10 @@ class _Beside:
       saved: updates in the newest checkpoint.
     """
 
-    def __init__(self, run: Run, reporter: Reporter, stall: StallWatch):
-        self._run, self._reporter, self._stall = run, reporter, stall
+    def __init__(self, config: ConfigDict, run: Run, reporter: Reporter, stall: StallWatch):
+        self._config, self._run, self._reporter, self._stall = config, run, reporter, stall
         self.pending: _Update | None = None
-        self.saved = run.start
+        self.saved, self._saved_at = run.start, time.monotonic()
 
     def next_batch(self, batches: Placed) -> tuple[Batch, dict[str, jax.Array], float]:
         """A batch, its arrays on the devices, and the seconds that these had to wait for it."""
@@ -140,14 +146,27 @@ class _Beside:
         """The held-out evaluation."""
         self.read_metrics()
         with self._reporter.paused(), self._stall.waiting_for("the devices"), jax.transfer_guard("allow"):
-            self._run.validation.run(step, state)
+            self._run.validation.run(step, state, self._stall.progress)
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether the state after an update is to be saved: so many updates, or minutes, after the last."""
+        config = self._config
+        if step % config.checkpoint_every == 0 or (config.keep_every and step % config.keep_every == 0):
+            return True
+        if not config.checkpoint_minutes or step % config.log_every:
+            return False
+        late = time.monotonic() - self._saved_at >= 60 * config.checkpoint_minutes
+        with jax.transfer_guard("allow"):  # the first process's clock counts for all
+            return of_first_process(str(late)) == str(True)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begins to write a checkpoint, which goes on in the background."""
         with self._stall.waiting_for("a checkpoint"), self._reporter.paused(), jax.transfer_guard("allow"):
             self._run.metrics.sync()
+            if self._run.leftovers:
+                self._run.leftovers.clear()
             self._run.checkpoints.save(state, step, {"step": step, **self._run.record})
-        self.saved = step
+        self.saved, self._saved_at = step, time.monotonic()
 
 
 def _say_end(config: ConfigDict, workdir: Path, run: Run, step: int, reason: str, seconds: float) -> None:

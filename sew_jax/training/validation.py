@@ -6,6 +6,7 @@ All of it follows from the rows so far, so that a run that was killed goes on as
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,13 @@ class Validation:
         """Whether the state after update `step` is evaluated."""
         return bool(self._held_out) and (step % self._config.eval.every == 0 or step == self._config.num_steps)
 
-    def run(self, step: int, state: TrainState) -> None:
-        """Evaluates, notes the rows, and keeps the checkpoint where it is the best so far."""
-        values = self._held_out.measure(self._programs, _variables(state))
+    def run(self, step: int, state: TrainState, progress: Callable[[], None]) -> None:
+        """Evaluates, notes the rows, and keeps the checkpoint where it is the best so far.
+
+        Args:
+          progress: called after each part.
+        """
+        values = self._held_out.measure(self._programs, _variables(state), progress)
         rows = [
             {"step": step, "split": self._held_out.split, "setting": setting.name} | _plain(row)
             for setting, row in zip(self._held_out.settings, values, strict=True)

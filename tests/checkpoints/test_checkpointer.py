@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from sew_jax import storage
 from sew_jax.checkpoints import checkpointer as checkpoint
 from sew_jax.checkpoints.checkpointer import Checkpoints
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.sharding import make_mesh, tree_shardings
 from sew_jax.training.step import new_state
 
@@ -110,7 +111,6 @@ def test_none_that_can_be_read(saved, tmp_path):
         ValueError("UNAVAILABLE: Error reading from GCS: 503"),  # TensorStore's are of this kind, whatever they say
         ValueError("DEADLINE_EXCEEDED: Timeout was reached"),
         ValueError("RESOURCE_EXHAUSTED: 429 Too many requests"),
-        ValueError("PERMISSION_DENIED: Error opening local file"),
         ValueError("ABORTED: the transaction was aborted"),
         ValueError("CANCELLED: the read was cancelled"),
     ],
@@ -123,9 +123,16 @@ def test_storage_that_does_not_answer_is_no_damage(saved, tmp_path, monkeypatch,
     def fail(*_):
         raise error
 
+    def refuse(*_):
+        raise ValueError("PERMISSION_DENIED: Error opening local file")
+
     monkeypatch.setattr(checkpoint, "_read", fail)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
     words = re.escape(str(error))
-    with pytest.raises(UserError, match=rf"update 2 cannot be read at the moment \(.*{words}\); nothing was changed"):
+    with pytest.raises(Unavailable, match=rf"update 2 cannot be read at the moment \(.*{words}\); nothing was changed"):
+        restore(tmp_path / "run", shapes(states[1]))
+    monkeypatch.setattr(checkpoint, "_read", refuse)
+    with pytest.raises(UserError, match=r"update 2 cannot be read \(PERMISSION_DENIED: .*\); nothing was changed"):
         restore(tmp_path / "run", shapes(states[1]))
     assert (tmp_path / "run/checkpoints/2").is_dir() and not (tmp_path / "run/damaged").exists()
 

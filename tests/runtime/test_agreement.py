@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.metrics.metrics_file import read_metrics
 from sew_jax.runtime import agreement, distributed
-from sew_jax.runtime.agreement import at_all_processes, check_same, versions
+from sew_jax.runtime.agreement import at_all_processes, check_same, what_computes
 from tests.jobs import KEYS_AS_ON_TPU, TINY, Job
 from tests.runs import make_corpus
 
@@ -76,8 +76,8 @@ def test_damage_of_one_host_is_counted_by_all_and_programs_are_shared(places, tm
         assert [status for status, *_ in ended] == statuses, ended
         stderrs += [stderr for *_, stderr in ended]
     # both say what one has met, first and last
-    assert "data: 1 utterances of corpus are damaged (first: 1-1-0003 " in stderrs[2], stderrs[2]
-    assert "data: 1 utterances of corpus are damaged (first: 1-1-0003 " in stderrs[3], stderrs[3]
+    assert "data: 1 utterances of corpus, which has 12, are damaged (first: 1-1-0003 " in stderrs[2], stderrs[2]
+    assert "data: 1 utterances of corpus, which has 12, are damaged (first: 1-1-0003 " in stderrs[3], stderrs[3]
     left_out = [json.loads(line)["id"] for line in (tmp_path / "run/left_out.jsonl").read_text().splitlines()]
     assert left_out == ["1-1-0003"] and "unread" not in read_metrics(tmp_path / "run")[0]
     assert list((tmp_path / "run/programs").glob("jit_gradients-*"))
@@ -96,6 +96,15 @@ def _fail():
     raise UserError("mine")
 
 
+@pytest.mark.parametrize("kind", [UserError, Unavailable])
+def test_others_end_as_the_one_that_failed(kind, monkeypatch):
+    """What storage that does not answer ends is started again everywhere; what the user must mend is not."""
+    text = json.dumps([kind.status, "process 1 (host1): away"])
+    monkeypatch.setattr(agreement, "texts_of_all", lambda mine: [mine, text, text, "[]"])
+    with pytest.raises(kind, match=r"^process 1 \(host1\): away \(1 more processes have an error\)$"):
+        at_all_processes(lambda: 3)
+
+
 def test_the_odd_one_out_is_named(monkeypatch):
     """Of four hosts, the one that differs, whichever it is; and the rest of what differs is counted."""
     usual = {"data": {"sha256": "a" * 200, "utterances": 12}, "versions": {"jax": "1"}}
@@ -111,8 +120,8 @@ def test_the_odd_one_out_is_named(monkeypatch):
 
 
 def test_versions_say_what_code_runs():
-    found = versions()
-    assert found == versions() and len(found["code"]) == 64 and found["jax"].count(".") == 2
+    found = what_computes()
+    assert found == what_computes() and len(found["code"]) == 64 and found["jax"].count(".") == 2
 
 
 def test_texts_of_a_process_alone():

@@ -71,7 +71,7 @@ def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
     held_out = open_held_out(config, task, mesh)
     variables = jax.jit(task.init)(jax.random.key(0))
     programs = runs.held_out_programs(held_out)
-    first, second = (held_out.measure(programs, variables) for _ in range(2))
+    first, second = (held_out.measure(programs, variables, lambda: None) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
     # an untrained model guesses among the positive and its five negatives

@@ -255,3 +255,17 @@ def test_rows_that_could_not_be_read_are_counted_by_all_processes():
     batch["length"][[1, 4, 5]], batch["crop"][5] = 0, -1
     _, metrics = run(finetuning(), make_mesh(4, 2), batch=batch, updates=1)
     assert metrics[0]["unread"] == 2
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_an_update_that_learns_from_nothing_changes_nothing(name, one_device):
+    """None of its audio could be read: parameters, moments, rate and running statistics stay, and the count goes on."""
+    mesh, state = make_mesh(1, 1, devices=jax.devices()[:1]), one_device[name][0]
+    _, micro_loss = {"pretrain": pretraining, "finetune": finetuning}[name]()
+    batch = make_batch()
+    empty = {key: np.zeros_like(x) for key, x in batch.items()} | {"crop": batch["crop"]}
+    after, scalars = program(micro_loss, 1)(state, place_batch(empty, batch_sharding(mesh)), RUN, compression=DRAW)
+    assert float(scalars["weight"]) == 0 and float(scalars["skipped"]) == 1
+    assert int(after.step) == int(state.step) + 1
+    same = jax.tree.map(np.array_equal, jax.device_get(after.replace(step=state.step)), state)
+    assert all(jax.tree.leaves(same))

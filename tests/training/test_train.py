@@ -19,7 +19,7 @@ from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
 from sew_jax.training.train import train
 from tests.runs import finetuning, make_corpus, pretraining
 
-TIMES = ("steps_per_s", "audio_h_per_h", "input_wait_frac")
+TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac")
 
 
 @pytest.fixture(scope="module")

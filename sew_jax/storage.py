@@ -1,0 +1,195 @@
+"""Storage that does not answer: told from damage and from mistakes, waited for, and given up after a while.
+
+What passes by itself is asked for again, with growing pauses (`patient`). What says so in the end is `Unavailable`.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import tenacity
+
+from sew_jax.console import format_duration, say
+from sew_jax.errors import Unavailable, UserError
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+PATIENCE_S = float(os.environ.get("SEW_JAX_PATIENCE_S", 600))  # from the environment, as processes that read inherit it
+_QUIET_S = 60.0  # between two lines about the same waiting, of whatever thread
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+_NAMES = "EIO ESTALE ETIMEDOUT ENOTCONN EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ECONNRESET ECONNREFUSED"
+_NAMES += " ECONNABORTED EREMOTEIO ENOLINK ECOMM ENONET EBUSY ETIME"
+_ERRNOS = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
+_SAID = [os.strerror(number) for number in sorted(_ERRNOS - {errno.EBUSY})]  # by libraries without errno
+_HTTP = {408, 425, 429, 500, 502, 503, 504}
+# Words of absl::Status, as TensorStore and ArrayRecord raise them
+_STATUSES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED")
+# Of libraries that need not be installed: fsspec, aiohttp, botocore, requests, urllib3, httpx
+_CLASSES = {
+    *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
+    *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
+}
+_lock, _spoke_at = threading.Lock(), float("-inf")
+
+
+def is_away(error: BaseException | None, seen_before: bool = False) -> bool:
+    """Whether an error, or what it came of, says that storage does not answer at the moment.
+
+    Args:
+      seen_before: what is asked for was there once; that it is gone with its whole folder is a mount that is away.
+    """
+    asked: set[int] = set()
+    while error is not None and id(error) not in asked:
+        asked.add(id(error))
+        if isinstance(error, Unavailable):
+            return True
+        if isinstance(error, (UserError, MemoryError)) or type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+            return False
+        if _says_so(error) or (seen_before and _is_gone_with_its_folder(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, (ConnectionError, TimeoutError)) and not isinstance(error, BrokenPipeError):
+        return True
+    if getattr(error, "errno", None) in _ERRNOS or _http_status(error) in _HTTP:
+        return True
+    if _CLASSES & {parent.__name__ for parent in type(error).__mro__}:
+        return True
+    text = str(error)
+    return any(text.startswith(word) or f" {word}:" in text for word in _STATUSES) or any(s in text for s in _SAID)
+
+
+def _http_status(error: BaseException) -> int:
+    """As gcsfs, aiohttp, botocore, requests and google-cloud write it; 0 where there is none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    numbers = [str(x) for x in (getattr(response, "status_code", None), *found) if isinstance(x, (int, str))]
+    return next((int(number) for number in numbers if number.isdigit()), 0)
+
+
+def _is_gone_with_its_folder(error: BaseException) -> bool:
+    """A file without its folder, or in an empty one, as below a mount that is away: who deletes leaves something."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, (str, os.PathLike)):
+        return False
+    try:
+        return not os.listdir(os.path.dirname(os.path.abspath(error.filename)))
+    except OSError:
+        return True
+
+
+def is_there(root: os.PathLike | str) -> bool:
+    """Whether a local file, or a folder with something in it, is where it was; an empty folder may be a mount's place."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except NotADirectoryError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def unreadable(path: str) -> OSError | None:
+    """Why the system cannot give a file's bytes, which decoders do not tell; None where it can, or it is no file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb", buffering=0) as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        return error
+    return None
+
+
+def patient(
+    function: Callable[_P, _T] | None = None, *, seen_before: bool = False, doubtful: type[Exception] | None = None
+) -> Callable:
+    """A function that is called again while storage does not answer; it must be one that may be called again.
+
+    Args:
+      seen_before: as in `is_away`.
+      doubtful: an error which is believed when it comes twice: storage may have been away for the first time alone.
+
+    Raises:
+      Unavailable: storage has not answered for `PATIENCE_S`.
+    """
+    if function is None:
+        return functools.partial(patient, seen_before=seen_before, doubtful=doubtful)
+
+    def away(error: BaseException) -> bool:
+        return not isinstance(error, Unavailable) and is_away(error, seen_before)
+
+    @functools.wraps(function)
+    def asked(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            if not away(error) and not (doubtful and isinstance(error, doubtful)):
+                raise
+            problem = error
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(away),
+            wait=tenacity.wait_exponential(FIRST_PAUSE_S, LONGEST_PAUSE_S) + tenacity.wait_random(0, FIRST_PAUSE_S),
+            stop=tenacity.stop_after_delay(PATIENCE_S),
+            before_sleep=lambda state: _say_waiting(state.outcome.exception()),
+            reraise=True,
+        )
+        try:
+            if away(problem):
+                _say_waiting(problem)
+                time.sleep(FIRST_PAUSE_S)
+            return again(function, *arguments, **options)
+        except Exception as error:
+            if not away(error):
+                raise
+            raise unavailable(error) from error
+
+    return asked
+
+
+def unavailable(error: BaseException) -> Unavailable:
+    """What is said in the end of storage that stayed away."""
+    if isinstance(error, Unavailable):
+        return error
+    return Unavailable(
+        f"storage does not answer ({_in_words(error)}); nothing is lost, the same command goes on when it does"
+    )
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turns whatever says that storage is away into `Unavailable`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Unavailable) or not is_away(error):
+            raise
+        raise unavailable(error) from error
+
+
+def _say_waiting(error: BaseException) -> None:
+    global _spoke_at
+    with _lock:
+        if time.monotonic() - _spoke_at < _QUIET_S:
+            return
+        _spoke_at = time.monotonic()
+    patience = format_duration(PATIENCE_S)
+    say(f"  ! storage does not answer ({_in_words(error)}); it is asked again for up to {patience}", everywhere=True)
+
+
+def _in_words(error: BaseException) -> str:
+    """The error that names a file or a reason, among those it came of, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200] or type(error).__name__

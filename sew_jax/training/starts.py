@@ -1,0 +1,35 @@
+"""`starts.jsonl`: a row for each start of a run, so that it can be told later what has computed which updates."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.runtime.versions import versions
+
+FILE = "starts.jsonl"
+
+
+def note_start(workdir: Path, update: int) -> list[str]:
+    """Adds a row, in the first process; returns in words what is of another version than at the start before."""
+    now, path = versions(), workdir / FILE
+    row = {"time": round(time.time(), 3), "update": update, **now}
+    row |= {"devices": jax.device_count(), "processes": jax.process_count()}
+    with writing_to(workdir, WORKDIR_HINT):
+        before = _last(path) if update else {}
+        if jax.process_index() == 0:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    return [f"{name} was {before[name]}, is {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+
+
+def _last(path: Path) -> dict[str, str]:
+    """The newest row that is whole."""
+    for line in reversed(path.read_bytes().splitlines() if path.exists() else []):
+        try:
+            return json.loads(line)
+        except ValueError:  # a kill cut it short
+            continue
+    return {}
