@@ -103,7 +103,7 @@ def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabu
     rows = rows_to_measure([source for source, _ in sources], buckets, config.input.batch_seconds, mesh.size)
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
-        _report_damaged(problems, config)
+        _report_damaged(problems, config, len(source) + len(problems))
         _report_texts(source, vocabulary)
     say(f"  text      text_normalizer={vocabulary.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")

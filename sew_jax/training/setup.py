@@ -121,7 +121,9 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             hosts=jax.process_count(),
         )
         damaged = DamagedAudio(config.data, config.input.max_bad, len(task.source), workdir if _first_host() else None)
-        yield Run(task, mesh, batches, damaged, record, checkpoints, leftovers, metrics, validation, programs, start, state)
+        yield Run(
+            task, mesh, batches, damaged, record, checkpoints, leftovers, metrics, validation, programs, start, state
+        )
 
 
 class _Template:

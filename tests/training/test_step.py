@@ -225,9 +225,7 @@ def test_an_update_that_learns_from_nothing_changes_nothing(name, one_device):
     mesh, state = make_mesh(1, 1, devices=jax.devices()[:1]), one_device[name][0]
     _, micro_loss = {"pretrain": pretraining, "finetune": finetuning}[name]()
     empty = {key: np.zeros_like(x) for key, x in make_batch().items()}
-    after, scalars = program(micro_loss, 1)(
-        state, place_batch(empty, batch_sharding(mesh)), RUN, compression=DRAW
-    )
+    after, scalars = program(micro_loss, 1)(state, place_batch(empty, batch_sharding(mesh)), RUN, compression=DRAW)
     assert float(scalars["weight"]) == 0 and float(scalars["skipped"]) == 1
     assert int(after.step) == int(state.step) + 1
     same = jax.tree.map(np.array_equal, jax.device_get(after.replace(step=state.step)), state)

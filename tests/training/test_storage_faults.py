@@ -63,7 +63,9 @@ def test_data_that_stay_away_end_the_run_in_one_line(corpus, away, tmp_path, mon
     away(None)
     monkeypatch.setattr(storage, "PATIENCE_S", 2.0)
     monkeypatch.setenv("SEW_JAX_PATIENCE_S", "2")  # of the worker
-    with pytest.raises(Unavailable, match=r"No such file or directory: .*mount/train/1/1/1-1-00\d\d\.flac.*goes on") as caught:
+    with pytest.raises(
+        Unavailable, match=r"No such file or directory: .*mount/train/1/1/1-1-00\d\d\.flac.*goes on"
+    ) as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value) and caught.value.status == 75
 
