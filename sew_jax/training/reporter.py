@@ -146,9 +146,8 @@ class Reporter:
     def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
         self._skipped += 1
         if values["weight"] == 0:  # nothing that another learning rate would mend
-            say(
-                f"  ! update {step} is skipped: it has nothing to learn from (batch {batch.number}); {self._skipped} so far"
-            )
+            what = f"it has nothing to learn from (batch {batch.number})"
+            say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
             return
         self.skipped_in_a_row += 1
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.number})"
