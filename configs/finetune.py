@@ -89,14 +89,7 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     config.optim = _optim(lr, freeze, small)
 
-    # Held-out evaluation: word error rate, greedy
-    config.eval = ConfigDict()
-    config.eval.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
-    config.eval.every = 500 if small else 1000  # updates
-    config.eval.settings = ""  # names; empty: the table's largest and smallest
-    config.eval.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
-    config.eval.patience = 0  # evaluations without a better one that end the run; 0: none do
-    config.eval.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
+    config.eval = _held_out(small)
 
     config.input = ConfigDict()
     config.input.batch_seconds = 12.0 if small else 1600.0
@@ -110,6 +103,18 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.workers = 0
     config.input.threads = 4
     return config
+
+
+def _held_out(small: bool) -> ConfigDict:
+    """Held-out evaluation: word error rate, greedy."""
+    held_out = ConfigDict()
+    held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
+    held_out.every = 500 if small else 1000  # updates
+    held_out.settings = ""  # names; empty: the table's largest and smallest
+    held_out.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
+    held_out.patience = 0  # evaluations without a better one that end the run; 0: none do
+    held_out.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
+    return held_out
 
 
 def _optim(lr: float, freeze: float, small: bool) -> ConfigDict:

@@ -120,12 +120,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.optim.clip_norm = 5.0 if small else 0.0
     config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
 
-    # Held-out evaluation: contrastive loss and accuracy at each setting, under fixed masks
-    config.eval = ConfigDict()
-    config.eval.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
-    config.eval.every = 500 if small else 5000  # updates
-    config.eval.settings = ""  # names; empty: all of the table
-    config.eval.max_seconds = 120.0 if small else 600.0  # audio of it
+    config.eval = _held_out(small)
 
     config.input = ConfigDict()
     # audio of an update, all devices together
@@ -142,3 +137,13 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4
     return config
+
+
+def _held_out(small: bool) -> ConfigDict:
+    """Held-out evaluation: contrastive loss and accuracy at each setting, under fixed masks."""
+    held_out = ConfigDict()
+    held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
+    held_out.every = 500 if small else 5000  # updates
+    held_out.settings = ""  # names; empty: all of the table
+    held_out.max_seconds = 120.0 if small else 600.0  # audio of it
+    return held_out

@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import tenacity
 
@@ -21,7 +21,6 @@ from sew_jax.errors import Unavailable, UserError
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 PATIENCE_S = float(os.environ.get("SEW_JAX_PATIENCE_S", 600))  # from the environment, as processes that read inherit it
 _QUIET_S = 60.0  # between two lines about the same waiting, of whatever thread
-_P, _T = ParamSpec("_P"), TypeVar("_T")
 
 _NAMES = "EIO ESTALE ETIMEDOUT ENOTCONN EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ECONNRESET ECONNREFUSED"
 _NAMES += " ECONNABORTED EREMOTEIO ENOLINK ECOMM ENONET EBUSY ETIME"
@@ -49,7 +48,10 @@ def is_away(error: BaseException | None, seen_before: bool = False) -> bool:
         asked.add(id(error))
         if isinstance(error, Unavailable):
             return True
-        if isinstance(error, (UserError, MemoryError)) or type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+        if isinstance(error, (UserError, MemoryError)) or type(error).__name__ in (
+            "JaxRuntimeError",
+            "XlaRuntimeError",
+        ):
             return False
         if _says_so(error) or (seen_before and _is_gone_with_its_folder(error)):
             return True
@@ -89,9 +91,9 @@ def _is_gone_with_its_folder(error: BaseException) -> bool:
 
 
 def is_there(root: os.PathLike | str) -> bool:
-    """Whether a local file, or a folder with something in it, is where it was; an empty folder may be a mount's place."""
+    """Whether a local file, or a folder with something in it, is there; an empty one may be the place of a mount."""
     try:
-        with os.scandir(root) as entries:
+        with os.scandir(os.fspath(root)) as entries:
             return next(entries, None) is not None
     except NotADirectoryError:
         return True
@@ -113,8 +115,8 @@ def unreadable(path: str) -> OSError | None:
 
 
 def patient(
-    function: Callable[_P, _T] | None = None, *, seen_before: bool = False, doubtful: type[Exception] | None = None
-) -> Callable:
+    function: Callable[..., Any] | None = None, *, seen_before: bool = False, doubtful: type[Exception] | None = None
+) -> Callable[..., Any]:
     """A function that is called again while storage does not answer; it must be one that may be called again.
 
     Args:
@@ -131,7 +133,7 @@ def patient(
         return not isinstance(error, Unavailable) and is_away(error, seen_before)
 
     @functools.wraps(function)
-    def asked(*arguments: _P.args, **options: _P.kwargs) -> _T:
+    def asked(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except Exception as error:

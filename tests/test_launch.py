@@ -130,7 +130,13 @@ def commands(text):
 
 # script and its arguments: the commands that must come, each as words that it must hold, in this order
 DRY = {
-    "local": (["local"], ["pip --constraint=launch/constraints.txt --requirement=requirements.txt jax", "sew_jax.main --config=configs/demo.py"]),
+    "local": (
+        ["local"],
+        [
+            "pip --constraint=launch/constraints.txt --requirement=requirements.txt jax",
+            "sew_jax.main --config=configs/demo.py",
+        ],
+    ),
     "local config": (
         ["local", "--extra=tpu", "--", "--config=configs/evaluate.py", *HARD],
         ["pip jax[tpu]", "sew_jax.main --config=configs/evaluate.py"],
@@ -209,7 +215,10 @@ DRY = {
         ["gke", "run", "base", *GKE, "--type=h100-80gb-8", "--image=i", "--", *PLAIN],
         ["xpk workload create --device-type=h100-80gb-8 --num-nodes=1 --docker-image=i"],
     ),
-    "gke in a pod": (["gke", "in-pod", "base", "--", *HARD], ["python3 pip --constraint=launch/constraints.txt jax[tpu]", "python3 sew_jax.main"]),
+    "gke in a pod": (
+        ["gke", "in-pod", "base", "--", *HARD],
+        ["python3 pip --constraint=launch/constraints.txt jax[tpu]", "python3 sew_jax.main"],
+    ),
     "gke list": (["gke", "list", *GKE], ["xpk workload list --cluster=c"]),
     "gke logs": (
         ["gke", "logs", "base", *GKE],

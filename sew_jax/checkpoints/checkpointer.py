@@ -47,7 +47,7 @@ class Checkpoints:
     A state is a dataclass of arrays with a field `params`.
 
     The JSON holds a checksum of each array, since Orbax does not notice a changed bit in what it reads. All methods
-    but `latest` raise UserError where the disk is full or may not be written.
+    but `latest` raise UserError where the disk is full or may not be written, and Unavailable where it does not answer.
     """
 
     def __init__(self, workdir: Path, keep: int | None = 2, keep_every: int = 0):
@@ -88,17 +88,33 @@ class Checkpoints:
 
     def save(self, state: Any, step: int, meta: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; returns at once unless the last save still runs."""
-        items = _items(state)
         with self._writing():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(items["params"]),
-                    train=ocp.args.PyTreeSave(items["train"]),
-                    meta=ocp.args.JsonSave(meta | {"checksums": _checksums(items)}),
-                ),
-                force=True,  # an error, rather than nothing, where it cannot be
-            )
+            self._begin(state, step, meta)
+
+    def _begin(self, state: Any, step: int, meta: dict[str, Any]) -> None:
+        items = _items(state)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.PyTreeSave(items["params"]),
+                train=ocp.args.PyTreeSave(items["train"]),
+                meta=ocp.args.JsonSave(meta | {"checksums": _checksums(items)}),
+            ),
+            force=True,  # an error, rather than nothing, where it cannot be
+        )
+
+    def save_at_last(self, state: Any, step: int, meta: dict[str, Any]) -> None:
+        """After a save that failed for its storage: as `save`, again and again, until it is written."""
+
+        @patient
+        def save() -> None:
+            self._manager.reload()  # forgets the one that failed
+            if step not in self._manager.all_steps():
+                self._begin(state, step, meta)
+                self._manager.wait_until_finished()
+
+        with self._writing():
+            save()
 
     def check(self) -> None:
         """Raises what went wrong with a save in the background."""

@@ -73,7 +73,9 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
         vocabulary=Vocabulary.of_record(kept["vocabulary"]) if kept["vocabulary"] else None,
         trained=parse_table(kept["trained"]),
         load=lambda sharding: open_pretrained(pinned).load(sharding),  # none of its own checkpoints can be read
-        shapes=lambda: unflatten_dict({k: x for k, x in flat_shapes(backbone, head).items() if k not in lacks}, sep="/"),
+        shapes=lambda: unflatten_dict(
+            {k: x for k, x in flat_shapes(backbone, head).items() if k not in lacks}, sep="/"
+        ),
         no_text=kept["no_text"],
         lacks=tuple(kept["lacks"]),
         revision=kept["revision"],
@@ -135,7 +137,9 @@ def _hugging_face(name: str) -> Pretrained:
         shapes=released.shapes,
         no_text=released.no_text,
         left_behind=tuple(released.left_behind),
-        lacks=tuple(sorted(flat_shapes(released.architecture.backbone, released.architecture.head).keys() - released.sources)),
+        lacks=tuple(
+            sorted(flat_shapes(released.architecture.backbone, released.architecture.head).keys() - released.sources)
+        ),
         revision=found[1] if (found := re.search(r"/snapshots/([0-9a-f]{40})(/|$)", released.name)) else "",
     )
 

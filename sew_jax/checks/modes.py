@@ -6,7 +6,19 @@ from typing import Any, Union
 
 from ml_collections import ConfigDict
 
-from sew_jax.checks.rules import Choice, CountOrShare, Factors, MeshAxis, Parsed, Rule, Settings, Text, choice_of, positive, whole
+from sew_jax.checks.rules import (
+    Choice,
+    CountOrShare,
+    Factors,
+    MeshAxis,
+    Parsed,
+    Rule,
+    Settings,
+    Text,
+    choice_of,
+    positive,
+    whole,
+)
 from sew_jax.compression import settings_table
 from sew_jax.models.config import BackboneConfig
 from sew_jax.names import split_names

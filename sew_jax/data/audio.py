@@ -7,7 +7,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,16 +25,11 @@ _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
 
-_P, _T = ParamSpec("_P"), TypeVar("_T")
-
-
-def _with_cause(
-    function: Callable[Concatenate[str | bytes, _P], _T],
-) -> Callable[Concatenate[str | bytes, _P], _T]:
+def _with_cause(function: Callable[..., Any]) -> Callable[..., Any]:
     """What decoders say of a file they would say of its storage, too: where the system cannot read it, that is why."""
 
     @functools.wraps(function)
-    def asked(data: str | bytes, *arguments: _P.args, **options: _P.kwargs) -> _T:
+    def asked(data: str | bytes, *arguments: Any, **options: Any) -> Any:
         try:
             return function(data, *arguments, **options)
         except AudioError as error:

@@ -181,6 +181,7 @@ def _whole_file(path: str, channel: int | None) -> np.ndarray:
     return audio.read(fetch(path), channel=channel)
 
 
+@patient
 def read_bytes(data: str | bytes) -> bytes:
     """All bytes of what `fetch` gave. Raises AudioError."""
     if isinstance(data, bytes):

@@ -131,7 +131,11 @@ def _contrastive(
     function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
 
     def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
-        return [(jax.device_get(programs[setting, samples](variables, batch)), progress())[0] for setting in settings]
+        rows = []
+        for setting in settings:
+            rows.append(jax.device_get(programs[setting, samples](variables, batch)))
+            progress()
+        return rows
 
     return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure)
 

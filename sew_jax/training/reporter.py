@@ -23,7 +23,6 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training.task import Task
 from sew_jax.training.watchdog import LOCAL
 
-
 # Of longer runs not each update has a row: row and event of one are 1.2 KB, and all of a run's stay below 100 MB
 _ROWS = 50_000
 
@@ -104,7 +103,13 @@ class Reporter:
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
         audio = float(batch.arrays["length"].sum()) / SAMPLE_RATE * jax.process_count()
-        row = {"step": step, "time": round(time.time(), 1), "epoch": batch.epoch, "batch": batch.number, "setting": setting.name}
+        row = {
+            "step": step,
+            "time": round(time.time(), 1),
+            "epoch": batch.epoch,
+            "batch": batch.number,
+            "setting": setting.name,
+        }
         row |= {"bucket_s": batch.bucket / SAMPLE_RATE}
         row |= {"batch_ids": f"{zlib.crc32(' '.join(batch.ids).encode()):08x}", **values}
         row |= {
@@ -141,7 +146,8 @@ class Reporter:
     def _note_skipped(self, step: int, setting: Draw, batch: Batch, values: dict[str, float]) -> None:
         self._skipped += 1
         if values["weight"] == 0:  # nothing that another learning rate would mend
-            say(f"  ! update {step} is skipped: it has nothing to learn from (batch {batch.number}); {self._skipped} so far")
+            what = f"it has nothing to learn from (batch {batch.number})"
+            say(f"  ! update {step} is skipped: {what}; {self._skipped} so far")
             return
         self.skipped_in_a_row += 1
         what = f"loss {values['loss']}, gradient norm {values['grad_norm']} ({setting}, batch {batch.number})"

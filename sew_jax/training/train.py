@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from sew_jax.compression import Draw, draw
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.pipeline import Batch, read_ahead
 from sew_jax.data.problems import Problem
+from sew_jax.errors import Unavailable
 from sew_jax.runtime.distributed import of_first_process, texts_of_all
 from sew_jax.runtime.preemption import stop_requests
 from sew_jax.runtime.sharding import batch_sharding, place_ahead
@@ -83,8 +84,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             beside.read_metrics()
         if step > beside.saved:
             beside.save(step, state)
-        with stall.waiting_for("a checkpoint"):
-            run.checkpoints.wait()
+        beside.wait(step, state)
     seconds = time.monotonic() - begin
     _say_end(config, workdir, run, step, reason, seconds)
     stopped = step < config.num_steps and not run.validation.exhausted
@@ -112,7 +112,7 @@ class _Beside:
     def __init__(self, config: ConfigDict, run: Run, reporter: Reporter, stall: StallWatch):
         self._config, self._run, self._reporter, self._stall = config, run, reporter, stall
         self.pending: _Update | None = None
-        self.saved, self._saved_at = run.start, time.monotonic()
+        self.saved, self._saved_at, self._save_failed = run.start, time.monotonic(), False
 
     def next_batch(self, batches: Placed) -> tuple[Batch, dict[str, jax.Array], float]:
         """A batch, its arrays on the devices, and the seconds that these had to wait for it."""
@@ -134,7 +134,7 @@ class _Beside:
             self._note_damaged(self.pending.batch)
         self.pending = None
         self._stall.progress()
-        self._run.checkpoints.check()
+        self._note_failed(self._run.checkpoints.check)
 
     def _note_damaged(self, batch: Batch) -> None:
         """Has all processes name, count and bound what one of them could not read."""
@@ -148,9 +148,28 @@ class _Beside:
         with self._reporter.paused(), self._stall.waiting_for("the devices"), jax.transfer_guard("allow"):
             self._run.validation.run(step, state, self._stall.progress)
 
+    def wait(self, step: int, state: TrainState) -> None:
+        """Until the last checkpoint is written."""
+        with self._stall.waiting_for("a checkpoint"):
+            self._note_failed(self._run.checkpoints.wait)
+        if self._save_failed:
+            self.save(step, state)
+
+    def _note_failed(self, ask: Callable[[], None]) -> None:
+        """Storage that did not answer to a save costs no update: the next save is due at once, and waited for."""
+        try:
+            ask()
+        except Unavailable as error:
+            if jax.process_count() > 1:  # the others do not know
+                raise
+            say(f"  ! a checkpoint could not be written: {error.__cause__}; it is saved again")
+            self._save_failed = True
+
     def is_save_due(self, step: int) -> bool:
         """Whether the state after an update is to be saved: so many updates, or minutes, after the last."""
         config = self._config
+        if self._save_failed:
+            return True
         if step % config.checkpoint_every == 0 or (config.keep_every and step % config.keep_every == 0):
             return True
         if not config.checkpoint_minutes or step % config.log_every:
@@ -165,7 +184,12 @@ class _Beside:
             self._run.metrics.sync()
             if self._run.leftovers:
                 self._run.leftovers.clear()
-            self._run.checkpoints.save(state, step, {"step": step, **self._run.record})
+            meta = {"step": step, **self._run.record}
+            if not self._save_failed:
+                self._note_failed(lambda: self._run.checkpoints.save(state, step, meta))
+            if self._save_failed:
+                self._run.checkpoints.save_at_last(state, step, meta)
+                self._save_failed = False
         self.saved, self._saved_at = step, time.monotonic()
 
 

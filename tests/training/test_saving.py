@@ -181,7 +181,7 @@ with watch.watching(), watch.waiting_for("audio"):
     written = (tmp_path / "stalled.txt").read_text()
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ no update was finished for 0\.\d s: waiting for audio\n", written)
     for text in (done.stderr, written):
-        assert "in hangs_here" in text and "in check" in text and 'in <module>' in text
+        assert "in hangs_here" in text and "in check" in text and "in <module>" in text
     assert done.stderr.endswith("the same command goes on from the last checkpoint\n")
 
 

@@ -1,17 +1,22 @@
 """Storage that goes away in the middle of a run, and comes back, or does not."""
 
+import errno
 import os
 import shutil
 import threading
 
+import jax
+import numpy as np
 import pytest
+from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from sew_jax import storage
+from sew_jax.checkpoints.checkpointer import quiet_orbax
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.training.train import train
 from tests.runs import finetuning, make_corpus, pretraining
-from tests.training.test_train import stopping_after, values
+from tests.training.test_train import load, stopping_after, values
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,9 @@ def test_data_that_stay_away_end_the_run_in_one_line(corpus, away, tmp_path, mon
     away(None)
     monkeypatch.setattr(storage, "PATIENCE_S", 2.0)
     monkeypatch.setenv("SEW_JAX_PATIENCE_S", "2")  # of the worker
-    with pytest.raises(Unavailable, match=r"No such file or directory: .*mount/train/1/1/1-1-00\d\d\.flac.*goes on") as caught:
+    with pytest.raises(
+        Unavailable, match=r"No such file or directory: .*mount/train/1/1/1-1-00\d\d\.flac.*goes on"
+    ) as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value) and caught.value.status == 75
 
@@ -110,3 +117,27 @@ def test_a_finetuning_goes_on_without_its_origin(corpus, tmp_path, capfd):
         shutil.rmtree(path)
     with pytest.raises(UserError, match=r"origin/config\.json does not exist"):  # nothing of its own to go on from
         train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("update", [5, 12])
+def test_a_save_that_storage_did_not_take_is_done_again(corpus, tmp_path, monkeypatch, capfd, update):
+    """In the middle of the run, and at its end; the next one is whole, and nothing else has changed."""
+    failures, finalize = [2], AtomicRenameTemporaryPath.finalize
+
+    def flaky(self, *arguments, **options):
+        name = self.get_final().name
+        if failures[0] and name.isdigit() and int(name) >= update:
+            failures[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return finalize(self, *arguments, **options)
+
+    quiet_orbax()
+    config = pretraining(corpus)
+    train(config, tmp_path / "unbroken")
+    monkeypatch.setattr(AtomicRenameTemporaryPath, "finalize", flaky)
+    assert train(config, tmp_path / "run").step == 12 and failures == [0]
+    assert "a checkpoint could not be written: [Errno 116] Stale file handle" in capfd.readouterr().out
+    assert values(tmp_path / "run") == values(tmp_path / "unbroken")
+    steps = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdigit())
+    assert steps[-1] == 12 and len(steps) == 2
+    assert jax.tree.all(jax.tree.map(np.array_equal, load(tmp_path / "run"), load(tmp_path / "unbroken")))

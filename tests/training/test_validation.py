@@ -44,10 +44,10 @@ def finetuning(root, every=3):
 def saying(wers, monkeypatch):
     """Evaluations that find these word error rates: update -> rate."""
 
-    def said(self, step, state, run=Validation.run):
+    def said(self, step, state, progress, run=Validation.run):
         row = {"wer": wers[step], "errors": 1, "words": 10, "loss": 9.0}
         self._held_out = self._held_out._replace(measure=lambda *_: [row] * len(self._held_out.settings))
-        run(self, step, state)
+        run(self, step, state, progress)
 
     monkeypatch.setattr(Validation, "run", said)
 
