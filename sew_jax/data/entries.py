@@ -42,7 +42,8 @@ def fetch(path: str) -> str | bytes:
     """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
 
     Raises:
-      AudioError: it cannot be had.
+      AudioError: there is none.
+      OSError: its store fails, which says nothing about the audio.
     """
     if packed.is_packed(path):
         return packed.read_packed(path)
@@ -52,8 +53,8 @@ def fetch(path: str) -> str | bytes:
         return open_address(path).read_bytes()
     except AddressError as error:
         raise AudioError(str(error)) from error
-    except OSError as error:
-        raise AudioError(f"cannot be fetched ({type(error).__name__})") from error
+    except FileNotFoundError as error:
+        raise AudioError("does not exist") from error
 
 
 def is_audio_file(path: str) -> bool:
