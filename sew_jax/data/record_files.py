@@ -24,7 +24,7 @@ class RecordFile(NamedTuple):
     """A file and how many records it holds."""
 
     path: str
-    count: int
+    records: int
 
 
 class Records(Protocol):
@@ -63,7 +63,7 @@ class LibraryRecords:
     """
 
     def __init__(self, files: Sequence[RecordFile]):
-        self._files, self._ends = files, np.cumsum([file.count for file in files])
+        self._files, self._ends = files, np.cumsum([file.records for file in files])
         self._readers: list[Any] = [None] * len(files)
 
     def __getitem__(self, row: int) -> bytes:
@@ -93,7 +93,7 @@ class RangedRecords:
     """Records of a store that fsspec reads, each by its range of bytes; how often it asks again is the store's own."""
 
     def __init__(self, files: Sequence[RecordFile], index: pa.Table):
-        self._paths, self._ends = [file.path for file in files], np.cumsum([file.count for file in files])
+        self._paths, self._ends = [file.path for file in files], np.cumsum([file.records for file in files])
         self._offset, self._bytes = index["offset"], index["bytes"]
         self._store, _ = fsspec.core.url_to_fs(self._paths[0])
 

@@ -173,7 +173,7 @@ class RecordStore:
 
             self._example = tf_example_pb2.Example
             files = _record_files(self._local, self._folder, self._splits)
-            total = sum(file.count for file in files)
+            total = sum(file.records for file in files)
             if total != len(self.index):
                 raise UserError(
                     f"data: {self._folder} holds {total} records and an index of {len(self.index)}; run prepare again"

@@ -21,7 +21,7 @@ class StandIn:
 
     def __init__(self, objects: Callable[[str], bytes | None]):
         self.objects, self.asked, self.sent = objects, [], 0
-        self.delay, self.rate, self.faults = 0.0, float("inf"), []
+        self.delay, self.rate, self.faults, self.counting = 0.0, float("inf"), [], threading.Lock()
 
     def forget(self) -> None:
         self.asked, self.sent = [], 0
@@ -44,7 +44,8 @@ def serve(stand_in: StandIn) -> Iterator[str]:
             if fault == "refuse" or data is None:
                 self.answer(503 if fault else 404, b"{}")
                 return
-            part = data[int(begin) :] if begin else data[-int(end) :]
+            view = memoryview(data)
+            part = view[int(begin) :] if begin else view[-int(end) :]
             self.answer(206, part, f"bytes {len(data) - len(part)}-{len(data) - 1}/{len(data)}", fault == "cut")
 
         def answer(self, status, body, span=None, cut=False):
@@ -56,7 +57,9 @@ def serve(stand_in: StandIn) -> Iterator[str]:
             with contextlib.suppress(ConnectionError):  # the client has what it wanted
                 for at in range(0, len(body) // (2 if cut else 1), _PIECE):
                     time.sleep(_PIECE / stand_in.rate)
-                    stand_in.sent += self.wfile.write(body[at : at + _PIECE])
+                    count = self.wfile.write(body[at : at + _PIECE])
+                    with stand_in.counting:
+                        stand_in.sent += count
             self.close_connection = cut
 
         def handle(self):
@@ -66,8 +69,10 @@ def serve(stand_in: StandIn) -> Iterator[str]:
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads, request_queue_size = True, 128  # of 5 that wait the next one would be dropped for a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
