@@ -6,20 +6,24 @@ Paths may be local or remote (gs://, s3://), through etils.epath; a remote schem
 import concurrent.futures
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from etils import epath
 
-from sew_jax.console import say
-from sew_jax.data import audio, packed
+from sew_jax.console import Progress, say
+from sew_jax.data import audio, known_lengths, packed
 from sew_jax.data.addresses import AddressError, is_remote, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
 
 _T = TypeVar("_T")
+_AT_ONCE, _CHUNK = 256, 64  # chunks that wait for threads, and items of one
+_SILENCE = 10.0  # seconds after which what takes long says how far it is
+_SOME = 1000  # files whose headers are read in a moment
 _MANY = 20_000  # files whose headers take long enough to say so, or to be believed
 TOLERANCE = 0.1  # seconds by which a manifest may be wrong about a file
 
@@ -69,10 +73,26 @@ def is_audio_file(path: str) -> bool:
         return False
 
 
-def in_threads(function: Callable[[Any], _T], items: Iterable[Any]) -> list[_T]:
-    """`function` of each item, in order; for work that waits for disks and networks."""
-    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(function, items))
+def in_threads(function: Callable[[Any], _T], items: Iterable[Any], doing: str = "") -> list[_T]:
+    """`function` of each item, in order; for work that waits for disks and networks.
+
+    Args:
+      doing: what is said, with how far it is and the time that is left, of what lasts longer than a few seconds.
+    """
+    items, done, threads = list(items), [], min(32, 4 * (os.cpu_count() or 1))
+    progress, said = Progress(len(items)), time.monotonic()
+    size = max(min(_CHUNK, len(items) // threads), 1)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for begin in range(0, len(items), size * _AT_ONCE):  # what waits takes memory
+            end = min(begin + size * _AT_ONCE, len(items))
+            chunks = (items[i : min(i + size, end)] for i in range(begin, end, size))
+            for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+                done += results
+                progress.update(len(done))
+                if doing and time.monotonic() - said > _SILENCE:
+                    said = time.monotonic()
+                    say(f"  {doing}: {len(done)}/{len(items)} | {progress.rate:.0f}/s | eta {progress.left}")
+    return done
 
 
 def mark_duplicates(entries: list[Entry]) -> list[Entry]:
@@ -88,17 +108,18 @@ def mark_duplicates(entries: list[Entry]) -> list[Entry]:
     return marked
 
 
-def measure(entries: list[Entry]) -> list[Entry]:
+def measure(entries: list[Entry], root: str) -> list[Entry]:
     """Fills in lengths from the files' headers, each read once; audio without a readable header becomes a problem.
 
     What a manifest says of lengths is believed of remote files, and of more files than it takes long to open; there it
-    is checked when audio is read.
+    is checked when audio is read. Of many files what an earlier start read is kept (`known_lengths`).
+
+    Args:
+      root: the data that the entries belong to.
     """
     unknown = {e.path for e in entries if not e.problem and (e.seconds is None and e.samples is None)}
     known = {e.path for e in entries if not e.problem} - unknown
     believed = {path for path in known if is_remote(path) or len(known) > _MANY}
-    if len(unknown) > _MANY:
-        say(f"reading the lengths of {len(unknown)} files (configs/prepare.py makes this unnecessary)")
     paths = list(dict.fromkeys(e.path for e in entries if not e.problem))
 
     def look(path: str) -> int | AudioError | None:
@@ -109,8 +130,30 @@ def measure(entries: list[Entry]) -> list[Entry]:
         except AudioError as error:
             return error
 
-    found = dict(zip(paths, in_threads(look, paths), strict=True))
+    doing = "reading the lengths of files"
+    if len(paths) < _SOME:
+        found = dict(zip(paths, in_threads(look, paths, doing), strict=True))
+    else:
+        found = _recalled(root, [path for path in paths if path not in believed], look, doing)
+        others = [path for path in paths if path in believed]
+        found |= zip(others, in_threads(look, others, "looking for files"), strict=True)
     return [entry if entry.problem else _measured(entry, found[entry.path]) for entry in entries]
+
+
+def _recalled(root: str, paths: list[str], look: Callable, doing: str) -> dict[str, Any]:
+    """What `look` finds of files, without a look at those of which an earlier start knew it."""
+    stamps = np.array(in_threads(known_lengths.stamp, paths, "looking for files"), np.int64).reshape(-1, 2)
+    samples = known_lengths.recall(root, paths, stamps)
+    news = np.flatnonzero(samples == known_lengths.UNKNOWN).tolist()
+    found = dict(zip(paths, samples.tolist(), strict=True))
+    if news:
+        if len(news) > _MANY:
+            say(f"reading the lengths of {len(news)} files, once (configs/prepare.py makes this unnecessary)")
+        looked = in_threads(look, [paths[i] for i in news], doing)
+        found |= zip((paths[i] for i in news), looked, strict=True)
+        samples[news] = [known_lengths.UNKNOWN if isinstance(one, AudioError) else one for one in looked]
+        known_lengths.remember(root, paths, stamps, samples)
+    return found
 
 
 def _measured(entry: Entry, found: int | AudioError | None) -> Entry:
