@@ -59,6 +59,8 @@ def fetch(path: str) -> str | bytes:
         raise AudioError(str(error)) from error
     except FileNotFoundError as error:
         raise AudioError("does not exist") from error
+    except packed.OF_THE_FILE as error:
+        raise AudioError(f"cannot be fetched ({error.strerror or type(error).__name__})") from error
 
 
 def is_audio_file(path: str) -> bool:
@@ -224,12 +226,12 @@ def _whole_file(path: str, channel: int | None) -> np.ndarray:
 
 
 def read_bytes(data: str | bytes) -> bytes:
-    """All bytes of what `fetch` gave. Raises AudioError."""
+    """All bytes of what `fetch` gave. Raises AudioError, and OSError as `fetch` does."""
     if isinstance(data, bytes):
         return data
     try:
         return epath.Path(data).read_bytes()
     except FileNotFoundError as error:
         raise AudioError("does not exist") from error
-    except OSError as error:
+    except packed.OF_THE_FILE as error:
         raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error

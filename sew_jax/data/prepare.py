@@ -86,7 +86,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         facts, rejected = _finish(splits, shards, workdir, folder, unfinished, key)
     except OSError as error:
         raise UserError(
-            f"workdir: {workdir} cannot be written ({error.strerror or error}); the same command goes on from there"
+            f"workdir: {workdir} cannot be written, or data not be read ({error.strerror or error}); "
+            "the same command goes on from there"
         ) from error
     for split, fact in facts.items():
         say(

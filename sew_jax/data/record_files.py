@@ -1,5 +1,6 @@
 """Records by number, in files that lie on a disk or in a bucket; none is copied, and each is read when it is wanted."""
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -77,8 +78,16 @@ class LibraryRecords:
         except RuntimeError as error:  # the one kind that the library knows
             message = " ".join(str(error).split())
             if _STORAGE.search(message):
-                raise OSError(f"{path} cannot be read: {message}") from error
+                raise _storage_error(path, message) from error
             raise AudioError(f"has a record that cannot be read ({message[:80]})") from error
+
+
+def _storage_error(path: str, message: str) -> OSError:
+    """The kind of error that the library has put into words."""
+    if "Retry policy exhausted" in message:
+        return ConnectionError(f"{path} cannot be read: {message}")
+    number = next((number for number in errno.errorcode if f"failed: {os.strerror(number)}" in message), None)
+    return OSError(number, os.strerror(number), path) if number else OSError(f"{path} cannot be read: {message}")
 
 
 def _open(path: str, count: int) -> Any:
@@ -102,7 +111,7 @@ class RangedRecords:
         offset, size = self._offset[row].as_py(), self._bytes[row].as_py()
         data = self._store.cat_file(path, start=offset, end=offset + size)
         if len(data) != size:
-            raise OSError(f"{path} gave {len(data)} of {size} bytes from {offset} on")
+            raise ConnectionError(f"{path} gave {len(data)} of {size} bytes from {offset} on")
         try:
             return riegeli.record_of(data, offset)
         except ValueError as error:

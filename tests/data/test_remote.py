@@ -1,5 +1,7 @@
 """Data on an object store: gs:// on an in-memory file system, through the same libraries as a real bucket."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -11,11 +13,14 @@ import fsspec
 import google as google_package
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.prepare import get_config
+from sew_jax.data import packed
 from sew_jax.data.prepare import prepare
 from sew_jax.data.problems import AudioError
 from sew_jax.data.records import index_bytes
@@ -231,7 +236,7 @@ def test_faults_of_other_stores_are_no_damage(elsewhere, corpus):
     with pytest.raises(ConnectionResetError) as caught:
         source.audio(1)
     assert caught.value is busy
-    with pytest.raises(OSError, match=r"gave \d+ of \d+ bytes"):
+    with pytest.raises(ConnectionError, match=r"gave \d+ of \d+ bytes"):
         source.audio(1)
     np.testing.assert_array_equal(source.audio(1), files.audio(1))
     OtherBucket.faults[:] = [lambda data: bytes(len(data))]
@@ -257,6 +262,53 @@ def test_tables_that_nobody_opened_for_a_month_are_removed(elsewhere, tmp_path):
         opened("s3://other/speech")
         assert len(list(own.parent.iterdir())) == left
         shutil.rmtree(old, ignore_errors=True)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), TimeoutError("slow"), ConnectionError()])
+def test_tables_whose_storage_fails_are_no_damage(error, tmp_path, monkeypatch):
+    """Arrow says of damaged bytes that they are an OSError, too."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(1600), 16_000, format="FLAC")
+    table = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"audio": [{"bytes": file.getvalue(), "path": None}] * 2}), table)
+    path = packed.row_path(packed.PARQUET, str(table), "audio", 1)
+    assert packed.read_packed(path) == file.getvalue()
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "_group", fail)
+        with pytest.raises(type(error)) as caught:
+            packed.read_packed(path)
+        assert caught.value is error
+    data = table.read_bytes()
+    table.write_bytes(data[:100] + bytes(40) + data[140:])
+    with pytest.raises(AudioError, match="has a row that cannot be read"):
+        packed.read_packed(path)
+    table.unlink()
+    with pytest.raises(AudioError, match="has a row that cannot be read"):
+        packed.read_packed(path)
+
+
+def test_a_disk_that_fails_is_no_damage(corpus, tmp_path):
+    """What array_record puts into words is the error that the system gave."""
+    config = get_config()
+    config.data, config.workers = str(corpus), 0
+    prepare(config, tmp_path / "out")
+    source = opened(tmp_path / "out")[0]
+    (shard,) = (tmp_path / "out").glob("*/*/speech-train.array_record*")
+    data = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        source.audio(0)
+    assert caught.value.filename == str(shard) and caught.value.errno == errno.ENOENT
+    shard.mkdir()
+    with pytest.raises(IsADirectoryError):
+        source.audio(0)
+    shard.rmdir()
+    shard.write_bytes(data)
+    np.testing.assert_array_equal(source.audio(0), opened(corpus)[0].audio(0))
 
 
 def test_files_whose_bucket_fails_are_no_damage(elsewhere, bucket, monkeypatch):
