@@ -60,7 +60,7 @@ def open_records(files: Sequence[RecordFile], index: pa.Table) -> Records:
 class LibraryRecords:
     """What array_record reads itself: files on a disk, and gs://, where a record is one request.
 
-    A bucket that is busy, refuses or cuts is asked again by Google's client, with growing pauses, for 15 minutes.
+    A bucket that refuses or cuts is asked again by Google's client, with growing pauses, for more than 15 minutes.
     """
 
     def __init__(self, files: Sequence[RecordFile]):
@@ -119,7 +119,7 @@ class RangedRecords:
 
 
 def _check_credentials() -> None:
-    """array_record looks for credentials for 15 minutes without a word. gcsfs, which listed the bucket, needs none."""
+    """array_record looks for credentials for minutes without a word. gcsfs, which listed the bucket, needs none."""
     if os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"):
         return
     try:
