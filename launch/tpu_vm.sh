@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # A slice of TPU VMs by gcloud: all hosts run the same command and find each other (see --help).
+# EXPERIMENTAL: tests run it against programs that only note their calls; it has not yet run in a cloud.
 source "$(dirname "$0")/common.sh"
 
 usage() {
   cat <<'END'
 usage: launch/tpu_vm.sh COMMAND NAME --zone=ZONE [OPTIONS] [--dry-run] [-- ARGUMENTS of sew_jax.main]
+
+  EXPERIMENTAL: has not yet run in a cloud; look at --dry-run first.
 
   create   asks for one slice (a queued resource), which COSTS from when it is ACTIVE until it is deleted
   setup    waits for it; on all hosts: copies this repository, installs it with jax[tpu], mounts the shared storage
@@ -26,9 +29,10 @@ usage: launch/tpu_vm.sh COMMAND NAME --zone=ZONE [OPTIONS] [--dry-run] [-- ARGUM
                      status 75 (storage does not answer) counts too, each after ten minutes of waiting
   --dry-run          prints the commands and runs none (resume: as after a preemption)
 
-The config is configs/pretrain.py:base and the workdir PATH/NAME unless given. Data may be gs://. Paths are the hosts'. TPU7x
-is not offered as TPU VMs: see launch/gke.sh. gcloud reaches several hosts only with its key in the agent:
-ssh-add ~/.ssh/google_compute_engine. A secret (HF_TOKEN=... for a checkpoint by name) goes into ~/sew_jax.env of each host.
+The config is configs/pretrain.py:base and the workdir PATH/NAME unless given. Data may be gs://, which is read
+without the mount. Paths are the hosts'. TPU7x is not offered as TPU VMs: see launch/gke.sh. gcloud reaches several hosts only
+with its key in the agent: ssh-add ~/.ssh/google_compute_engine. A secret (HF_TOKEN=... for a checkpoint by name) goes into
+~/sew_jax.env of each host, for its owner alone (chmod 600).
 
   launch/tpu_vm.sh create pod --zone=us-east5-b --type=v6e-16
   launch/tpu_vm.sh setup pod --zone=us-east5-b --shared=gs://my-bucket
@@ -145,7 +149,11 @@ mount_shared() {
   run sudo chown "$(id -un)" "$mount"
   # a checkpoint is finished by renaming its folder, which a bucket must be allowed to do file by file; and what one host has
   # written the others must see at once, so nothing is remembered about files
-  run gcsfuse --implicit-dirs --rename-dir-limit=200000 --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
+  # A service of its own, which outlives both the connection and the run. It is up when the bucket is mounted (forking), and
+  # unmounts it when it is asked to end, as gcsfuse does at SIGINT.
+  run sudo systemd-run --unit=sew_jax_mount --collect --uid="$(id -un)" --property=Type=forking --property=KillSignal=SIGINT \
+    --property=Restart=on-failure --property=RestartSec=5 \
+    -- gcsfuse --implicit-dirs --rename-dir-limit=200000 --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
     ${folder:+"--only-dir=$folder"} "${bucket%%/*}" "$mount"
 }
 
@@ -165,6 +173,7 @@ on_host_run() {
     --property=Restart=on-failure --property=RestartPreventExitStatus=2 --property=RestartSec=10 \
     --property=StartLimitIntervalSec=86400 --property=StartLimitBurst="$((restarts + 1))" \
     --property=KillMode=mixed --property=TimeoutStopSec=300 --property=LimitMEMLOCK=infinity \
+    --property=RequiresMountsFor="$mount" \
     --property=EnvironmentFile=-"$HOME/sew_jax.env" --setenv=JAX_PLATFORMS=tpu,cpu \
     -- "$root/.venv/bin/python" -m sew_jax.main "${arguments[@]//\$/\$\$}"
 }

@@ -26,7 +26,9 @@ HARD = [
     'it\'s $HOME & "a"; `b` \\c *',
 ]
 PLAIN = ["--config.data=/data/my speech", "--config.compression.squeeze=(1,2)"]  # what xpk can pass to GPU nodes
+SERVICE = "systemd-run --unit=sew_jax --property=RequiresMountsFor=/mnt/sew_jax"
 TPU = ("--zone=z", "--shared=gs://bucket/folder")
+SECRET = "kubectl secret/sew-jax-base role/sew-jax-base rolebinding/sew-jax-base"
 GKE = ("--cluster=c", "--zone=us-east5-b")
 
 # Notes how it was called and ends as the test says: the statuses of PLAN one after the other, or when it gets SIGTERM
@@ -193,12 +195,12 @@ DRY = {
             "mkdir",
             "apt-get",
             "chown",
-            "gcsfuse --only-dir=folder bucket /mnt/sew_jax",
+            "systemd-run --unit=sew_jax_mount --property=Type=forking gcsfuse --only-dir=folder bucket /mnt/sew_jax",
         ],
     ),
     "tpu host run": (
         ["tpu_vm", "on-host-run", "pod", "--zone=z", "--shared=10.0.0.2:/share", "--", *HARD],
-        ["mkdir", "apt-get", "nfs-common", "mount nfs 10.0.0.2:/share", "chmod", "systemd-run sew_jax.main"],
+        ["mkdir", "apt-get", "nfs-common", "mount nfs 10.0.0.2:/share", "chmod", f"{SERVICE} sew_jax.main"],
     ),
     "gke create-cluster": (
         ["gke", "create-cluster", *GKE, "--type=v6e-16", "--count=2", "--bucket=bucket"],
@@ -210,6 +212,17 @@ DRY = {
     "gke run": (
         ["gke", "run", "base", *GKE, "--", *HARD],
         ["xpk workload create --workload=base --max-restarts=50 --restart-on-exit-codes=1 --num-slices=1"],
+    ),
+    "gke run with a secret": (
+        ["gke", "run", "base", *GKE, f"--env-file={os.devnull}", "--image=i", "--", *HARD],
+        [
+            "gcloud get-credentials c",
+            f"{SECRET} delete --ignore-not-found",
+            f"kubectl create secret generic sew-jax-base --from-env-file={os.devnull}",
+            "kubectl create role sew-jax-base --verb=get --resource=secrets --resource-name=sew-jax-base",
+            "kubectl create rolebinding sew-jax-base --role=sew-jax-base --serviceaccount=default:xpk-sa",
+            "xpk workload create --workload=base",
+        ],
     ),
     "gke run on GPUs": (
         ["gke", "run", "base", *GKE, "--type=h100-80gb-8", "--image=i", "--", *PLAIN],
@@ -224,7 +237,10 @@ DRY = {
         ["gke", "logs", "base", *GKE],
         ["gcloud get-credentials c --location=us-east5", "kubectl logs --follow"],
     ),
-    "gke delete": (["gke", "delete", "base", *GKE], ["xpk workload delete --workload=base"]),
+    "gke delete": (
+        ["gke", "delete", "base", *GKE],
+        ["xpk workload delete --workload=base", "gcloud get-credentials c", f"{SECRET} delete --ignore-not-found"],
+    ),
     "gke delete-cluster": (["gke", "delete-cluster", *GKE], ["xpk cluster delete --cluster=c"]),
 }
 
@@ -298,7 +314,7 @@ def test_arguments_arrive_on_tpu_hosts(box):
     (command,) = [word for word in called(box, "gcloud", "--worker=all") if word.startswith("--command=")]
     done = box.run("bash", "-c", command.removeprefix("--command="))  # in the home folder, as by ssh
     assert done.returncode == 0, done.stderr
-    service = called(box, "sudo", "systemd-run")
+    service = called(box, "sudo", "--unit=sew_jax")
     assert [word.replace("$$", "$") for word in service[-len(HARD) :]] == HARD
     assert "--workdir=/mnt/sew_jax/pod" in service
 
@@ -307,7 +323,7 @@ def test_arguments_arrive_on_tpu_hosts(box):
 def test_arguments_arrive_in_pods(accelerator, box):
     hard, environment = (HARD, {}) if "v6e" in accelerator else (PLAIN, {"NNODES": "2", "NODE_RANK": "1"})
     environment |= {"JAX_COORDINATOR_ADDRESS": "first", "JAX_COORDINATOR_PORT": "6002"}  # as xpk sets them
-    (box.path / "secrets").write_text("HF_TOKEN='of the file'\n")
+    (box.path / "secrets").write_text("HF_TOKEN=hf_s3cr3t\n")
     done = box.launch("gke", "run", "base", *GKE, accelerator, f"--env-file={box.path}/secrets", "--", *hard)
     assert done.returncode == 0, done.stderr
     (command,) = [word for word in called(box, "xpk", "create") if word.startswith("--command=")]

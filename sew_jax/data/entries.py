@@ -6,14 +6,15 @@ Paths may be local or remote (gs://, s3://), through etils.epath; a remote schem
 import concurrent.futures
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from etils import epath
 
-from sew_jax.console import say
-from sew_jax.data import audio, packed
+from sew_jax.console import Progress, say
+from sew_jax.data import audio, known_lengths, packed
 from sew_jax.data.addresses import AddressError, is_remote, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
@@ -21,6 +22,9 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.storage import patient
 
 _T = TypeVar("_T")
+_AT_ONCE, _CHUNK = 256, 64  # chunks that wait for threads, and items of one
+_SILENCE = 10.0  # seconds after which what takes long says how far it is
+_SOME = 1000  # files whose headers are read in a moment
 _MANY = 20_000  # files whose headers take long enough to say so, or to be believed
 TOLERANCE = 0.1  # seconds by which a manifest may be wrong about a file
 
@@ -44,7 +48,8 @@ def fetch(path: str) -> str | bytes:
     """What `audio.read` takes: a local path itself, the bytes of a remote file or of a row of a table.
 
     Raises:
-      AudioError: it cannot be had.
+      AudioError: there is none.
+      OSError: its store fails, which says nothing about the audio.
     """
     if packed.is_packed(path):
         return packed.read_packed(path)
@@ -54,8 +59,10 @@ def fetch(path: str) -> str | bytes:
         return open_address(path).read_bytes()
     except AddressError as error:
         raise AudioError(str(error)) from error
-    except OSError as error:
-        raise AudioError(f"cannot be fetched ({type(error).__name__})") from error
+    except FileNotFoundError as error:
+        raise AudioError("does not exist") from error
+    except packed.OF_THE_FILE as error:
+        raise AudioError(f"cannot be fetched ({error.strerror or type(error).__name__})") from error
 
 
 def is_audio_file(path: str) -> bool:
@@ -70,10 +77,26 @@ def is_audio_file(path: str) -> bool:
         return False
 
 
-def in_threads(function: Callable[[Any], _T], items: Iterable[Any]) -> list[_T]:
-    """`function` of each item, in order; for work that waits for disks and networks."""
-    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(function, items))
+def in_threads(function: Callable[[Any], _T], items: Iterable[Any], doing: str = "") -> list[_T]:
+    """`function` of each item, in order; for work that waits for disks and networks.
+
+    Args:
+      doing: what is said, with how far it is and the time that is left, of what lasts longer than a few seconds.
+    """
+    items, done, threads = list(items), [], min(32, 4 * (os.cpu_count() or 1))
+    progress, said = Progress(len(items)), time.monotonic()
+    size = max(min(_CHUNK, len(items) // threads), 1)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for begin in range(0, len(items), size * _AT_ONCE):  # what waits takes memory
+            end = min(begin + size * _AT_ONCE, len(items))
+            chunks = (items[i : min(i + size, end)] for i in range(begin, end, size))
+            for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+                done += results
+                progress.update(len(done))
+                if doing and time.monotonic() - said > _SILENCE:
+                    said = time.monotonic()
+                    say(f"  {doing}: {len(done)}/{len(items)} | {progress.rate:.0f}/s | eta {progress.left}")
+    return done
 
 
 def mark_duplicates(entries: list[Entry]) -> list[Entry]:
@@ -89,17 +112,18 @@ def mark_duplicates(entries: list[Entry]) -> list[Entry]:
     return marked
 
 
-def measure(entries: list[Entry]) -> list[Entry]:
+def measure(entries: list[Entry], root: str) -> list[Entry]:
     """Fills in lengths from the files' headers, each read once; audio without a readable header becomes a problem.
 
     What a manifest says of lengths is believed of remote files, and of more files than it takes long to open; there it
-    is checked when audio is read.
+    is checked when audio is read. Of many files what an earlier start read is kept (`known_lengths`).
+
+    Args:
+      root: the data that the entries belong to.
     """
     unknown = {e.path for e in entries if not e.problem and (e.seconds is None and e.samples is None)}
     known = {e.path for e in entries if not e.problem} - unknown
     believed = {path for path in known if is_remote(path) or len(known) > _MANY}
-    if len(unknown) > _MANY:
-        say(f"reading the lengths of {len(unknown)} files (configs/prepare.py makes this unnecessary)")
     paths = list(dict.fromkeys(e.path for e in entries if not e.problem))
 
     def look(path: str) -> int | AudioError | None:
@@ -110,8 +134,30 @@ def measure(entries: list[Entry]) -> list[Entry]:
         except AudioError as error:
             return error
 
-    found = dict(zip(paths, in_threads(look, paths), strict=True))
+    doing = "reading the lengths of files"
+    if len(paths) < _SOME:
+        found = dict(zip(paths, in_threads(look, paths, doing), strict=True))
+    else:
+        found = _recalled(root, [path for path in paths if path not in believed], look, doing)
+        others = [path for path in paths if path in believed]
+        found |= zip(others, in_threads(look, others, "looking for files"), strict=True)
     return [entry if entry.problem else _measured(entry, found[entry.path]) for entry in entries]
+
+
+def _recalled(root: str, paths: list[str], look: Callable, doing: str) -> dict[str, Any]:
+    """What `look` finds of files, without a look at those of which an earlier start knew it."""
+    stamps = np.array(in_threads(known_lengths.stamp, paths, "looking for files"), np.int64).reshape(-1, 2)
+    samples = known_lengths.recall(root, paths, stamps)
+    news = np.flatnonzero(samples == known_lengths.UNKNOWN).tolist()
+    found = dict(zip(paths, samples.tolist(), strict=True))
+    if news:
+        if len(news) > _MANY:
+            say(f"reading the lengths of {len(news)} files, once (configs/prepare.py makes this unnecessary)")
+        looked = in_threads(look, [paths[i] for i in news], doing)
+        found |= zip((paths[i] for i in news), looked, strict=True)
+        samples[news] = [known_lengths.UNKNOWN if isinstance(one, AudioError) else one for one in looked]
+        known_lengths.remember(root, paths, stamps, samples)
+    return found
 
 
 def _measured(entry: Entry, found: int | AudioError | None) -> Entry:
@@ -183,12 +229,12 @@ def _whole_file(path: str, channel: int | None) -> np.ndarray:
 
 @patient
 def read_bytes(data: str | bytes) -> bytes:
-    """All bytes of what `fetch` gave. Raises AudioError."""
+    """All bytes of what `fetch` gave. Raises AudioError, and OSError as `fetch` does."""
     if isinstance(data, bytes):
         return data
     try:
         return epath.Path(data).read_bytes()
     except FileNotFoundError as error:
         raise AudioError("does not exist") from error
-    except OSError as error:
+    except packed.OF_THE_FILE as error:
         raise AudioError(f"cannot be read ({error.strerror or type(error).__name__})") from error

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from sew_jax.errors import UserError
 from sew_jax.files import is_below
 from sew_jax.names import split_names
 
+_SILENCE = 10.0  # seconds after which a listing says how far it is
 _LIST = ".trans.txt"
 _NORMALIZED = ".normalized.txt"  # LibriTTS's
 _OTHER_TEXTS = (".normalized", ".original", ".trans")
@@ -160,7 +162,9 @@ def _form(name: str) -> str:
 def _read_texts(root: epath.Path, entries: list[Entry], texts: list[_Text]) -> list[Entry]:
     """Gives entries their texts; returns lines of lists without audio."""
     linked = {text.path: problem for text in texts if (problem := _name_problem(root, text.path))}
-    contents = in_threads(lambda text: b"" if text.path in linked else epath.Path(text.path).read_bytes(), texts)
+    contents = in_threads(
+        lambda text: b"" if text.path in linked else epath.Path(text.path).read_bytes(), texts, "reading transcripts"
+    )
     lone = []
     for (path, serves, is_list), content in zip(texts, contents, strict=True):
         if path in linked:
@@ -189,7 +193,13 @@ def _without_samples(text: str, path: str) -> str:
 
 def _walk(top: epath.Path) -> list[tuple[str, set[str], set[str]]]:
     """Every folder below, with the names of its folders and files, in order."""
-    below = [(os.fspath(folder), set(dirs), set(files)) for folder, dirs, files in top.walk()]
+    below, count, said = [], 0, time.monotonic()
+    for folder, dirs, files in top.walk():
+        below.append((os.fspath(folder), set(dirs), set(files)))
+        count += len(files)
+        if time.monotonic() - said > _SILENCE:
+            said = time.monotonic()
+            say(f"  listing {top}: {count} files in {len(below)} folders so far")
     shortest = min(len(folder) for folder, _, _ in below)  # file systems give their own forms of the top's path
     below = [
         (os.fspath(top) + folder[shortest:].rstrip("/"), _kept(dirs), _kept(files))

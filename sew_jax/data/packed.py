@@ -18,6 +18,8 @@ from sew_jax.data.problems import AudioError
 from sew_jax.files import is_below
 
 PARQUET, ARROW = "parquet:", "arrow:"
+# What says something of one file; other errors are of the storage that it lies in
+OF_THE_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _GROUPS = 4  # row groups that are kept in memory: a row is read with its whole group
 _READING = threading.Lock()
 
@@ -38,19 +40,33 @@ def row_path(scheme: str, file: str, column: str, row: int) -> str:
 
 
 def read_packed(path: str) -> bytes:
-    """The bytes of the audio file in a row. Raises AudioError."""
+    """The bytes of the audio file in a row.
+
+    Raises:
+      AudioError: there is none, or it is damaged.
+      OSError: its storage fails.
+    """
     scheme, rest = path.split(":", 1)
     file, column, row = rest.rsplit("#", 2)
     try:
         values, at = (_from_parquet if f"{scheme}:" == PARQUET else _from_arrow)(file, column, int(row))
         value = values[at].as_py()
     except (OSError, pa.ArrowException) as error:
+        if not _is_damage(error):
+            raise
         raise AudioError(f"has a row that cannot be read ({' '.join(str(error).split())[:80]})") from error
     if isinstance(value, dict):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if not value:
         raise AudioError("has no audio in its row")
     return value if isinstance(value, bytes) else _beside(file, value)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error is of the table. Arrow says that of damaged bytes, too, by an OSError, but without a number."""
+    if isinstance(error, OSError) and not isinstance(error, OF_THE_FILE):
+        return type(error) is OSError and error.errno is None
+    return True
 
 
 def _beside(table: str, name: str) -> bytes:
@@ -63,7 +79,7 @@ def _beside(table: str, name: str) -> bytes:
         return open_address(path).read_bytes()
     except AddressError as error:
         raise AudioError(str(error)) from error
-    except OSError as error:
+    except OF_THE_FILE as error:
         raise AudioError(f"cannot be read ({error.strerror or type(error).__name__}: {name})") from error
 
 

@@ -30,6 +30,7 @@ from sew_jax.data.convert import Limits, convert
 from sew_jax.data.corpora import list_root, list_splits
 from sew_jax.data.entries import Entry
 from sew_jax.data.packed import file_of
+from sew_jax.data.riegeli import find_records
 from sew_jax.data.sources import root_path
 from sew_jax.data.summary import plot_lengths, split_facts
 from sew_jax.data.tfds_listing import SCHEME, list_tfds
@@ -85,7 +86,8 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         facts, rejected = _finish(splits, shards, workdir, folder, unfinished, key)
     except OSError as error:
         raise UserError(
-            f"workdir: {workdir} cannot be written ({error.strerror or error}); the same command goes on from there"
+            f"workdir: {workdir} cannot be written, or data not be read ({error.strerror or error}); "
+            "the same command goes on from there"
         ) from error
     for split, fact in facts.items():
         say(
@@ -239,6 +241,8 @@ def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> flo
     with tempfile.TemporaryDirectory(dir=None if remote else folder, prefix=_SCRATCH) as scratch:
         path = Path(scratch) / shard.name  # ArrayRecord writes local files only
         written = records.write_shard(path, accepted())
+        for row, place in zip(rows, find_records(path, len(rows)), strict=True):
+            row.update(place._asdict())
         if remote:
             (folder / shard.name).write_bytes(path.read_bytes())
         else:

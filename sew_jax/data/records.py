@@ -3,24 +3,29 @@
     FOLDER/NAME/1.0.0/dataset_info.json, features.json, NAME-SPLIT.array_record-00000-of-00256, index-SPLIT.arrow
 
 Anyone reads it with `tfds.data_source(NAME, split=SPLIT, data_dir=FOLDER)`, without TensorFlow. The index is what the
-batch plan reads instead of the records; it is mapped into memory, so that processes share it.
+batch plan reads instead of the records; it is mapped into memory, so that processes share it. Of a dataset in a bucket
+it is copied into the user's cache; records stay where they are (`record_files`).
 """
 
 import hashlib
 import json
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from etils import epath
+from google.protobuf.message import DecodeError
 
+from sew_jax.console import say
 from sew_jax.data import audio
 from sew_jax.data.addresses import is_remote
-from sew_jax.data.audio import AudioError
+from sew_jax.data.problems import AudioError
+from sew_jax.data.record_files import RecordFile, Records, open_records
 from sew_jax.errors import UserError
 from sew_jax.files import cache_folder, write_whole, writing_to
 
@@ -28,10 +33,17 @@ VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
     {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
 )
-# what `prepare` writes says of a piece, too, whence it came; both null of what was not cut
-PREPARED_SCHEMA = INDEX_SCHEMA.append(pa.field("source", pa.large_string())).append(pa.field("begin", pa.int64()))
+# What `prepare` writes says also whence a piece came (null of what was not cut), and where in its shard a record lies
+PREPARED_SCHEMA = pa.unify_schemas(
+    [
+        INDEX_SCHEMA,
+        pa.schema({"source": pa.large_string(), "begin": pa.int64(), "offset": pa.int64(), "bytes": pa.int64()}),
+    ]
+)
 INFO = "dataset_info.json"
 _OPENING = threading.Lock()
+_LARGE = 64 * 2**20  # bytes of an index that take long enough to say so
+_EXPIRY = 30 * 24 * 3600  # seconds after which the copy of an index that nobody opened is removed
 
 
 def features():
@@ -119,7 +131,7 @@ def splits_of_dataset(folder: epath.Path) -> list[str]:
 
 
 class RecordStore:
-    """Utterances in records. Of a remote dataset, each shard is copied into the user's cache when it is first read.
+    """Utterances in records.
 
     Raises:
       UserError: there is no such split, or its files are not whole.
@@ -130,12 +142,12 @@ class RecordStore:
         for split in splits:
             if split not in have:
                 raise UserError(f"data: {folder} has no split {split}; it has: {', '.join(have)}; set --config.split")
-        self._remote, self._splits = (os.fspath(folder) if is_remote(os.fspath(folder)) else None), list(splits)
-        self._folder = str(_mirror(folder, splits)) if self._remote else os.fspath(folder)
+        self._folder, self._splits = os.fspath(folder), list(splits)
+        self._local = str(_mirror(folder, splits)) if is_remote(self._folder) else self._folder
         self._open()
 
     def __getstate__(self):  # processes map the index themselves
-        return {"_remote": self._remote, "_splits": self._splits, "_folder": self._folder}
+        return {"_folder": self._folder, "_splits": self._splits, "_local": self._local}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -144,66 +156,46 @@ class RecordStore:
     def _open(self) -> None:
         tables = []
         for split in self._splits:
-            path = os.path.join(self._folder, index_name(split))
+            path = os.path.join(self._local, index_name(split))
             try:
                 tables.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
         self.index = pa.concat_tables(tables)
-        self._records: Any = None
-        self._lock = threading.Lock()
+        self._records: Records = None
 
     def _open_records(self) -> None:
         """What needs TFDS. It imports its parts at their first use, in which two threads can wait for each other."""
         with _OPENING:
             if self._records is not None:
                 return
-            from array_record.python.array_record_data_source import ArrayRecordDataSource
             from tensorflow_datasets.proto import tf_example_pb2
 
-            shards = _shards(self._folder, self._splits)
-            self._shard_ends = np.cumsum([shard.take for shard in shards])
-            self._shard_names = [os.path.basename(shard.filename) for shard in shards]
             self._example = tf_example_pb2.Example
-            if self._shard_ends[-1] != len(self.index):
+            files = _record_files(self._local, self._folder, self._splits)
+            total = sum(file.records for file in files)
+            if total != len(self.index):
                 raise UserError(
-                    f"data: {self._folder} holds {self._shard_ends[-1]} records and an index of {len(self.index)}; "
-                    "run prepare again"
+                    f"data: {self._folder} holds {total} records and an index of {len(self.index)}; run prepare again"
                 )
-            self._records = ArrayRecordDataSource(shards)  # last: tells other threads that all is there
+            self._records = open_records(files, self.index)  # last: tells other threads that all is there
 
     def audio(self, row: int, begin: int, samples: int | None) -> np.ndarray:
-        """int16 (samples,). Raises AudioError."""
+        """int16 (samples,). Raises AudioError where the record is damaged, OSError where its storage fails."""
         if self._records is None:
             self._open_records()
-        if self._remote:
-            self._bring_shard(row)
+        record = self._records[row]
         try:
-            record = self._records[row]
             flac = self._example.FromString(record).features.feature["audio"].bytes_list.value[0]
-        except Exception as error:  # ArrayRecord and protobuf each have errors of their own
+        except (DecodeError, IndexError) as error:
             raise AudioError(f"has a record that cannot be read ({' '.join(str(error).split())[:80]})") from error
         return audio.read(flac, begin, samples)
 
-    def _bring_shard(self, row: int) -> None:
-        name = self._shard_names[int(np.searchsorted(self._shard_ends, row, side="right"))]
-        with self._lock:
-            _bring(epath.Path(self._remote) / name, Path(self._folder) / name)
 
-
-class _Shard(NamedTuple):
-    """A shard and which of its records to read, in ArrayRecord's terms."""
-
-    filename: str
-    skip: int
-    take: int
-    examples_in_shard: int
-
-
-def _shards(folder: str, splits: Sequence[str]) -> list[_Shard]:
-    """The shards of some splits, in order. TFDS is not asked: it would import the classes that features.json names."""
+def _record_files(local: str, folder: str, splits: Sequence[str]) -> list[RecordFile]:
+    """The shards of some splits in order. TFDS is not asked: it would import the classes that features.json names."""
     try:
-        info = json.loads(Path(folder, INFO).read_text(encoding="utf-8"))
+        info = json.loads(Path(local, INFO).read_text(encoding="utf-8"))
         counts_of = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
         name, lengths = str(info["name"]), [(split, counts_of[split]) for split in splits]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -211,24 +203,28 @@ def _shards(folder: str, splits: Sequence[str]) -> list[_Shard]:
     if os.path.basename(name) != name:
         raise UserError(f"data: {folder}/{INFO} names files out of its folder ({name}); run prepare again")
     return [
-        _Shard(os.path.join(folder, shard_name(name, split, i, len(counts))), 0, count, count)
+        RecordFile(os.path.join(folder, shard_name(name, split, i, len(counts))), count)
         for split, counts in lengths
         for i, count in enumerate(counts)
     ]
 
 
 def _mirror(folder: epath.Path, splits: Sequence[str]) -> Path:
-    """A folder of the user's cache with the small files of a remote dataset, as long as it is the same."""
+    """A folder of the user's cache with what is not records of a remote dataset, as long as it is the same."""
     info = (folder / INFO).read_bytes()
-    key = hashlib.sha256(os.fspath(folder).encode() + info).hexdigest()[:16]
-    local = cache_folder() / "datasets" / f"{key}" / folder.parent.name / folder.name
-    local.mkdir(parents=True, exist_ok=True)
-    for name in (INFO, *map(index_name, splits)):
-        _bring(folder / name, local / name)
+    mirrors = cache_folder() / "datasets"
+    own = mirrors / hashlib.sha256(os.fspath(folder).encode() + info).hexdigest()[:16]
+    local = own / folder.parent.name / folder.name
+    with writing_to(local, "make room there, or set SEW_JAX_CACHE to another folder"):
+        local.mkdir(parents=True, exist_ok=True)
+        os.utime(own)
+        for name in (INFO, *map(index_name, splits)):
+            if not (local / name).exists():
+                size = (folder / name).stat().length
+                if size > _LARGE:
+                    say(f"copying {folder / name} ({size / 2**20:.0f} MiB)")
+                write_whole(local / name, (folder / name).read_bytes())
+    for other in mirrors.iterdir():
+        if other.stat().st_mtime < time.time() - _EXPIRY:
+            shutil.rmtree(other, ignore_errors=True)
     return local
-
-
-def _bring(source: epath.Path, target: Path) -> None:
-    if not target.exists():
-        with writing_to(target.parent, "make room there, or set SEW_JAX_CACHE to another folder"):
-            write_whole(target, source.read_bytes())

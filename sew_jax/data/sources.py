@@ -4,6 +4,7 @@ A source knows all lengths ahead, so that batches can be planned without opening
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -213,7 +214,7 @@ def _open_root(root: str, split: str) -> tuple[Store, list[Problem]]:
         path = root_path(root)
         if not find_form(path) and (folder := dataset_folder(path)):
             return RecordStore(folder, split_names(split) or splits_of_dataset(folder)), []
-        entries = measure(list_root(path, split))
+        entries = measure(list_root(path, split), os.fspath(path))
     except ImportError as error:  # of a remote file system
         raise UserError(f"data: {root} cannot be reached: {error}") from error
     problems = [Problem(entry.id, entry.problem) for entry in entries if entry.problem]

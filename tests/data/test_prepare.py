@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from array_record.python import array_record_data_source
 
 from configs.prepare import get_config
+from sew_jax.data import records
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
@@ -289,16 +289,16 @@ def test_tables_and_shards_that_do_not_fit_are_named(corpus, tmp_path):
 def test_threads_open_its_records_once(corpus, tmp_path, monkeypatch):
     """TFDS imports its parts lazily: threads that open a dataset at the same time can wait for each other for ever."""
     source = opened(prepared(corpus, tmp_path / "out"))
-    inside, most, build = [], [], array_record_data_source.ArrayRecordDataSource
+    inside, most, build = [], [], records.open_records
 
-    def slowly(shards):
-        inside.append(shards)
+    def slowly(files, index):
+        inside.append(files)
         most.append(len(inside))
         time.sleep(0.2)
         inside.pop()
-        return build(shards)
+        return build(files, index)
 
-    monkeypatch.setattr(array_record_data_source, "ArrayRecordDataSource", slowly)
+    monkeypatch.setattr(records, "open_records", slowly)
     other = pickle.loads(pickle.dumps(source))  # as a worker process gets it, or a mixture with two datasets
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waves = list(pool.map(lambda i: (source, other)[i % 2].audio(i // 2), range(8)))
