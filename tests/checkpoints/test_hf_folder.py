@@ -257,10 +257,15 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.undo()
     package = tmp_path / "huggingface_hub"
     package.mkdir()
-    body = f"assert name == 'some/model'\n    return {str(RELEASED / 'sew')!r}"
-    (package / "__init__.py").write_text(f"def snapshot_download(name, allow_patterns):\n    {body}\n")
+    body = f"assert (name, revision) in asked\n    return {str(RELEASED / 'sew')!r}"
+    asked = [("some/model", None), ("some/model", "v1")]
+    (package / "__init__.py").write_text(
+        f"asked = {asked}\ndef snapshot_download(name, revision, allow_patterns):\n    {body}\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert open_released("some/model").family == "sew"
+    assert open_released("some/model").family == "sew" and open_released("some/model@v1").family == "sew"
+    with pytest.raises(UserError, match="neither a folder nor to be had from the hub"):
+        open_released("some/model@v2")
 
 
 def test_a_checkpoint_that_never_masks_lacks_the_mask_embedding(tmp_path):

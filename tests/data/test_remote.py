@@ -20,13 +20,14 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.prepare import get_config
+from sew_jax import storage
 from sew_jax.data import packed
 from sew_jax.data.prepare import prepare
 from sew_jax.data.problems import AudioError
 from sew_jax.data.records import index_bytes
 from sew_jax.data.riegeli import find_records
 from sew_jax.data.sources import open_source
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from tests.data.stand_in import StandIn, serve
 
 
@@ -231,15 +232,10 @@ def test_other_stores_are_asked_for_each_record_alone(elsewhere, corpus, tmp_pat
 
 def test_faults_of_other_stores_are_no_damage(elsewhere, corpus):
     source, files = opened("s3://other/speech")[0], opened(corpus)[0]
-    busy = ConnectionResetError("busy")
-    OtherBucket.faults[:] = [busy, lambda data: data[:-1]]
-    with pytest.raises(ConnectionResetError) as caught:
-        source.audio(1)
-    assert caught.value is busy
-    with pytest.raises(ConnectionError, match=r"gave \d+ of \d+ bytes"):
-        source.audio(1)
+    OtherBucket.faults[:] = [ConnectionResetError("busy"), lambda data: data[:-1]]
     np.testing.assert_array_equal(source.audio(1), files.audio(1))
-    OtherBucket.faults[:] = [lambda data: bytes(len(data))]
+    assert not OtherBucket.faults
+    OtherBucket.faults[:] = 2 * [lambda data: bytes(len(data))]  # which is believed when it comes twice
     with pytest.raises(AudioError, match="has a record that is"):
         source.audio(1)
 
@@ -319,7 +315,8 @@ def test_files_whose_bucket_fails_are_no_damage(elsewhere, bucket, monkeypatch):
         elsewhere.pipe_file(f"s3:/{path}", bucket.cat_file(path))
     source = opened("s3://bucket/corpus")[0]
     monkeypatch.setattr(OtherBucket, "_open", late)
-    with pytest.raises(TimeoutError):
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
+    with pytest.raises(Unavailable, match="slow"):
         source.audio(0)
 
 
