@@ -73,9 +73,9 @@ def is_mpeg(data: Sliced) -> bool:
         at = after
     if header(data[at : at + 4]):
         return True
-    start = data[at : at + _SEARCHED]
-    if start[:4] in _OTHERS or start[4:8] == b"ftyp":
+    if data[at : at + 4] in _OTHERS or data[at + 4 : at + 8] == b"ftyp":
         return False
+    start = data[at : at + _SEARCHED]
     place = start.find(b"\xff")
     while place >= 0 and not _begin_here(data, at + place):
         place = start.find(b"\xff", place + 1)

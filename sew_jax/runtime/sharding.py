@@ -41,7 +41,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
         )
     try:
         arranged = _arranged(shape[0], shape[1], devices)
-    except (AssertionError, NotImplementedError, ValueError) as error:
+    except (AssertionError, NotImplementedError, ValueError) as error:  # as mesh_utils says that it cannot
         raise UserError(
             f"mesh.data={shape[0]} x mesh.fsdp={shape[1]} cannot be laid on these {count} devices "
             f"({' '.join(str(error).split())[:160]}); try another mesh.fsdp"

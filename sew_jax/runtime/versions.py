@@ -1,5 +1,6 @@
 """What computes: the code's commit or version, the versions of what it is built upon, and the devices."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -20,6 +21,7 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
 
 
+@functools.cache
 def _commit() -> str:
     """Of a git checkout, with `-dirty` where files differ from it; else empty."""
     if not (_ROOT / ".git").exists():

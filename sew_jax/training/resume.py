@@ -12,7 +12,7 @@ from typing import Any
 
 from sew_jax.checkpoints.checkpointer import newest_record
 from sew_jax.checks.check import recorded_defaults
-from sew_jax.data.entries import is_remote
+from sew_jax.data.addresses import is_remote
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.names import split_names
