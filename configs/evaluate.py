@@ -49,5 +49,7 @@ def add_beam(config: ConfigDict) -> None:
     config.beam.word_score = -1.0
     config.beam.sil_score = 0.0
     config.beam.log_add = False
+    config.beam.hot_words = ""  # words and phrases that are favoured, joined by commas
+    config.beam.hot_boost = 5.0  # for each word of theirs: how much likelier its logarithm becomes
     config.beam.nbest = 1  # hypotheses of each utterance in transcripts/
     config.beam.workers = -1  # processes; -1: as many as cores

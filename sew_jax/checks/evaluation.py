@@ -44,6 +44,8 @@ _BEAM: Rules = {
     "word_score": Number(),
     "sil_score": Number(),
     "log_add": Flag(),
+    "hot_words": Text(),
+    "hot_boost": Number(),
 }
 _BEAM_OF_MANY: Rules = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
 _EVALUATE: Rules = {
@@ -69,8 +71,9 @@ _PICKED: Rules = {
 
 
 def _beam_holds_its_results(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    if config.beam.nbest > config.beam.beam:
-        yield "beam.nbest", f"{config.beam.nbest} must be at most beam.beam={config.beam.beam}"
+    key, nbest = ("nbest", config.nbest) if "nbest" in config else ("beam.nbest", config.beam.nbest)
+    if nbest > config.beam.beam:
+        yield key, f"{nbest} must be at most beam.beam={config.beam.beam}"
 
 
 def _a_lexicon_is_for_beam_search(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -147,6 +150,7 @@ TRANSCRIBE = Mode(
         "audio": Text(hint="name files, folders, or - for standard input, joined by commas"),
         "setting": Settings(),
         "format": choice("jsonl", "text", "srt", "vtt"),
+        "nbest": whole(1, "hypotheses of each file"),
         "lm": Text(),
         "beam": _BEAM,
         "chunk_seconds": positive("longer audio is computed in chunks"),
@@ -154,7 +158,13 @@ TRANSCRIBE = Mode(
         "mesh": MESH,
         "input": {"batch_seconds": BATCH_SECONDS},
     },
-    together=(_a_lexicon_is_for_beam_search, _one_thing_picks, _chunks_go_on, one_axis_is_the_rest),
+    together=(
+        _a_lexicon_is_for_beam_search,
+        _beam_holds_its_results,
+        _one_thing_picks,
+        _chunks_go_on,
+        one_axis_is_the_rest,
+    ),
 )
 EXPORT = Mode(
     keys={

@@ -32,7 +32,7 @@ class BeamPool:
 
     def __init__(self, vocabulary: Vocabulary, options: BeamOptions, workers: int):
         self.options, self._executor = options, None
-        lexicon = open_lexicon(vocabulary, options.lm, options.lexicon)
+        lexicon = open_lexicon(vocabulary, options.lm, options.lexicon, options.hot_words)
         say(f"  beam      {options.beam}, n-gram {options.lm or 'none'}, lexicon {lexicon}")
         workers = workers if workers >= 0 else os.cpu_count() or 1
         if workers > 1:  # processes, as flashlight holds Python's lock; spawned, as a fork would copy JAX's threads
