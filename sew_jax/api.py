@@ -102,6 +102,11 @@ class Model:
         return self._recognizer.name
 
     @property
+    def layers(self) -> int:
+        """Of the transformer."""
+        return self._recognizer.model.backbone.layers
+
+    @property
     def settings(self) -> list[str]:
         """Names of the settings that it was trained at; the first is what is computed where none is named.
 

@@ -107,6 +107,13 @@ def _chunks_go_on(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "overlap_seconds", f"{config.overlap_seconds} must be below chunk_seconds={config.chunk_seconds}"
 
 
+def _stream_goes_on(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    stream = config.stream
+    if stream.overlap_seconds >= stream.chunk_seconds:
+        problem = f"{stream.overlap_seconds} must be below stream.chunk_seconds={stream.chunk_seconds}"
+        yield "stream.overlap_seconds", problem
+
+
 def _there_is_text(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if not config.data and not config.text:
         yield "text", "there is none to count; name transcripts by data and split, or a file by text"
@@ -165,6 +172,27 @@ TRANSCRIBE = Mode(
         _chunks_go_on,
         one_axis_is_the_rest,
     ),
+)
+SERVE = Mode(
+    keys={
+        "mode": mode("serve"),
+        "init_from": INIT_FROM,
+        "settings": Settings(),
+        "tradeoff": Text(),
+        "host": Text(hint="write 127.0.0.1 for this machine alone, 0.0.0.0 for others too"),
+        "port": whole(0, "0: one that is free", 65535),
+        "queue": whole(1, "requests that are accepted at once", 1024),
+        "max_mib": positive("of a file"),
+        "max_seconds": positive("of a file's audio"),
+        "stream": {
+            "chunk_seconds": Number("audio that is computed at once", 0, 30, above=True),
+            "overlap_seconds": at_least(0, "of two neighbours"),
+        },
+        "lm": Text(),
+        "beam": _BEAM,
+        "dtype": DTYPE_OR_TRAINED,
+    },
+    together=(_a_lexicon_is_for_beam_search, _stream_goes_on),
 )
 EXPORT = Mode(
     keys={
