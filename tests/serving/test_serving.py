@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -255,8 +256,21 @@ def test_a_stream_ends_where_it_is_as_long_as_it_may_be(client):
         assert message["seconds"] == 20.0 and stream.receive()["code"] == 1009
 
 
+def wait_until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def waiting(service):
+    """Chunks."""
+    with service._batcher._changed:
+        return sum(map(len, service._batcher._waiting.values()))
+
+
 class Held:
-    """A transcriber whose batches wait until they are let go, and which notes their sizes."""
+    """A transcriber whose batches wait (for seconds at most) until they are let go, and which notes their sizes."""
 
     def __init__(self, transcriber):
         self._transcriber, self.let, self.sizes = transcriber, threading.Event(), []
@@ -265,7 +279,7 @@ class Held:
         return getattr(self._transcriber, name)
 
     def run(self, bucket, waves):
-        self.let.wait(60)
+        self.let.wait(40)
         self.sizes.append(len(waves))
         return self._transcriber.run(bucket, waves)
 
@@ -277,8 +291,7 @@ def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, 
     try:
         with TestClient(make_app(service)) as client, concurrent.futures.ThreadPoolExecutor(5) as pool:
             answers = [pool.submit(ask, client, data, setting="s2q1k1") for data in files]
-            while service._accepted < 5 or sum(map(len, service._batcher._waiting.values())) < 4:
-                pass  # the first is in the batch that is held
+            wait_until(lambda: waiting(service) == 4)  # the first is in the batch that is held
             assert client.get("/health").json() == {"status": "ok"}
             refused = ask(client)
             with client.websocket_connect("/v1/audio/stream") as stream:
@@ -342,11 +355,9 @@ def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
             text = openai_text(port, data)
             with concurrent.futures.ThreadPoolExecutor(6) as pool:
                 answers = [pool.submit(post) for _ in range(6)]
-                while service._accepted < 6:
-                    pass
+                wait_until(lambda: service._accepted == 6)
                 os.kill(os.getpid(), signal.SIGTERM)
-                while not service.closing:
-                    pass
+                wait_until(lambda: service.closing)
                 held[SETTINGS[1]].let.set()
                 return text, [answer.result() for answer in answers]
         finally:
