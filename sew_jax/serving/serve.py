@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,14 @@ def serve(config: ConfigDict, workdir: Path) -> None:
         service = _open(config)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        say(f"ready after {format_duration(time.monotonic() - begin)} at {address}; Ctrl-C ends it")
-        setting = service.served.settings[-1]
-        say(f"  curl {address}/v1/audio/transcriptions -F file=@speech.flac -F model={setting}")
+
+        def ready() -> None:
+            say(f"ready after {format_duration(time.monotonic() - begin)} at {address}; Ctrl-C ends it")
+            setting = service.served.settings[-1]
+            say(f"  curl {address}/v1/audio/transcriptions -F file=@speech.flac -F model={setting}")
+
         try:
-            asyncio.run(_run(service, listening))
+            asyncio.run(_run(service, listening, ready))
         finally:
             service.close()
     say("done: all that was accepted has been answered")
@@ -80,7 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-async def _run(service: Any, listening: socket.socket) -> None:
+async def _run(service: Any, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     import uvicorn
 
     from sew_jax.serving.app import make_app
@@ -94,6 +98,10 @@ async def _run(service: Any, listening: socket.socket) -> None:
             if self.should_exit:  # asked twice
                 self.force_exit = True
             self.should_exit = service.closing = True
+
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            on_ready()
 
         async def shutdown(self, sockets=None) -> None:
             for server in self.servers:

@@ -366,23 +366,14 @@ def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with listening, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        used = pool.submit(begin_when_up, port, use)
-        asyncio.run(asyncio.wait_for(_run(service, listening), 60))
-        text, answers = used.result()
+        used = []
+        asyncio.run(asyncio.wait_for(_run(service, listening, lambda: used.append(pool.submit(use))), 60))
+        text, answers = used[0].result()
     service.close()
     assert answers == [(200, said(transcribers, data, SETTINGS[1])[1].text)] * 6
     assert text in (None, said(transcribers, data)[1].text)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
-
-
-def begin_when_up(port, function):
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return function()
-        except ConnectionRefusedError:
-            pass
 
 
 def openai_text(port, data):
