@@ -3,12 +3,14 @@
 import gzip
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
+from sew_jax.decoding import beam_pool
 from sew_jax.decoding.beam import Beam, BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.greedy import best_path
@@ -219,7 +221,12 @@ def test_any_layout_and_width_of_numbers(files):
     assert np.isfinite(beam(log_prob)[0].score)
 
 
-def test_processes_give_what_one_gives_in_order(files, capfd):
+def test_processes_give_what_one_gives_in_order(files, capfd, monkeypatch, tmp_path):
+    """Whatever is shared at once; and they import no main module, which may be a script that starts them."""
+    (tmp_path / "script.py").write_text("raise SystemExit('the script ran again')")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(beam_pool, "_SHARED", 500)
     options = BeamOptions(lm=str(files / "lm.arpa"), nbest=2)
     log_probs = [noise(frames, seed) for seed, frames in enumerate((0, 9, 3, 40, 1, 17))]
     alone = Beam(AB, options)
