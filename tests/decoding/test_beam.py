@@ -207,6 +207,22 @@ def test_the_language_model_decides_between_what_sounds_alike(tmp_path):
     assert Beam(letters, weak)(log_prob)[0].text == Beam(letters, BeamOptions())(log_prob)[0].text == "TO TO"
 
 
+@pytest.mark.parametrize("kind", ["lm.arpa", ""])
+def test_sure_blanks_between_change_times_alone(kind, files):
+    beam = Beam(AB, BeamOptions(lm=str(files / kind) if kind else "", nbest=2, log_add=True))
+    short = spoken("AB|.A|.", AB, frames=2, sure=0.8)
+    sure = np.log(np.array([1 - 4e-6, *[1e-6] * 4], np.float32))
+    apart = np.concatenate(
+        [np.tile(sure, (30, 1)), short[:6], np.tile(sure, (40, 1)), short[6:], np.tile(sure, (9, 1))]
+    )
+    found, expected = beam(apart), beam(np.concatenate([sure[None], short[:6], sure[None], short[6:], sure[None]]))
+    assert [h.text for h in found] == [h.text for h in expected]
+    np.testing.assert_allclose([h.score for h in found], [h.score + 76 * sure[0] for h in expected], atol=1e-4)
+    for ours, theirs in zip(found, expected, strict=True):
+        shifted = [(w.begin + (29 if w.begin < 7 else 68), w.end + (29 if w.end < 8 else 68)) for w in theirs.words]
+        assert [(w.begin, w.end) for w in ours.words] == shifted
+
+
 def test_no_frames(files):
     for options in (BeamOptions(), BeamOptions(lm=str(files / "lm.arpa"))):
         assert Beam(AB, options)(noise(0)) == [("", 0.0, ())]
