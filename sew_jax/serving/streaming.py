@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import json
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from sew_jax.serving.service import Service
 
 _LONGEST_WAIT = 60.0  # seconds without a message
 _MOST_AHEAD = 30.0  # seconds of audio that may come before they are computed
+_LAST_WORDS = 1.0  # seconds
 _START = ("setting", "budget", "model", "rate")
 _ENDED, _REFUSED, _TOO_LONG, _FAILED, _BUSY = 1000, 1008, 1009, 1011, 1013  # codes of RFC 6455
 
@@ -63,6 +65,7 @@ class _Stream:
         self.ending = asyncio.Event()
         self._blocks: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self._received = self._taken = 0  # samples
+        self._closes_at = 0.0  # when a closing server takes no more of it
 
     async def run(self) -> None:
         setting, rate = await self._start()
@@ -141,9 +144,12 @@ class _Stream:
         ending = asyncio.ensure_future(self.ending.wait())
         try:
             await asyncio.wait([coming, ending], timeout=_LONGEST_WAIT, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                if ending.done():
+            if not coming.done() and ending.done():  # what has come already still counts, for a while
+                self._closes_at = self._closes_at or time.monotonic() + _LAST_WORDS
+                await asyncio.wait([coming], timeout=min(0.1, max(self._closes_at - time.monotonic(), 0)))
+                if not coming.done():
                     return None
+            if not coming.done():
                 raise BadRequest(f"nothing came for {_LONGEST_WAIT:g} s", code="timeout", status=408)
             message = coming.result()
         finally:

@@ -335,12 +335,17 @@ def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcri
 
 
 def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
-    """A true server in this thread; clients in others, OpenAI's among them; SIGTERM while requests are under way."""
+    """A true server in this thread; clients in others, OpenAI's among them; SIGTERM while requests are under way.
+
+    An open stream gets the text of what it sent.
+    """
     held = {s: Held(t) for s, t in transcribers.items()}
     held[SETTINGS[0]].let.set()
     service, listening = open_service(runs, held, queue=8), _listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    data = sound(1.5)
+    data, address = sound(1.5), f"ws://127.0.0.1:{port}"
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    connect = importlib.import_module("websockets.sync.client").connect
 
     def post():
         body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.flac"\r\n\r\n' + data
@@ -353,13 +358,17 @@ def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
     def use():
         try:
             text = openai_text(port, data)
-            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            with concurrent.futures.ThreadPoolExecutor(6) as pool, connect(f"{address}/v1/audio/stream") as stream:
+                stream.send('{"type": "start", "setting": "s1q1k1"}')
+                stream.send(wave.tobytes())
                 answers = [pool.submit(post) for _ in range(6)]
-                wait_until(lambda: service._accepted == 6)
+                wait_until(lambda: service._accepted == 7)
+                stream.ping().wait(30)  # what was sent before has come
                 os.kill(os.getpid(), signal.SIGTERM)
                 wait_until(lambda: service.closing)
                 held[SETTINGS[1]].let.set()
-                return text, [answer.result() for answer in answers]
+                *_, last = map(json.loads, stream)  # until it is closed
+                return text, [answer.result() for answer in answers], last
         finally:
             held[SETTINGS[1]].let.set()
             if not service.closing:  # something above failed: end the server all the same
@@ -368,9 +377,10 @@ def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
     with listening, concurrent.futures.ThreadPoolExecutor(1) as pool:
         used = []
         asyncio.run(asyncio.wait_for(_run(service, listening, lambda: used.append(pool.submit(use))), 60))
-        text, answers = used[0].result()
+        text, answers, streamed = used[0].result()
     service.close()
     assert answers == [(200, said(transcribers, data, SETTINGS[1])[1].text)] * 6
+    assert streamed["type"] == "final" and streamed["seconds"] == 1.5 and streamed["text"]
     assert text in (None, said(transcribers, data)[1].text)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
