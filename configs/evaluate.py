@@ -38,16 +38,18 @@ def get_config() -> ConfigDict:
 
 
 def add_beam(config: ConfigDict) -> None:
-    """Adds the keys of `sew_jax.decoding.beam.chosen_options`; defaults are fairseq's and SEW's."""
+    """Adds the keys of `sew_jax.decoding.beam.chosen_options`; weights are fairseq's and SEW's."""
     config.lm = ""  # an n-gram, ARPA or KenLM binary; none: beam search without; empty: no beam search
     config.beam = ConfigDict()
     config.beam.lexicon = ""  # a list of words, with their spelling or without; empty: those of the n-gram
     config.beam.beam = 50  # hypotheses kept at each frame
-    config.beam.beam_tokens = 0  # symbols of a frame that may go on; 0: all
-    config.beam.threshold = 25.0  # a hypothesis so far behind the best one is dropped
+    config.beam.beam_tokens = 12  # symbols of a frame that may go on; 0: all
+    config.beam.threshold = 20.0  # a hypothesis so far behind the best one is dropped; SEW's is 25
     config.beam.lm_weight = 2.0
     config.beam.word_score = -1.0
     config.beam.sil_score = 0.0
     config.beam.log_add = False
+    config.beam.hot_words = ""  # words and phrases that are favoured, joined by commas
+    config.beam.hot_boost = 5.0  # for each word of theirs: how much likelier its logarithm becomes
     config.beam.nbest = 1  # hypotheses of each utterance in transcripts/
     config.beam.workers = -1  # processes; -1: as many as cores

@@ -31,8 +31,9 @@ def get_config() -> ConfigDict:
         ""  # workdir of an evaluate run, or its tradeoff.json; empty: the one with the model, for a budget
     )
     config.format = "jsonl"  # text, srt, vtt
+    config.nbest = 1  # hypotheses of each file, which stand in the JSON; several are found by beam search
     add_beam(config)
-    del config.beam.workers, config.beam.nbest  # files are decoded as they are heard, to one text
+    del config.beam.workers, config.beam.nbest  # files are decoded as they are heard
     config.chunk_seconds = 30.0  # longer audio is computed in chunks
     config.overlap_seconds = 4.0  # of two neighbours, at least
     config.dtype = ""  # float32 or bfloat16; empty: as in training

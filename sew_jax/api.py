@@ -6,7 +6,9 @@ UserError of one line. What a model says goes to standard error, since standard 
 several threads may use one model. T frames at 50 Hz (one every 20 ms), V symbols, D width.
 """
 
+import dataclasses
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,7 +28,7 @@ from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
-from sew_jax.transcription.chunking import bucket_of, make_chunking
+from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
 from sew_jax.transcription.recordings import Recording
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
 from sew_jax.transcription.transcripts import Transcript
@@ -95,6 +97,16 @@ class Model:
         self._decoders: dict[BeamOptions | None, Decoder] = {}
 
     @property
+    def name(self) -> str:
+        """As it was loaded by."""
+        return self._recognizer.name
+
+    @property
+    def layers(self) -> int:
+        """Of the transformer."""
+        return self._recognizer.model.backbone.layers
+
+    @property
     def settings(self) -> list[str]:
         """Names of the settings that it was trained at; the first is what is computed where none is named.
 
@@ -115,6 +127,8 @@ class Model:
         budget: str | float = ...,
         tradeoff: str | os.PathLike = ...,
         lm: str | os.PathLike | BeamOptions = ...,
+        hot_words: Sequence[str] = ...,
+        nbest: int = ...,
     ) -> Transcript: ...
     @overload
     def transcribe(
@@ -126,6 +140,8 @@ class Model:
         budget: str | float = ...,
         tradeoff: str | os.PathLike = ...,
         lm: str | os.PathLike | BeamOptions = ...,
+        hot_words: Sequence[str] = ...,
+        nbest: int = ...,
     ) -> list[Transcript]: ...
     def transcribe(
         self,
@@ -136,6 +152,8 @@ class Model:
         budget: str | float = "",
         tradeoff: str | os.PathLike = "",
         lm: str | os.PathLike | BeamOptions = "",
+        hot_words: Sequence[str] = (),
+        nbest: int = 1,
     ) -> Transcript | list[Transcript]:
         """What is said, with the time and confidence of each word; of a list, a transcript for each item.
 
@@ -148,31 +166,47 @@ class Model:
           tradeoff: workdir of an evaluation, which the budget picks from; empty: the model's own folder, or the one
             above.
           lm: an n-gram (ARPA or KenLM binary) for beam search, or all options of the search; empty: the best path.
+          hot_words: words and phrases that beam search favours; see `BeamOptions.hot_words`.
+          nbest: hypotheses of a transcript, found by beam search where there are several; see `Transcript.nbest`.
 
         Raises:
           UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
         """
-        recognizer = self._recognizer
-        if recognizer.vocabulary is None:
-            raise no_head(recognizer.name, recognizer.no_text)
+        recognizer, options = self._recognizer, _options(lm, hot_words, nbest)
         items = audio if isinstance(audio, list) else [audio]
         recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
             compression = chosen_setting(
                 str(setting), str(budget), tradeoff, recognizer.trained[0], init_from=recognizer.name
             )
-            layers = recognizer.model.backbone.layers
-            chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, compression, layers)
-            rows = {bucket: self._rows(bucket) for bucket in count_chunks(recordings, chunking)}
-            transcriber = Transcriber(recognizer, compression, chunking, self._decoder(lm), rows)
+            transcriber = self._transcriber(compression, options, lambda chunking: count_chunks(recordings, chunking))
             transcripts = []
             for recording, result in transcriber.transcribe(recordings):
                 if isinstance(result, AudioError):
                     raise UserError(f"audio: {recording.name} {result}")
                 if not isinstance(recording.data, str):
                     recording = recording._replace(data=b"")  # a transcript must not keep its audio in memory
-                transcripts.append(Transcript(recording, compression, result))
+                transcripts.append(Transcript(recording, compression, tuple(result)))
         return transcripts if isinstance(audio, list) else transcripts[0]
+
+    def transcriber(self, setting: Compression, options: BeamOptions | None = None) -> Transcriber:
+        """What transcribes audio of any length at one setting, compiled here: for those who batch it themselves.
+
+        Raises:
+          UserError: the model has no CTC head, or the setting or the options do not fit it.
+        """
+        return self._transcriber(setting, options, lambda chunking: bucket_grid(chunking.length))
+
+    def _transcriber(
+        self, setting: Compression, options: BeamOptions | None, buckets: Callable[[Chunking], Iterable[int]]
+    ) -> Transcriber:
+        recognizer = self._recognizer
+        if recognizer.vocabulary is None:
+            raise no_head(recognizer.name, recognizer.no_text)
+        chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, recognizer.model.backbone.layers)
+        rows = {bucket: self._rows(bucket) for bucket in buckets(chunking)}
+        nbest = options.nbest if options else 1
+        return Transcriber(recognizer, setting, chunking, self._decoder(options), rows, nbest)
 
     def log_probs(self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "") -> np.ndarray:
         """Natural log-probability of each symbol at each frame: (T, V) float32, in the order of vocab.json.
@@ -235,11 +269,20 @@ class Model:
         per_device = 1 if jax.default_backend() == "cpu" else max(_BATCH_SAMPLES // bucket, 1)
         return per_device * self._recognizer.mesh.size
 
-    def _decoder(self, lm: str | os.PathLike | BeamOptions) -> Decoder:
-        options = lm if isinstance(lm, BeamOptions) else BeamOptions(lm=os.fspath(lm)) if lm else None
+    def _decoder(self, options: BeamOptions | None) -> Decoder:
         if options not in self._decoders:
             self._decoders[options] = make_decoder(self._recognizer.vocabulary, options)
         return self._decoders[options]
+
+
+def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbest: int) -> BeamOptions | None:
+    """Of beam search; None for the best path alone."""
+    options = lm if isinstance(lm, BeamOptions) else BeamOptions(lm=os.fspath(lm)) if lm else None
+    if hot_words or nbest != 1:
+        options = options or BeamOptions()
+        words = tuple(hot_words) or options.hot_words
+        options = dataclasses.replace(options, nbest=max(nbest, options.nbest) if nbest > 0 else nbest, hot_words=words)
+    return options
 
 
 def _recording(audio: Audio, rate: int, number: int) -> Recording:

@@ -40,6 +40,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/search.py     per-layer settings that beat uniform ones at equal cost
   --config=configs/transcribe.py text with times of audio files, at a setting or a budget
+  --config=configs/serve.py      the same for many at once: a server that OpenAI's clients can ask
   --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
   --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
@@ -152,6 +153,10 @@ def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
             from sew_jax.transcription.transcribe import transcribe
 
             return transcribe
+        case "serve":
+            from sew_jax.serving.serve import serve
+
+            return serve
         case "export":
             from sew_jax.export.export import export
 

@@ -218,9 +218,30 @@ def test_beam_search_with_a_lexicon(model, utterance, tmp_path):
     assert model.transcribe(utterance).text != text
 
 
+def test_the_best_few_as_on_the_command_line_and_hot_words(runs, model, utterance, tmp_path, capsys):
+    transcript = model.transcribe(utterance, setting="s2q1k1", nbest=4)
+    texts, scores = zip(*((h.text, h.score) for h in transcript.nbest), strict=True)
+    assert len(set(texts)) == 4 and list(scores) == sorted(scores, reverse=True) and transcript.text == texts[0]
+    config = transcribe_config.get_config()
+    config.init_from, config.setting, config.nbest = str(runs / "finetune"), "s2q1k1", 4
+    config.audio = str(utterance)
+    transcribe(config, tmp_path)
+    line, same = json.loads(capsys.readouterr().out), json.loads(transcript.as_json())
+    assert [row["text"] for row in same["nbest"]] == list(texts)
+    found, expected = ([row["score"] for row in row.pop("nbest")] for row in (line, same))
+    assert found == pytest.approx(expected, abs=1e-3) and len(found) == 4  # of random weights, which nearly tie
+    assert line.keys() == same.keys() and line["setting"] == "s2q1k1"
+    lexicon = tmp_path / "words.txt"
+    lexicon.write_text("ONE\nTWO\n")
+    options = BeamOptions(lexicon=str(lexicon), word_score=2.0, hot_boost=40.0)
+    assert "MELON" in model.transcribe(utterance, lm=options, hot_words=["MELON"]).text.split()
+
+
 BAD = {
     "unknown setting": (lambda m: m.features(NOISE, setting="fast"), "setting 'fast' is unknown"),
     "too many layers": (lambda m: m.features(NOISE, setting="s1q1.2k1"), "2 factors, but the model has 1 layers"),
+    "no hypotheses": (lambda m: m.transcribe(NOISE, nbest=0), "nbest=0"),
+    "hot words of other letters": (lambda m: m.transcribe(NOISE, hot_words=["ÄÖ"]), "hot_words: 'ÄÖ' has"),
     "no such layer": (lambda m: m.features(NOISE, layer=2), "layer: 2 must be 1 to 1"),
     "layer of none": (lambda m: m.features(NOISE, layer=0), "layer: 0 must be 1 to 1, -1 for the last"),
     "empty": (lambda m: m.log_probs(np.zeros(0)), "audio: the array is empty"),

@@ -10,7 +10,7 @@ ORDER = [
     *["errors", "names", "config_files", "rates", "hashing", "console", "storage", "files"],
     *["tables", "processes", "compression"],
     *["models", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
-    *["transcription", "export", "study", "benchmarks", "demo", "api", "main"],
+    *["transcription", "export", "study", "benchmarks", "demo", "api", "serving", "main"],
 ]
 FILES = sorted((ROOT / "sew_jax").rglob("*.py"))
 

@@ -45,7 +45,7 @@ def test_the_wheel_holds_all_code_configs_and_templates_and_nothing_else(wheel):
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "sew_jax").rglob("*") if path.suffix in (".py", ".html")}
     assert names == code | {f"sew_jax/_configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert any(name.endswith(".html") for name in names)
-    for extra in ("tpu", "cuda", "gcs", "s3", "torch", "test"):
+    for extra in ("tpu", "cuda", "gcs", "s3", "serve", "torch", "test"):
         assert f"Provides-Extra: {extra}\n" in metadata
     required = set(re.findall(r"Requires-Dist: (\S+)\n", metadata))
     stated = re.findall(r"^([^#\s]\S*)", (ROOT / "requirements.txt").read_text("utf-8"), re.M)

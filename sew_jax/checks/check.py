@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sew_jax.checks.evaluation import EVALUATE, EXPORT, LM, SEARCH, TRANSCRIBE
+from sew_jax.checks.evaluation import EVALUATE, EXPORT, LM, SEARCH, SERVE, TRANSCRIBE
 from sew_jax.checks.modes import Mode, Rules
 from sew_jax.checks.others import BENCHMARK, DEMO, PLAN, PREPARE, STUDY
 from sew_jax.checks.rules import NO_DEFAULT
@@ -20,6 +20,7 @@ MODES = {
     "search": SEARCH,
     "lm": LM,
     "transcribe": TRANSCRIBE,
+    "serve": SERVE,
     "export": EXPORT,
     "prepare": PREPARE,
     "plan": PLAN,

@@ -44,6 +44,8 @@ _BEAM: Rules = {
     "word_score": Number(),
     "sil_score": Number(),
     "log_add": Flag(),
+    "hot_words": Text(),
+    "hot_boost": Number(),
 }
 _BEAM_OF_MANY: Rules = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
 _EVALUATE: Rules = {
@@ -69,8 +71,9 @@ _PICKED: Rules = {
 
 
 def _beam_holds_its_results(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    if config.beam.nbest > config.beam.beam:
-        yield "beam.nbest", f"{config.beam.nbest} must be at most beam.beam={config.beam.beam}"
+    key, nbest = ("nbest", config.nbest) if "nbest" in config else ("beam.nbest", config.beam.nbest)
+    if nbest > config.beam.beam:
+        yield key, f"{nbest} must be at most beam.beam={config.beam.beam}"
 
 
 def _a_lexicon_is_for_beam_search(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -102,6 +105,13 @@ def _one_thing_picks(config: ConfigDict) -> Iterator[tuple[str, str]]:
 def _chunks_go_on(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if config.overlap_seconds >= config.chunk_seconds:
         yield "overlap_seconds", f"{config.overlap_seconds} must be below chunk_seconds={config.chunk_seconds}"
+
+
+def _stream_goes_on(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    stream = config.stream
+    if stream.overlap_seconds >= stream.chunk_seconds:
+        problem = f"{stream.overlap_seconds} must be below stream.chunk_seconds={stream.chunk_seconds}"
+        yield "stream.overlap_seconds", problem
 
 
 def _there_is_text(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -147,6 +157,7 @@ TRANSCRIBE = Mode(
         "audio": Text(hint="name files, folders, or - for standard input, joined by commas"),
         "setting": Settings(),
         "format": choice("jsonl", "text", "srt", "vtt"),
+        "nbest": whole(1, "hypotheses of each file"),
         "lm": Text(),
         "beam": _BEAM,
         "chunk_seconds": positive("longer audio is computed in chunks"),
@@ -154,7 +165,34 @@ TRANSCRIBE = Mode(
         "mesh": MESH,
         "input": {"batch_seconds": BATCH_SECONDS},
     },
-    together=(_a_lexicon_is_for_beam_search, _one_thing_picks, _chunks_go_on, one_axis_is_the_rest),
+    together=(
+        _a_lexicon_is_for_beam_search,
+        _beam_holds_its_results,
+        _one_thing_picks,
+        _chunks_go_on,
+        one_axis_is_the_rest,
+    ),
+)
+SERVE = Mode(
+    keys={
+        "mode": mode("serve"),
+        "init_from": INIT_FROM,
+        "settings": Settings(),
+        "tradeoff": Text(),
+        "host": Text(hint="write 127.0.0.1 for this machine alone, 0.0.0.0 for others too"),
+        "port": whole(0, "0: one that is free", 65535),
+        "queue": whole(1, "requests that are accepted at once", 1024),
+        "max_mib": positive("of a file"),
+        "max_seconds": positive("of a file's audio"),
+        "stream": {
+            "chunk_seconds": Number("audio that is computed at once", 0, 30, above=True),
+            "overlap_seconds": at_least(0, "of two neighbours"),
+        },
+        "lm": Text(),
+        "beam": _BEAM,
+        "dtype": DTYPE_OR_TRAINED,
+    },
+    together=(_a_lexicon_is_for_beam_search, _stream_goes_on),
 )
 EXPORT = Mode(
     keys={

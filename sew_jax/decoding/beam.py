@@ -8,15 +8,19 @@ import copy
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from flashlight.lib.text.decoder import (
+    LM,
     CriterionType,
     LexiconDecoder,
     LexiconDecoderOptions,
     LexiconFreeDecoder,
     LexiconFreeDecoderOptions,
+    LMState,
     SmearingMode,
     Trie,
     ZeroLM,
@@ -27,16 +31,22 @@ from ml_collections import ConfigDict
 
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
-from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, symbol_labels
+from sew_jax.decoding.hot_words import HotPhrases
+from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 
 _NO_SYMBOL = -1
+_SURE = math.log(0.999)  # of a blank: another symbol there would cost more than any word of an n-gram gives back
 _NEVER = -1e4  # a log-probability that no path survives which has another
 
 
 @dataclasses.dataclass(frozen=True)
 class BeamOptions:
     """A beam search. Weights are SEW's, which are fairseq's defaults too; so is the beam.
+
+    Of `beam_tokens` and `threshold` the defaults are measured: SEW's (all, 25) found the same texts of all that was
+    tried, with an n-gram and without, in twice the time (tests/beam_speed.py).
 
     A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its
     words and their end + word_score * words + sil_score * frames of the delimiter.
@@ -46,21 +56,26 @@ class BeamOptions:
       lexicon: path of a list of words, with their spelling or without; empty: the words of `lm`.
       beam: hypotheses that are kept at each frame.
       beam_tokens: symbols of a frame that may go on, the likeliest; 0: all.
-      threshold: a hypothesis so far behind the best one is dropped. SEW's; fairseq's later default is 50.
+      threshold: a hypothesis so far behind the best one is dropped. fairseq's later default is 50.
       nbest: hypotheses that are wanted of an utterance.
       log_add: whether paths of the same words are summed; otherwise the best one counts.
+      hot_words: words and phrases that are favoured; of a lexicon that lacks them they become part.
+      hot_boost: what a hot word adds to the score, natural; a phrase adds that for each of its words, where it stands
+        whole. Below 0 they are disfavoured.
     """
 
     lm: str = ""
     lexicon: str = ""
     beam: int = 50
-    beam_tokens: int = 0
-    threshold: float = 25.0
+    beam_tokens: int = 12
+    threshold: float = 20.0
     lm_weight: float = 2.0
     word_score: float = -1.0  # without a lexicon there is none
     sil_score: float = 0.0
     nbest: int = 1
     log_add: bool = False
+    hot_words: tuple[str, ...] = ()
+    hot_boost: float = 5.0
 
     def __post_init__(self):
         if self.beam < 1 or not 1 <= self.nbest <= self.beam or self.beam_tokens < 0 or not self.threshold > 0:
@@ -68,24 +83,32 @@ class BeamOptions:
                 f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, "
                 f"threshold={self.threshold:g} must be at least 1, 1 to beam, at least 0, and above 0"
             )
-        for name in ("lm_weight", "word_score", "sil_score"):
+        for name in ("lm_weight", "word_score", "sil_score", "hot_boost"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"beam: {name}={getattr(self, name)} must be a number")
+        if self.hot_words and not self.lm_weight:
+            raise UserError("beam: hot_words are weighed with the n-gram; lm_weight must not be 0 (lm=none works, too)")
 
 
 def chosen_options(config: ConfigDict) -> BeamOptions | None:
     """What `config.lm` and `config.beam` ask for: search with an n-gram, with `none`, or (empty) the best path alone.
 
+    Several hypotheses of `config.nbest`, where the mode has it, and hot words are found by search in any case.
+
     Raises:
       UserError: a value makes no sense.
     """
-    if not config.lm:
+    searched = config.get("nbest", 1) > 1 or config.beam.hot_words
+    if not config.lm and not searched:
         if config.beam.lexicon:
             raise UserError(
                 "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
             )
         return None
     options = {key: value for key, value in config.beam.items() if key != "workers"}
+    options["hot_words"] = tuple(split_names(config.beam.hot_words))
+    if "nbest" in config:
+        options["nbest"] = config.nbest
     return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)
 
 
@@ -101,15 +124,19 @@ class Beam:
           UserError: a file cannot be read, is not what it should be, or does not match the vocabulary.
         """
         self._vocabulary = vocabulary
-        self.lexicon = open_lexicon(vocabulary, options.lm, options.lexicon) if lexicon is None else lexicon
+        if lexicon is None:
+            lexicon = open_lexicon(vocabulary, options.lm, options.lexicon, options.hot_words)
+        self.lexicon = lexicon
         # labels of the n-gram: words, or symbols at their ids
         self._words = list(dict(self.lexicon.entries)) or symbol_labels(vocabulary)
         self._lm = _load(options.lm, self._words) if options.lm else ZeroLM()
         self._trie = self._build_trie() if self.lexicon.entries else None
+        self._hot = self._hot_phrases(options.hot_words)
+        self._one = threading.Lock()  # a decoder has one search at a time, and hot words let other threads run
         self._use(options)
 
     def with_options(self, options: BeamOptions) -> "Beam":
-        """The same language model and lexicon searched otherwise."""
+        """The same language model, lexicon and hot words searched otherwise."""
         other = copy.copy(self)
         other._use(options)
         return other
@@ -127,23 +154,33 @@ class Beam:
             raise UserError("the model's output holds NaN; beam search needs a model whose training ended well")
         if not frames:
             return [Hypothesis("", 0.0, ())]
+        kept_T = self._kept(log_prob_TxV)
+        frames = int(kept_T.sum())
         emissions = np.full((frames + 1, symbols), _NEVER, np.float32)
-        np.maximum(log_prob_TxV, _NEVER, out=emissions[:-1], casting="same_kind")
+        np.maximum(log_prob_TxV[kept_T], _NEVER, out=emissions[:-1], casting="same_kind")
         if self._trie:  # one frame more, where a delimiter is free: else a last word without one would be lost
             emissions[-1, self._vocabulary.word_end] = -self._options.sil_score
             frames += 1
         best: dict[str, Hypothesis] = {}
-        for result in self._decoder.decode(emissions.ctypes.data, frames, symbols):
-            hypothesis = self._hypothesis(result, log_prob_TxV)
+        with self._one:
+            results = self._decoder.decode(emissions.ctypes.data, frames, symbols)
+        for result in results:
+            hypothesis = self._hypothesis(result, log_prob_TxV, kept_T)
             best.setdefault(hypothesis.text, hypothesis)
             if len(best) == self._options.nbest:
                 break
         return list(best.values())
 
-    def _hypothesis(self, result, log_prob_TxV: np.ndarray) -> Hypothesis:
-        path_T = np.array(result.tokens[1 : 1 + len(log_prob_TxV)])  # a start precedes it
+    def _kept(self, log_prob_TxV: np.ndarray) -> np.ndarray:
+        """Which frames are searched: of a run of sure blanks the first, since more of them change no path's symbols."""
+        sure_T = log_prob_TxV[:, self._vocabulary.blank] > _SURE
+        return ~(sure_T & np.roll(sure_T, 1)) | (np.arange(len(sure_T)) == 0)
+
+    def _hypothesis(self, result, log_prob_TxV: np.ndarray, kept_T: np.ndarray) -> Hypothesis:
+        path_T = np.full(len(log_prob_TxV), self._vocabulary.blank)
+        path_T[kept_T] = result.tokens[1 : 1 + kept_T.sum()]  # a start precedes it
         words = words_of_path(path_T, log_prob_TxV[np.arange(len(path_T)), path_T], self._vocabulary)
-        score = result.score
+        score = result.score + float(log_prob_TxV[~kept_T, self._vocabulary.blank].sum())
         if self._trie:
             said = [self._words[label] for label in result.words if label >= 0]
             labels = [word for label in said for word in self._vocabulary.normalize(label).split()]
@@ -161,8 +198,22 @@ class Beam:
         trie.smear(SmearingMode.MAX)  # a word's beginning scores as the likeliest word that it may become
         return trie
 
+    def _hot_phrases(self, phrases: Iterable[str]) -> dict[tuple[int, ...], int]:
+        """Labels of the language model -> words of the phrase."""
+        spelt = spell_phrases(self._vocabulary, list(phrases))
+        if self._trie:
+            labels = {word: i for i, word in enumerate(self._words)}
+            return {tuple(labels[word] for word in phrase.split()): len(phrase.split()) for phrase in spelt}
+        # between delimiters, so that no longer word holds it; a search begins as if one had just been
+        end = self._vocabulary.word_end
+        around = () if end is None else (end,)
+        return {(*around, *symbols): len(phrase.split()) for phrase, symbols in spelt.items()}
+
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
+        end = () if self._trie or vocabulary.word_end is None else (vocabulary.word_end,)
+        # kept, since a decoder does not keep what of it is Python's
+        self._searched = lm = _HotLM(self._lm, self._hot, options, end) if self._hot else self._lm
         word_end = _NO_SYMBOL if vocabulary.word_end is None else vocabulary.word_end
         shared = {
             "beam_size": options.beam,
@@ -174,13 +225,51 @@ class Beam:
             "criterion_type": CriterionType.CTC,
         }
         if self._trie is None:
-            self._decoder = LexiconFreeDecoder(
-                LexiconFreeDecoderOptions(**shared), self._lm, word_end, vocabulary.blank, []
-            )
+            self._decoder = LexiconFreeDecoder(LexiconFreeDecoderOptions(**shared), lm, word_end, vocabulary.blank, [])
             return
         of_words = LexiconDecoderOptions(**shared, word_score=options.word_score, unk_score=-math.inf)
         no_word = -1  # never said, as unk_score forbids it
-        self._decoder = LexiconDecoder(of_words, self._trie, self._lm, word_end, vocabulary.blank, no_word, [], False)
+        self._decoder = LexiconDecoder(of_words, self._trie, lm, word_end, vocabulary.blank, no_word, [], False)
+
+
+class _HotLM(LM):
+    """A language model with what hot phrases add, divided by the weight that the decoder multiplies it by.
+
+    Args:
+      phrases: labels of each -> its words.
+      end: what is added at the beginning, and at the end where it is not there yet: the delimiter, of symbols.
+    """
+
+    def __init__(self, lm: LM, phrases: Mapping[tuple[int, ...], int], options: BeamOptions, end: tuple[int, ...]):
+        super().__init__()
+        boost = options.hot_boost / options.lm_weight
+        self._phrases = HotPhrases({labels: boost * words for labels, words in phrases.items()}, len(end))
+        self._lm, self._end = lm, end
+        self._states: dict[LMState, tuple[Any, int, float]] = {}  # their state of `lm`, state of `_phrases`, last score
+
+    def start(self, start_with_nothing: bool) -> LMState:
+        state, hot = LMState(), 0
+        for label in self._end:
+            hot, _ = self._phrases.step(hot, label)
+        self._states = {state: (self._lm.start(start_with_nothing), hot, 0.0)}  # those of the last utterance go
+        return state
+
+    def score(self, state: LMState, label: int) -> tuple[LMState, float]:
+        following = state.child(label)
+        if following not in self._states:
+            inner, hot, _ = self._states[state]
+            inner, score = self._lm.score(inner, label)
+            hot, added = self._phrases.step(hot, label)
+            self._states[following] = inner, hot, score + added
+        return following, self._states[following][2]
+
+    def finish(self, state: LMState) -> tuple[LMState, float]:
+        inner, hot, _ = self._states[state]
+        _, score = self._lm.finish(inner)
+        for label in self._end:
+            hot, added = self._phrases.step(hot, label)
+            score += added
+        return state, score + self._phrases.finish(hot)
 
 
 def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:

@@ -1,7 +1,8 @@
 """Decoding of log-probabilities that come bit by bit, in segments that end between words: memory stays flat."""
 
-import functools
-from collections.abc import Callable
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.beam import Beam, BeamOptions
 from sew_jax.decoding.greedy import Hypothesis, best_path
 
-Decoder = Callable[[np.ndarray], Hypothesis]  # log-probabilities (T, V) -> what was said
+Decoder = Callable[[np.ndarray], Sequence[Hypothesis]]  # log-probabilities (T, V) -> what was said, the best first
 
 
 def make_decoder(vocabulary: Vocabulary, options: BeamOptions | None) -> Decoder:
@@ -19,9 +20,8 @@ def make_decoder(vocabulary: Vocabulary, options: BeamOptions | None) -> Decoder
       UserError: a language model or lexicon cannot be used.
     """
     if options is None:
-        return functools.partial(best_path, vocabulary=vocabulary)
-    beam = Beam(vocabulary, options)
-    return lambda log_prob_TxV: beam(log_prob_TxV)[0]
+        return lambda log_prob_TxV: [best_path(log_prob_TxV, vocabulary)]
+    return Beam(vocabulary, options)
 
 
 class SegmentDecoder:
@@ -33,12 +33,14 @@ class SegmentDecoder:
     Args:
       decode: of one segment.
       frames: no segment is longer where there is such a pause in its second half; otherwise it waits for one.
+      nbest: hypotheses that are wanted of all.
     """
 
-    def __init__(self, decode: Decoder, vocabulary: Vocabulary, frames: int):
-        self._decode, self._vocabulary, self._frames = decode, vocabulary, frames
+    def __init__(self, decode: Decoder, vocabulary: Vocabulary, frames: int, nbest: int = 1):
+        self._decode, self._vocabulary, self._frames, self._nbest = decode, vocabulary, frames, nbest
         self._held = np.zeros((0, len(vocabulary)), np.float32)
-        self._at, self._parts = 0, []  # frame of held[0]; hypotheses of what came before
+        # frame of held[0]; of what came before the best hypotheses, each with its score, as hypotheses of the segments
+        self._at, self._best = 0, [(0.0, ())]
 
     def add(self, log_prob_TxV: np.ndarray) -> None:
         """Takes the next frames."""
@@ -46,18 +48,32 @@ class SegmentDecoder:
         while len(self._held) > self._frames and (end := self._pause()):
             self._close(end)
 
-    def finish(self) -> Hypothesis:
-        """All that was said."""
+    def partial(self) -> Hypothesis:
+        """What was said so far, as it seems now: words of the open segment may change with what follows."""
+        return _joined(self._with(len(self._held))[0])
+
+    def finish(self) -> list[Hypothesis]:
+        """All that was said: at most `nbest` hypotheses of different texts, the best one first."""
         self._close(len(self._held))
-        words = tuple(word for part in self._parts for word in part.words)
-        text = " ".join(part.text for part in self._parts if part.text)
-        return Hypothesis(text, sum(part.score for part in self._parts), words)
+        found: dict[str, Hypothesis] = {}
+        for hypothesis in map(_joined, self._best):
+            found.setdefault(hypothesis.text, hypothesis)
+        return list(found.values())
 
     def _close(self, end: int) -> None:
-        part = self._decode(np.ascontiguousarray(self._held[:end]))
-        words = tuple(word._replace(begin=word.begin + self._at, end=word.end + self._at) for word in part.words)
-        self._parts.append(part._replace(words=words))
+        self._best = self._with(end)
         self._held, self._at = self._held[end:], self._at + end
+
+    def _with(self, end: int) -> list[tuple[float, tuple]]:
+        """The best of what came before with the held frames up to `end`: segments are independent, scores add up."""
+        parts = []
+        for part in self._decode(np.ascontiguousarray(self._held[:end])):
+            words = tuple(word._replace(begin=word.begin + self._at, end=word.end + self._at) for word in part.words)
+            parts.append(part._replace(words=words))
+        joined = (
+            (score + part.score, (before, part)) for (score, before), part in itertools.product(self._best, parts)
+        )
+        return heapq.nlargest(self._nbest, joined, key=lambda scored: scored[0])
 
     def _pause(self) -> int | None:
         """Where the segment can end; None where no word ends after half its length."""
@@ -75,3 +91,14 @@ class SegmentDecoder:
                 longest = int((ends - begins).argmax())
                 return int(begins[longest] + ends[longest] + 1) // 2
         return None
+
+
+def _joined(scored: tuple[float, tuple]) -> Hypothesis:
+    """The hypotheses of all segments as one; they hang together from the last one to the first."""
+    parts, (score, chain) = [], scored
+    while chain:
+        chain, part = chain
+        parts.append(part)
+    parts.reverse()
+    words = tuple(word for part in parts for word in part.words)
+    return Hypothesis(" ".join(part.text for part in parts if part.text), score, words)

@@ -5,7 +5,7 @@ import mmap
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sew_jax.data.text_files import read_text
@@ -42,7 +42,7 @@ class Lexicon(NamedTuple):
         return text
 
 
-def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
+def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str, hot_words: Sequence[str] = ()) -> Lexicon:
     """The lexicon of a language model and a file, of which either may be empty.
 
     Without a file it is the model's own vocabulary; where that is one of symbols (it holds the delimiter, or the
@@ -53,10 +53,40 @@ def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
       lexicon: path of a text. A line with a tab, or with the delimiter at its end, is a word and its spelling (`WORD
         W O R D |`, as fairseq and wav2letter write it); any other is words. Words are parted by ASCII's white space:
         a no-break space is part of its word.
+      hot_words: words and phrases whose words may be said as well.
 
     Raises:
-      UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary.
+      UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary; or not every hot word.
     """
+    hot = spell_phrases(vocabulary, hot_words)
+    found = _open(vocabulary, lm, lexicon)
+    if not found.entries:
+        return found
+    known = dict(found.entries)
+    new = (word for phrase in hot for word in phrase.split() if word not in known)
+    return found._replace(entries=(*found.entries, *_spell(vocabulary, new).entries))
+
+
+def spell_phrases(vocabulary: Vocabulary, phrases: Sequence[str]) -> dict[str, list[int]]:
+    """Phrases, words apart by one space each, and their symbols, a delimiter after each word.
+
+    Raises:
+      UserError: one of them has no word, or characters that the vocabulary lacks.
+    """
+    spelt = {}
+    for phrase in phrases:
+        name = " ".join(phrase.split())
+        if unknown := vocabulary.unknown(name):
+            case = next((c for c in (name.upper(), name.lower()) if c != name and not vocabulary.unknown(c)), "")
+            advice = f"write it {case!r}" if case else "leave it out"
+            raise UserError(f"hot_words: {name!r} has {min(unknown)!r}, which the vocabulary lacks; {advice}")
+        if not (symbols := vocabulary.encode(name)):
+            raise UserError(f"hot_words: {phrase!r} has no word; leave it out")
+        spelt[name] = symbols
+    return spelt
+
+
+def _open(vocabulary: Vocabulary, lm: str, lexicon: str) -> Lexicon:
     known = lm_words(lm) if lm else ()
     if lexicon:
         if vocabulary.delimiter is None:

@@ -59,7 +59,7 @@ def _transcribe(config: ConfigDict, workdir: Path, results: TextIO) -> None:
                 say(f"  ! {recording.name} {result}; it is left out")
                 left_out += 1
             else:
-                writer.write(Transcript(recording, transcriber.setting, result))
+                writer.write(Transcript(recording, transcriber.setting, tuple(result)))
             status.files += 1
         say(f"done in {format_duration(time.monotonic() - begin)}: {status.total()}")
     if left_out:
@@ -82,7 +82,7 @@ def _transcriber(config: ConfigDict, recordings: Sequence[Recording]) -> Transcr
     batch_samples = round(config.input.batch_seconds * SAMPLE_RATE)
     rows = rows_for(count_chunks(recordings, chunking), batch_samples, mesh.size)
     decode = make_decoder(recognizer.vocabulary, chosen_options(config))
-    return Transcriber(recognizer, setting, chunking, decode, rows)
+    return Transcriber(recognizer, setting, chunking, decode, rows, config.nbest)
 
 
 class _Status:

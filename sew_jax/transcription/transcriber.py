@@ -20,7 +20,7 @@ from sew_jax.runtime.sharding import batch_sharding, place_batch
 from sew_jax.transcription.chunking import Chunk, Chunking, ChunkMerger, bucket_of, cut
 from sew_jax.transcription.recordings import Recording
 
-Result = Hypothesis | AudioError
+Result = list[Hypothesis] | AudioError  # the best one first
 
 
 class Transcriber:
@@ -29,6 +29,7 @@ class Transcriber:
     Args:
       decode: of a segment's log-probabilities.
       rows: bucket in samples -> chunks of a batch; a program is compiled for each that is not there yet.
+      nbest: hypotheses of a recording.
     """
 
     def __init__(
@@ -38,11 +39,11 @@ class Transcriber:
         chunking: Chunking,
         decode: Decoder,
         rows: Mapping[int, int],
+        nbest: int = 1,
     ):
-        self.setting = setting
-        self._recognizer, self._chunking, self._decode = recognizer, chunking, decode
-        self._rows = dict(sorted(rows.items()))
-        recognizer.compile(log_probs, [setting], self._rows, "transcription")
+        self.setting, self.chunking, self.rows = setting, chunking, dict(sorted(rows.items()))
+        self._recognizer, self._decode, self._nbest = recognizer, decode, nbest
+        recognizer.compile(log_probs, [setting], self.rows, "transcription")
 
     def transcribe(
         self, recordings: Sequence[Recording], on_batch: Callable[[int], None] = lambda samples: None
@@ -52,7 +53,7 @@ class Transcriber:
         Args:
           on_batch: is called after each batch with the samples done so far, those of all recordings together.
         """
-        jobs: collections.deque[_Job] = collections.deque()  # under way, or waiting for one before them
+        jobs: collections.deque[Job] = collections.deque()  # under way, or waiting for one before them
         done = 0
         for members, outputs in self._computed(recordings, jobs):
             log_prob_BxTxV, frames_B = jax.device_get(outputs)
@@ -67,15 +68,27 @@ class Transcriber:
         for job in jobs:  # damaged from the first chunk on
             yield job.recording, job.result
 
-    def _computed(self, recordings: Sequence[Recording], jobs: collections.deque["_Job"]) -> Iterator:
+    def job(self, recording: Recording, chunking: Chunking | None = None) -> "Job":
+        """What takes the outputs of a recording's chunks; `chunking` is another one than that of all."""
+        frames = (chunking or self.chunking).frames
+        return Job(recording, SegmentDecoder(self._decode, self._recognizer.vocabulary, frames, self._nbest))
+
+    def run(self, bucket: int, waves: Sequence[np.ndarray]) -> tuple[jax.Array, jax.Array]:
+        """Log-probabilities (rows, T, V) and frames (rows,) of at most so many waves as the bucket has rows.
+
+        It returns before the devices are done.
+        """
+        wave, length = np.zeros((self.rows[bucket], bucket), np.int16), np.zeros(self.rows[bucket], np.int32)
+        for row, samples in enumerate(waves):
+            wave[row, : len(samples)], length[row] = samples, len(samples)
+        batch = place_batch({"wave": wave, "length": length}, batch_sharding(self._recognizer.mesh))
+        return self._recognizer.run(log_probs, self.setting, batch)
+
+    def _computed(self, recordings: Sequence[Recording], jobs: collections.deque["Job"]) -> Iterator:
         """Each batch with its outputs, one batch late: the device computes while audio is read and decoded."""
-        pending, sharding = None, batch_sharding(self._recognizer.mesh)
+        pending = None
         for bucket, members in self._batches(recordings, jobs):
-            wave, length = np.zeros((self._rows[bucket], bucket), np.int16), np.zeros(self._rows[bucket], np.int32)
-            for row, (_, chunk) in enumerate(members):
-                wave[row, : len(chunk.wave)], length[row] = chunk.wave, len(chunk.wave)
-            batch = place_batch({"wave": wave, "length": length}, sharding)
-            outputs = self._recognizer.run(log_probs, self.setting, batch)
+            outputs = self.run(bucket, [chunk.wave for _, chunk in members])
             if pending:
                 yield pending
             pending = members, outputs
@@ -83,20 +96,18 @@ class Transcriber:
             yield pending
 
     def _batches(
-        self, recordings: Sequence[Recording], jobs: collections.deque["_Job"]
-    ) -> Iterator[tuple[int, list[tuple["_Job", Chunk]]]]:
+        self, recordings: Sequence[Recording], jobs: collections.deque["Job"]
+    ) -> Iterator[tuple[int, list[tuple["Job", Chunk]]]]:
         """Chunks of one bucket at a time, a recording's in order; begins a job for each recording."""
-        waiting: dict[int, list[tuple[_Job, Chunk]]] = {bucket: [] for bucket in self._rows}
+        waiting: dict[int, list[tuple[Job, Chunk]]] = {bucket: [] for bucket in self.rows}
         for recording in recordings:
-            decoder = SegmentDecoder(self._decode, self._recognizer.vocabulary, self._chunking.frames)
-            job = _Job(recording, decoder)
+            job = self.job(recording)
             jobs.append(job)
             try:
-                for chunk in cut(_blocks(recording), self._chunking):
-                    whole = chunk.last and not chunk.begin
-                    bucket = self._bucket(len(chunk.wave) if whole else self._chunking.length)
+                for chunk in cut(blocks_of(recording), self.chunking):
+                    bucket = self.bucket(chunk, self.chunking)
                     waiting[bucket].append((job, chunk))
-                    if len(waiting[bucket]) == self._rows[bucket]:
+                    if len(waiting[bucket]) == self.rows[bucket]:
                         yield bucket, waiting[bucket]
                         waiting[bucket] = []
             except AudioError as error:
@@ -105,17 +116,23 @@ class Transcriber:
             if members:
                 yield bucket, members
 
-    def _bucket(self, samples: int) -> int:
-        return next(bucket for bucket in self._rows if bucket >= samples)
+    def bucket(self, chunk: Chunk, chunking: Chunking) -> int:
+        """The shortest that holds a chunk; those of a recording of several share one."""
+        samples = len(chunk.wave) if chunk.last and not chunk.begin else chunking.length
+        return next(bucket for bucket in self.rows if bucket >= samples)
 
 
-class _Job:
+class Job:
     """A recording under way."""
 
     def __init__(self, recording: Recording, decoder: SegmentDecoder):
         self.recording, self.samples = recording, 0  # samples done so far
         self.result: Result | None = None  # None: not done yet
         self._merger, self._decoder = ChunkMerger(), decoder
+
+    def partial(self) -> Hypothesis:
+        """What was said in the chunks so far, as it seems now."""
+        return self._decoder.partial()
 
     def add(self, chunk: Chunk, log_prob_TxV: np.ndarray) -> None:
         """Takes what the model says of the next chunk."""
@@ -143,7 +160,8 @@ def rows_for(chunks: Mapping[int, int], batch_samples: int, devices: int) -> dic
     return {bucket: -(-count // devices) * devices for bucket, count in wanted.items()}
 
 
-def _blocks(recording: Recording) -> Iterator[np.ndarray]:
+def blocks_of(recording: Recording) -> Iterator[np.ndarray]:
+    """Its int16 samples at 16 kHz. Raises AudioError where they end in a fault."""
     if isinstance(recording.data, np.ndarray):
         return iter([recording.data])
     return audio.blocks(recording.data)

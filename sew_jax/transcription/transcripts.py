@@ -31,7 +31,12 @@ class Transcript(NamedTuple):
 
     recording: Recording
     setting: Compression
-    hypothesis: Hypothesis
+    nbest: tuple[Hypothesis, ...]
+
+    @property
+    def hypothesis(self) -> Hypothesis:
+        """The best of `nbest`, which are sorted by their scores."""
+        return self.nbest[0]
 
     @property
     def text(self) -> str:
@@ -60,7 +65,7 @@ class Transcript(NamedTuple):
         return f"Transcript({self.text!r} of {self.recording.name} at {self.setting})"
 
     def as_json(self) -> str:
-        """One line; times are seconds."""
+        """One line; times are seconds. Where several hypotheses were asked for, all stand there with their scores."""
         words = [
             {
                 "word": word.text,
@@ -78,6 +83,8 @@ class Transcript(NamedTuple):
             "setting": self.setting.name,
             "confidence": None if self.confidence is None else round(self.confidence, 4),
         }
+        if len(self.nbest) > 1:
+            line["nbest"] = [{"text": h.text, "score": round(h.score, 4)} for h in self.nbest]
         return json.dumps(line, ensure_ascii=False)
 
 

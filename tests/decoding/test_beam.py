@@ -3,12 +3,14 @@
 import gzip
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
+from sew_jax.decoding import beam_pool
 from sew_jax.decoding.beam import Beam, BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.greedy import best_path
@@ -103,6 +105,62 @@ def test_scores_are_those_of_all_paths(kind, sil_score, log_add, files):
         assert all(h.text == " ".join(word.text for word in h.words) for h in found)
 
 
+HOT = ("A", "AB A", "BB", "A A")
+
+
+def hot_counts(symbols, said):
+    """Words of hot phrases that stand in words, or in a string of symbols between delimiters."""
+    total = 0
+    for phrase in HOT:
+        string, sought = (said, tuple(phrase.split())) if said else ((END, *symbols, END), (END, *AB.encode(phrase)))
+        total += len(phrase.split()) * sum(string[i : i + len(sought)] == sought for i in range(len(string)))
+    return total
+
+
+@pytest.mark.parametrize("boost", [1.3, -2.0])
+@pytest.mark.parametrize("kind", ["lexicon and words", "lexicon", "free", "symbols"])
+def test_hot_phrases_add_their_boost_wherever_they_stand_and_nothing_else(kind, boost, files):
+    lm = {"lexicon and words": "lm.arpa", "symbols": "symbols.arpa"}.get(kind)
+    options = BeamOptions(
+        **WHOLE,
+        lm=str(files / lm) if lm else "",
+        lexicon=str(files / "words.txt") if kind == "lexicon" else "",
+        lm_weight=1.7,
+        hot_words=HOT,
+        hot_boost=boost,
+    )
+    beam, words = Beam(AB, options), WORDS if "lexicon" in kind else None
+    ngram = read_arpa((files / lm).read_text()) if lm else None
+    for frames, seed in ((1, 0), (5, 2)):
+        log_prob, expected, hot = noise(frames, seed), {}, False
+        for symbols, said, score, _ in paths(log_prob, words):
+            key = said if words else symbols
+            labels = said if words else tuple(AB.symbols[s] for s in symbols)
+            score += options.lm_weight * log10_of_sentence(ngram, labels) if ngram else 0
+            score += options.word_score * len(key) if words else 0
+            count = hot_counts(symbols, said if words else ())
+            hot = hot or count > 0
+            text = " ".join(said) if words else AB.decode(symbols)
+            expected[text] = max(score + boost * count, expected.get(text, -math.inf))
+        found = beam(log_prob)
+        assert {h.text for h in found} == set(expected) and hot
+        np.testing.assert_allclose([h.score for h in found], [expected[h.text] for h in found], rtol=1e-4, atol=1e-4)
+
+
+def test_a_hot_word_is_found_that_the_lexicon_lacks_and_the_ear_doubts(tmp_path):
+    letters = Vocabulary(LETTERS)
+    (tmp_path / "words").write_text("TO\nSEE\n")
+    log_prob = spoken("TO|SEW|", letters)
+    log_prob[12, letters.symbols.index("E")] = np.log(0.3)
+    plain, hot = (
+        {"lexicon": str(tmp_path / "words"), "word_score": 0.0, **more} for more in ({}, {"hot_words": ("SEW",)})
+    )
+    assert Beam(letters, BeamOptions(**plain))(log_prob)[0].text != "TO SEW"
+    assert Beam(letters, BeamOptions(**hot))(log_prob)[0].text == "TO SEW"
+    with BeamPool(letters, BeamOptions(**hot), workers=0) as pool:
+        assert pool.decode([log_prob])[0][0].text == "TO SEW"
+
+
 def test_a_narrow_beam_finds_what_is_clear_and_keeps_to_nbest(files):
     log_prob = spoken("AB|A|", AB)
     beam = Beam(AB, BeamOptions(lm=str(files / "lm.arpa"), nbest=3))
@@ -149,6 +207,22 @@ def test_the_language_model_decides_between_what_sounds_alike(tmp_path):
     assert Beam(letters, weak)(log_prob)[0].text == Beam(letters, BeamOptions())(log_prob)[0].text == "TO TO"
 
 
+@pytest.mark.parametrize("kind", ["lm.arpa", ""])
+def test_sure_blanks_between_change_times_alone(kind, files):
+    beam = Beam(AB, BeamOptions(lm=str(files / kind) if kind else "", nbest=2, log_add=True))
+    short = spoken("AB|.A|.", AB, frames=2, sure=0.8)
+    sure = np.log(np.array([1 - 4e-6, *[1e-6] * 4], np.float32))
+    apart = np.concatenate(
+        [np.tile(sure, (30, 1)), short[:6], np.tile(sure, (40, 1)), short[6:], np.tile(sure, (9, 1))]
+    )
+    found, expected = beam(apart), beam(np.concatenate([sure[None], short[:6], sure[None], short[6:], sure[None]]))
+    assert [h.text for h in found] == [h.text for h in expected]
+    np.testing.assert_allclose([h.score for h in found], [h.score + 76 * sure[0] for h in expected], atol=1e-4)
+    for ours, theirs in zip(found, expected, strict=True):
+        shifted = [(w.begin + (29 if w.begin < 7 else 68), w.end + (29 if w.end < 8 else 68)) for w in theirs.words]
+        assert [(w.begin, w.end) for w in ours.words] == shifted
+
+
 def test_no_frames(files):
     for options in (BeamOptions(), BeamOptions(lm=str(files / "lm.arpa"))):
         assert Beam(AB, options)(noise(0)) == [("", 0.0, ())]
@@ -163,7 +237,12 @@ def test_any_layout_and_width_of_numbers(files):
     assert np.isfinite(beam(log_prob)[0].score)
 
 
-def test_processes_give_what_one_gives_in_order(files, capfd):
+def test_processes_give_what_one_gives_in_order(files, capfd, monkeypatch, tmp_path):
+    """Whatever is shared at once; and they import no main module, which may be a script that starts them."""
+    (tmp_path / "script.py").write_text("raise SystemExit('the script ran again')")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(beam_pool, "_SHARED", 500)
     options = BeamOptions(lm=str(files / "lm.arpa"), nbest=2)
     log_probs = [noise(frames, seed) for seed, frames in enumerate((0, 9, 3, 40, 1, 17))]
     alone = Beam(AB, options)
@@ -246,6 +325,9 @@ BAD = {
     "no beam": ({"beam": 0}, "beam=0"),
     "more than the beam": ({"nbest": 51}, "nbest=51"),
     "no number": ({"lm_weight": math.nan}, "lm_weight=nan"),
+    "hot words in small letters": ({"hot_words": ("ab",)}, "hot_words: 'ab' has 'a', .*; write it 'AB'"),
+    "no hot word": ({"hot_words": (" ",)}, "hot_words: ' ' has no word"),
+    "hot words without a weight": ({"hot_words": ("AB",), "lm_weight": 0.0}, "lm_weight must not be 0"),
 }
 
 

@@ -1,0 +1,423 @@
+"""A server's answers are the transcriber's, whoever asks beside; and what is wrong with a request is a clear 4xx."""
+
+import asyncio
+import concurrent.futures
+import http.client
+import importlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+import sew_jax
+from configs import serve as serve_config
+from sew_jax.compression import Compression
+from sew_jax.decoding.incremental import make_decoder
+from sew_jax.evaluation.outputs import write_tradeoff
+from sew_jax.serving.requests import Served
+from sew_jax.serving.serve import _listen, _run, serve
+from sew_jax.transcription.chunking import make_chunking
+from sew_jax.transcription.recordings import Recording
+from sew_jax.transcription.subtitles import srt, vtt
+from sew_jax.transcription.transcriber import Transcriber
+from tests.evaluation.test_tradeoff import point
+from tests.runs import begin_finetuned
+
+for needed in ("starlette", "uvicorn", "multipart", "prometheus_client", "websockets", "httpx2"):
+    pytest.importorskip(needed)
+
+TestClient = importlib.import_module("starlette.testclient").TestClient
+make_app = importlib.import_module("sew_jax.serving.app").make_app
+Service = importlib.import_module("sew_jax.serving.service").Service
+
+SETTINGS = (Compression(), Compression(2))
+PATH = "/v1/audio/transcriptions"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("serving")
+    begin_finetuned(root)
+    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0)], root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def transcribers(runs):
+    recognizer = sew_jax.load(runs / "finetune")._recognizer
+    decode = make_decoder(recognizer.vocabulary, None)
+    return {s: Transcriber(recognizer, s, make_chunking(2.0, 0.5, s, 1), decode, {32_000: 8}) for s in SETTINGS}
+
+
+def open_service(runs, transcribers, queue=4):
+    served = Served(str(runs / "finetune"), SETTINGS, "", 300_000, 20.0)
+    return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, queue)
+
+
+@pytest.fixture(scope="module")
+def service(runs, transcribers):
+    service = open_service(runs, transcribers)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with TestClient(make_app(service), raise_server_exceptions=False) as client:
+        yield client
+
+
+def sound(seconds, seed=0, form="FLAC"):
+    wave = np.random.default_rng(seed).normal(size=round(16_000 * seconds)) * 3000
+    file = io.BytesIO()
+    soundfile.write(file, wave.astype(np.int16), 16_000, format=form, subtype="PCM_16")
+    return file.getvalue()
+
+
+def said(transcribers, data, setting=SETTINGS[0]):
+    """(samples, hypothesis) as the transcriber gives it."""
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    [(_, [hypothesis])] = transcribers[setting].transcribe([Recording("x", "x", wave, len(wave))])
+    return len(wave), hypothesis
+
+
+def ask(client, data=None, name="a.flac", **fields):
+    return client.post(PATH, files={"file": (name, sound(1) if data is None else data)}, data=fields)
+
+
+def test_every_form_holds_what_the_transcriber_says(client, transcribers):
+    data = sound(5.3)
+    samples, expected = said(transcribers, data, SETTINGS[1])
+    assert len(expected.words) > 2
+    forms = {f: ask(client, data, model="s2q1k1", response_format=f) for f in ("json", "text", "srt", "vtt")}
+    assert all(answer.status_code == 200 for answer in forms.values())
+    assert forms["json"].json() == {
+        "text": expected.text,
+        "usage": {"type": "duration", "seconds": 6},
+        "setting": "s2q1k1",
+    }
+    assert forms["text"].text == expected.text + "\n" and forms["text"].headers["content-type"].startswith("text/plain")
+    assert forms["srt"].text == srt(expected.words) and forms["vtt"].text == vtt(expected.words)
+    both = {"timestamp_granularities[]": ["word", "segment"], "response_format": "verbose_json", "language": "en"}
+    verbose = ask(client, data, setting="s2q1k1", **both).json()
+    assert verbose["duration"] == round(samples / 16_000, 3) and verbose["language"] == "en"
+    assert [w["word"] for w in verbose["words"]] == [w.text for w in expected.words]
+    assert [w["start"] for w in verbose["words"]] == [round(0.02 * w.begin, 2) for w in expected.words]
+    assert "".join(s["text"] for s in verbose["segments"]).replace(" ", "") == expected.text.replace(" ", "")
+    segments = ask(client, data, model="s2q1k1", response_format="verbose_json").json()
+    assert "words" not in segments and segments["segments"] == verbose["segments"]
+
+
+def test_the_setting_is_that_asked_for(client, service, transcribers):
+    data = sound(2, seed=3)
+    texts = {s.name: said(transcribers, data, s)[1].text for s in SETTINGS}
+    assert len(set(texts.values())) == 2
+    for fields, name in [
+        ({}, "s1q1k1"),
+        ({"model": "s2q1k1"}, "s2q1k1"),
+        ({"model": service.served.name}, "s1q1k1"),
+        ({"model": service.served.name, "setting": "s2q1k1"}, "s2q1k1"),
+        ({"model": "s1q1k1", "budget": "0.6"}, "s2q1k1"),
+        ({"budget": "wer=10%"}, "s1q1k1"),
+    ]:
+        answer = ask(client, data, **fields).json()
+        assert (answer["setting"], answer["text"]) == (name, texts[name]), fields
+    models = client.get("/v1/models").json()
+    assert models["object"] == "list" and [model["id"] for model in models["data"]] == ["s1q1k1", "s2q1k1"]
+    assert client.get("/v1/models/s2q1k1").json() == models["data"][1]
+    assert client.get("/v1/models/s9q1k1").json()["error"]["code"] == "model_not_found"
+
+
+def long_flac():
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(2 * 3600 * 4000, np.int16), 4000, format="FLAC")
+    return file.getvalue()
+
+
+BAD = {
+    "not audio": (lambda c: ask(c, b"hello world " * 50), 400, "file", "file: it "),
+    "empty": (lambda c: ask(c, b""), 400, "file", "is empty"),
+    "no samples": (lambda c: ask(c, sound(0, form="WAV")), 400, "file", "holds no audio"),
+    "2 hours": (lambda c: ask(c, long_flac()), 413, "file", "lasts 7200 s, and this server takes 20 s"),
+    "large": (lambda c: ask(c, sound(10, form="WAV")), 413, "file", "larger than 0.286"),
+    "too large to be read": (lambda c: ask(c, b"x" * 10**6), 413, "file", "larger than"),
+    "damaged": (lambda c: ask(c, sound(9)[:-3000]), 400, "file", "file: it "),
+    "no file": (lambda c: c.post(PATH, files={"model": (None, "s1q1k1")}), 400, "file", "there is none"),
+    "a text for a file": (lambda c: c.post(PATH, files={"file": (None, "/etc/passwd")}), 400, "file", "an upload"),
+    "a path for a name": (lambda c: ask(c, name="../../etc/passwd"), 400, "file", "without a path"),
+    "wrong field": (lambda c: ask(c, speed="2"), 400, "speed", "field 'speed' is unknown; this server knows file,"),
+    "prompt": (lambda c: ask(c, prompt="x"), 400, "prompt", "unknown"),
+    "field twice": (lambda c: ask(c, setting=["s1q1k1", "s2q1k1"]), 400, "setting", "given twice"),
+    "unknown model": (lambda c: ask(c, model="whisper-1"), 404, "model", "choose one of s1q1k1, s2q1k1"),
+    "unknown setting": (lambda c: ask(c, setting="fast"), 400, "setting", "setting 'fast' is unknown"),
+    "setting that is not served": (lambda c: ask(c, setting="s4q1k1"), 400, "setting", "not served"),
+    "bad budget": (lambda c: ask(c, budget="cheap"), 400, "budget", "not understood"),
+    "two that pick": (lambda c: ask(c, budget="0.6", setting="s1q1k1"), 400, "budget", "both given"),
+    "unknown form": (lambda c: ask(c, response_format="docx"), 400, "response_format", "'docx' is unknown"),
+    "times of text": (
+        lambda c: ask(c, **{"timestamp_granularities[]": "word"}),
+        400,
+        "timestamp_granularities[]",
+        "verbose_json",
+    ),
+    "temperature": (lambda c: ask(c, temperature="hot"), 400, "temperature", "'hot' must be a number"),
+    "JSON": (lambda c: c.post(PATH, json={"model": "s1q1k1"}), 400, None, "must be multipart/form-data"),
+    "no boundary": (
+        lambda c: c.post(PATH, content=b"x", headers={"content-type": "multipart/form-data"}),
+        400,
+        None,
+        "boundary",
+    ),
+    "upload that breaks off": (
+        lambda c: c.post(
+            PATH,
+            content=b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.flac"\r\n\r\nfLaC',
+            headers={"content-type": "multipart/form-data; boundary=B"},
+        ),
+        400,
+        "file",
+        "broke off",
+    ),
+    "nowhere": (lambda c: c.post("/v1/audio/translations"), 404, None, "Not Found"),
+    "GET": (lambda c: c.get(PATH), 405, None, "Method Not Allowed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_are_told_what_is_wrong(client, service, case):
+    send, status, param, message = BAD[case]
+    answer = send(client)
+    error = answer.json()["error"]
+    assert answer.status_code == status and error["param"] == param and message in error["message"], answer.text
+    assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
+    assert "\n" not in error["message"] and service._accepted == 0
+
+
+def test_a_stream_says_what_it_heard_so_far_and_all_of_it_in_the_end(client, transcribers, service):
+    data, setting = sound(4.1), SETTINGS[1]
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    chunking, texts = service._streaming[setting], []
+    with client.websocket_connect("/v1/audio/stream") as stream:
+        stream.send_json({"type": "start", "setting": setting.name})
+        for part in np.split(wave, [100, 8000, 30_000, 50_001]):
+            stream.send_bytes(part.tobytes())
+        stream.send_json({"type": "end"})
+        while (message := stream.receive_json())["type"] == "partial":
+            texts.append(message)
+    whole = Transcriber(
+        transcribers[setting]._recognizer, setting, chunking, transcribers[setting]._decode, {32_000: 8}
+    )
+    [(_, [expected])] = whole.transcribe([Recording("x", "x", wave, len(wave))])
+    assert message["type"] == "final" and message["text"] == expected.text != "" and message["seconds"] == 4.1
+    assert [w["word"] for w in message["words"]] == [w.text for w in expected.words]
+    assert len(texts) >= 3 and [t["seconds"] for t in texts] == sorted(t["seconds"] for t in texts)
+    said_before = texts[-1]["text"].split()[:-1]  # its last word may go on
+    assert said_before and expected.text.split()[: len(said_before)] == said_before
+
+
+@pytest.mark.parametrize(
+    ("messages", "wrong"),
+    [
+        ([b"\0\0"], "a stream begins with a text"),
+        (["hello"], "must be JSON"),
+        (["[]"], "must be an object"),
+        (['{"rate": 7}'], "rate: 7 is no sample rate"),
+        (['{"speed": 7}'], "field 'speed' is unknown"),
+        (['{"setting": "s4q1k1"}'], "not served"),
+        (['{"type": "start"}', b"\0"], "half of one"),
+        (['{"type": "start"}', '{"type": "stop"}'], "audio comes as bytes"),
+    ],
+    ids=str,
+)
+def test_bad_streams_are_told_what_is_wrong(client, service, messages, wrong):
+    with client.websocket_connect("/v1/audio/stream") as stream:
+        for message in messages:
+            stream.send_bytes(message) if isinstance(message, bytes) else stream.send_text(message)
+        answer = stream.receive_json()
+        assert answer["type"] == "error" and wrong in answer["error"]["message"]
+        assert stream.receive()["code"] == 1008
+    assert service._accepted == 0
+
+
+def test_a_stream_ends_where_it_is_as_long_as_it_may_be(client):
+    with client.websocket_connect("/v1/audio/stream") as stream:
+        stream.send_json({"rate": 8000})
+        stream.send_bytes(np.zeros(8000 * 21, np.int16).tobytes())
+        while (message := stream.receive_json())["type"] == "partial":
+            pass
+        assert message["seconds"] == 20.0 and stream.receive()["code"] == 1009
+
+
+def wait_until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def waiting(service):
+    """Chunks."""
+    with service._batcher._changed:
+        return sum(map(len, service._batcher._waiting.values()))
+
+
+class Held:
+    """A transcriber whose batches wait (for seconds at most) until they are let go, and which notes their sizes."""
+
+    def __init__(self, transcriber):
+        self._transcriber, self.let, self.sizes = transcriber, threading.Event(), []
+
+    def __getattr__(self, name):
+        return getattr(self._transcriber, name)
+
+    def run(self, bucket, waves):
+        self.let.wait(40)
+        self.sizes.append(len(waves))
+        return self._transcriber.run(bucket, waves)
+
+
+def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, transcribers):
+    held = {s: Held(t) for s, t in transcribers.items()}
+    service = open_service(runs, held, queue=5)
+    files = [sound(0.5 + 0.2 * i, seed=i) for i in range(5)]
+    try:
+        with TestClient(make_app(service)) as client, concurrent.futures.ThreadPoolExecutor(5) as pool:
+            answers = [pool.submit(ask, client, data, setting="s2q1k1") for data in files]
+            wait_until(lambda: waiting(service) == 4)  # the first is in the batch that is held
+            assert client.get("/health").json() == {"status": "ok"}
+            refused = ask(client)
+            with client.websocket_connect("/v1/audio/stream") as stream:
+                assert stream.receive_json()["error"]["code"] == "queue_full" and stream.receive()["code"] == 1013
+            held[SETTINGS[1]].let.set()
+            texts = [answer.result().json()["text"] for answer in answers]
+            metrics = client.get("/metrics").text
+            assert ask(client, setting="s2q1k1").status_code == 200  # there is room again
+    finally:
+        held[SETTINGS[1]].let.set()
+        service.close()
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "queue_full" and refused.json()["error"]["type"] == "rate_limit_error"
+    assert texts == [said(transcribers, data, SETTINGS[1])[1].text for data in files]
+    assert held[SETTINGS[1]].sizes[:2] == [1, 4]
+    for line in (
+        'sew_jax_requests_total{endpoint="transcriptions",status="200"} 5.0',
+        'sew_jax_requests_total{endpoint="transcriptions",status="429"} 1.0',
+        "sew_jax_accepted 0.0",
+        "sew_jax_batch_chunks_sum 5.0",
+    ):
+        assert line in metrics
+    assert float(re.search(r'sew_jax_audio_seconds_total{setting="s2q1k1"} (\S+)', metrics)[1]) == pytest.approx(4.5)
+
+
+def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
+    class Faulty(Held):
+        def run(self, bucket, waves):
+            if not self.let.is_set():
+                self.let.set()
+                raise RuntimeError("out of memory")
+            return self._transcriber.run(bucket, waves)
+
+    service = open_service(runs, {s: Faulty(t) for s, t in transcribers.items()})
+    try:
+        with TestClient(make_app(service), raise_server_exceptions=False) as client:
+            assert ask(client).json()["error"]["code"] == "internal"
+            assert ask(client).status_code == 200
+    finally:
+        service.close()
+
+
+def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
+    """A true server in this thread; clients in others, OpenAI's among them; SIGTERM while requests are under way.
+
+    An open stream gets the text of what it sent.
+    """
+    held = {s: Held(t) for s, t in transcribers.items()}
+    held[SETTINGS[0]].let.set()
+    service, listening = open_service(runs, held, queue=8), _listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    data, address = sound(1.5), f"ws://127.0.0.1:{port}"
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    connect = importlib.import_module("websockets.sync.client").connect
+
+    def post():
+        body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.flac"\r\n\r\n' + data
+        body += b'\r\n--B\r\nContent-Disposition: form-data; name="setting"\r\n\r\ns2q1k1\r\n--B--\r\n'
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", PATH, body, {"Content-Type": "multipart/form-data; boundary=B"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["text"]
+
+    def break_off():
+        """A place is held while the rest of an upload may come, and free again when its client has left."""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+            client.sendall(f"{head}Content-Length: 5000\r\n\r\n--B\r\n".encode())
+            wait_until(lambda: service._accepted == 1)
+        wait_until(lambda: service._accepted == 0)
+
+    def use():
+        try:
+            break_off()
+            text = openai_text(port, data)
+            with concurrent.futures.ThreadPoolExecutor(6) as pool, connect(f"{address}/v1/audio/stream") as stream:
+                stream.send('{"type": "start", "setting": "s1q1k1"}')
+                stream.send(wave.tobytes())
+                answers = [pool.submit(post) for _ in range(6)]
+                wait_until(lambda: service._accepted == 7)
+                stream.ping().wait(30)  # what was sent before has come
+                os.kill(os.getpid(), signal.SIGTERM)
+                wait_until(lambda: service.closing)
+                held[SETTINGS[1]].let.set()
+                *_, last = map(json.loads, stream)  # until it is closed
+                return text, [answer.result() for answer in answers], last
+        finally:
+            held[SETTINGS[1]].let.set()
+            if not service.closing:  # something above failed: end the server all the same
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with listening, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        used = []
+        asyncio.run(asyncio.wait_for(_run(service, listening, lambda: used.append(pool.submit(use))), 60))
+        text, answers, streamed = used[0].result()
+    service.close()
+    assert answers == [(200, said(transcribers, data, SETTINGS[1])[1].text)] * 6
+    assert streamed["type"] == "final" and streamed["seconds"] == 1.5 and streamed["text"]
+    assert text in (None, said(transcribers, data)[1].text)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def openai_text(port, data):
+    """What OpenAI's own client reads; None where it is not installed."""
+    try:
+        import openai
+    except ImportError:
+        return None
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["s1q1k1", "s2q1k1"]
+        file = ("a.flac", data)
+        with pytest.raises(openai.NotFoundError, match="'whisper-1' is not served"):
+            client.audio.transcriptions.create(model="whisper-1", file=file)
+        verbose = client.audio.transcriptions.create(
+            model="s1q1k1", file=file, response_format="verbose_json", timestamp_granularities=["word"]
+        )
+        assert " ".join(word.word for word in verbose.words) == verbose.text
+        text = client.audio.transcriptions.create(model="s1q1k1", file=file, response_format="text")
+        assert text.strip() == verbose.text
+        return client.audio.transcriptions.create(model="s1q1k1", file=file).text
+
+
+def test_an_address_that_is_taken(runs):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = serve_config.get_config()
+        config.init_from, config.port = str(runs / "finetune"), taken.getsockname()[1]
+        with pytest.raises(sew_jax.UserError, match=r"port: 127\.0\.0\.1:\d+ cannot be listened at"):
+            serve(config, runs)
