@@ -18,6 +18,14 @@ class Machine(NamedTuple):
     tflops: float
     watts: float | None
 
+    def hours(self, flop: float, utilization: float) -> float:
+        """Of one device for so many FLOP, where training reaches the part `utilization` of its speed."""
+        return flop / (self.tflops * 1e12 * utilization) / 3600
+
+    def flop(self, hours: float, utilization: float) -> float:
+        """What `hours` buy."""
+        return hours * 3600 * self.tflops * 1e12 * utilization
+
 
 # Sources: NVIDIA's data sheets of each (the SXM form of A100 and H100; of GeForce cards the architecture white papers);
 # Google Cloud's pages of TPU versions; watts of v4 as measured under load by Jouppi et al. 2023 (arXiv:2304.01433).

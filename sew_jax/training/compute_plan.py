@@ -92,8 +92,7 @@ def plan_compute(config: ConfigDict) -> list[Plan]:
 def _budget(config: ConfigDict, machine: Machine) -> float:
     if config.flop:
         return config.flop
-    hours = config.device_hours or 1000 * config.kwh / _watts(machine)
-    return hours * 3600 * machine.tflops * 1e12 * config.utilization
+    return machine.flop(config.device_hours or 1000 * config.kwh / _watts(machine), config.utilization)
 
 
 def _watts(machine: Machine) -> float:
@@ -171,7 +170,7 @@ def _format_machines(config: ConfigDict, flop: float) -> str:
     head = (f"{config.devices} of", "hours", "kWh", "cost")
     lines = []
     for machine in MACHINES:
-        device_hours = flop / (machine.tflops * 1e12 * config.utilization) / 3600
+        device_hours = machine.hours(flop, config.utilization)
         kwh = "not published" if machine.watts is None else f"{device_hours * machine.watts / 1000:.3g}"
         known = config.price and machine.name == config.machine
         cost = f"{device_hours * config.price:.3g}" if known else "-"
