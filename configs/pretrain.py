@@ -76,7 +76,7 @@ RECIPES = {
     "small": _slim(400_000, 5e-4),
     # one GPU in a day, 2 CPU cores in an hour: docs/scaling.md says of which machine
     "gpu_day": Recipe(25_000, 5e-4, 0.08, 1.0, 0.5, 0.693, 4320.0, 15.6, 1, accumulate=24),
-    "cpu_hour": Recipe(12_000, 2e-3, 0.08, 1.0, 0.5, 0.693, 48.0, 8.0, 1, squeezes=(1, 2), span=5),
+    "cpu_hour": Recipe(5_000, 2e-3, 0.08, 1.0, 0.5, 0.693, 48.0, 8.0, 1, squeezes=(1, 2), span=5),
 }
 
 
