@@ -143,11 +143,12 @@ class Job:
             return
         self._decoder.add(self._merger.add(chunk, log_prob_TxV))
         if chunk.last:
-            self.result = _at_50_hz(self._decoder.finish(), self._frame // FRAME_SAMPLES)
+            self.result = on_20_ms_frames(self._decoder.finish(), self._frame)
 
 
-def _at_50_hz(hypothesis: Hypothesis, times: int) -> Hypothesis:
-    """Words on frames of 20 ms, as all that shows their times expects, from frames so many times as long."""
+def on_20_ms_frames(hypothesis: Hypothesis, frame: int) -> Hypothesis:
+    """With words on frames of 20 ms, as all that shows their times expects, from frames of `frame` samples."""
+    times = frame // FRAME_SAMPLES
     words = (word._replace(begin=word.begin * times, end=word.end * times) for word in hypothesis.words)
     return hypothesis._replace(words=tuple(words))
 

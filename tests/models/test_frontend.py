@@ -108,6 +108,18 @@ def test_learned_filters_step_by_step():
     np.testing.assert_allclose(ours[0], expected, rtol=1e-4)
 
 
+def test_what_is_learnt_is_drawn_as_in_the_waveform_extractors():
+    """Kaiming's normal distribution by the inputs of an output."""
+    wave, length = jnp.zeros((1, 2000)), jnp.array([2000])
+    for frontend, inputs in (("fbank50", {"conv_0": 9, "conv_1": 9 * 128}), ("scf", {"filters": 256, "envelopes": 40})):
+        params = Frontend(small(frontend)).init(jax.random.key(1), wave, length)["params"]["extractor"]
+        for name, fan_in in inputs.items():
+            kernel = np.asarray(params[name]["kernel"] if frontend == "fbank50" else params[name])
+            error = 4 / math.sqrt(2 * kernel.size)
+            assert kernel.std() == pytest.approx(math.sqrt(2 / fan_in), rel=error), name
+            assert abs(kernel.mean()) < 4 * math.sqrt(2 / fan_in / kernel.size), name
+
+
 def test_silence_has_a_gradient():
     """Of a root, whose slope at zero is infinite."""
     model, params = init(small("scf"))

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.decoding.greedy import Hypothesis, Word
 from sew_jax.decoding.recognizer import log_probs
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.rates import FRAME_SAMPLES
+from sew_jax.transcription import transcriber
 from sew_jax.transcription.chunking import Chunk, Chunking, ChunkMerger, bucket_grid, bucket_of, cut, make_chunking
 
 FRONTENDS = [BackboneConfig(frontend=name) for name in get_args(get_type_hints(BackboneConfig)["frontend"])]
@@ -144,3 +146,10 @@ def test_frames_are_copied_from_their_batch():
     merger, batch = ChunkMerger(), np.zeros((8, 10, 3))
     merger.add(Chunk(0, np.zeros(3200, np.int16), False), batch[0])
     assert merger._held.base is None
+
+
+def test_words_of_a_model_at_25_hz_are_on_frames_of_20_ms():
+    words = (Word("one", 3, 5, 0.5), Word("two", 7, 8, 0.25))
+    hypothesis = Hypothesis("one two", -1.0, words)
+    assert transcriber.on_20_ms_frames(hypothesis, 640).words == (Word("one", 6, 10, 0.5), Word("two", 14, 16, 0.25))
+    assert transcriber.on_20_ms_frames(hypothesis, 320) == hypothesis
