@@ -143,7 +143,7 @@ class Job:
             return
         self._decoder.add(self._merger.add(chunk, log_prob_TxV))
         if chunk.last:
-            self.result = on_20_ms_frames(self._decoder.finish(), self._frame)
+            self.result = [on_20_ms_frames(said, self._frame) for said in self._decoder.finish()]
 
 
 def on_20_ms_frames(hypothesis: Hypothesis, frame: int) -> Hypothesis:
