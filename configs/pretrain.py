@@ -8,12 +8,13 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH \\
     --config.data=/data/LibriSpeech --config.split=train-clean-100,train-clean-360,train-other-500
 
-Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; or
-inherit: that of init_from), and `stochastic` (the default: squeeze 1 to 4 with query and key-value pooling of 1 and
-2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published). large is wav2vec 2.0's for
-LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64
-GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the
-first screen. xlsr_1b has XLS-R's architecture and large's recipe.
+Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid;
+slim_30, slim_50, slim_70, slim_100, slim_130, slim_200 and small of Liu et al. 2024; cpu_hour and gpu_day, for 2 CPU
+cores in an hour and one GPU in a day; or inherit: that of init_from), and `stochastic` (the default: squeeze 1 to 4
+with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as
+published). large is wav2vec 2.0's for LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the
+published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices
+raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes
 there and reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual
@@ -40,6 +41,14 @@ class Recipe(NamedTuple):
     batch_seconds: float  # audio of an update, all devices together
     crop_seconds: float
     squeeze: int  # with `fixed`
+    squeezes: tuple[int, ...] = (1, 2, 3, 4)  # without
+    span: int = 10  # masked frames in a row: 200 ms at 50 Hz
+    accumulate: int = 1
+
+
+def _slim(num_steps: int, lr: float) -> Recipe:
+    """Liu et al. 2024: fairseq's base but for the rate; its warm-up and temperature are counted in updates."""
+    return Recipe(num_steps, lr, 32_000 / num_steps, 1.0, 0.5, 277_258 / num_steps, 5600.0, 15.6, 1)
 
 
 # Sources: as of SIZES in sew_jax/models/sizes.py, and wav2vec 2.0's section 4.2. fairseq multiplies the temperature by
@@ -57,14 +66,32 @@ RECIPES = {
     "sew_tiny": _SEW,
     "sew_small": _SEW,
     "sew_mid": _SEW,
+    # a GPU of their batch is base's, 1.4 M samples; how many GPUs they took is not in the files: base's 64
+    "slim_30": _slim(550_070, 4e-4),
+    "slim_50": _slim(499_953, 4e-4),
+    "slim_70": _slim(454_811, 4e-4),
+    "slim_100": _slim(400_000, 4e-4),
+    "slim_130": _slim(363_047, 4e-4),
+    "slim_200": _slim(297_370, 3e-4),
+    "small": _slim(400_000, 5e-4),
+    # one GPU in a day, 2 CPU cores in an hour: docs/scaling.md says of which machine
+    "gpu_day": Recipe(25_000, 5e-4, 0.08, 1.0, 0.5, 0.693, 4320.0, 15.6, 1, accumulate=24),
+    "cpu_hour": Recipe(5_000, 2e-3, 0.08, 1.0, 0.5, 0.693, 48.0, 8.0, 1, squeezes=(1, 2), span=5),
 }
 
 
+def _names(arguments: str) -> list[str]:
+    return [name.strip() for name in arguments.split(",") if name.strip()]
+
+
+def size_of(arguments: str) -> str:
+    """The size that is named, or demo."""
+    return next((name for name in _names(arguments) if name not in ("stochastic", "fixed")), "demo")
+
+
 def get_config(arguments: str = "demo") -> ConfigDict:
-    names = [name.strip() for name in arguments.split(",") if name.strip()]
-    modes = {"stochastic", "fixed"} & set(names)
-    size = next((name for name in names if name not in modes), "demo")
-    small, fixed, published = size == "demo", "fixed" in modes, "base" if size == "inherit" else size
+    size, fixed = size_of(arguments), "fixed" in _names(arguments)
+    small, published = size in ("demo", "cpu_hour"), "base" if size == "inherit" else size
     model, head = model_options(published)
     recipe = RECIPES[published]
     if size == "inherit":  # None: as the checkpoint that init_from names
@@ -88,7 +115,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.log_every = 50
     config.dtype = "float32" if small else "bfloat16"  # of activations; parameters stay float32
     config.resume = ""  # keys, joined by commas, that may differ from the run in the workdir
-    config.accumulate = 1  # micro-batches of an update
+    config.accumulate = recipe.accumulate  # micro-batches of an update
     # what is kept for the backward pass: none computes nothing again, dots keeps matrix products, layers the least
     config.remat = "none"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
@@ -98,7 +125,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     # The table of settings is the product of the three sets, or a list of names (s1q1k1,s2q1.1.2.2k2,...) where given
     config.compression = ConfigDict()
-    config.compression.squeeze = (recipe.squeeze,) if fixed else (1, 2, 3, 4)
+    config.compression.squeeze = (recipe.squeeze,) if fixed else recipe.squeezes
     config.compression.query_pool = (1,) if fixed else (1, 2)
     config.compression.kv_pool = (1,) if fixed or small else (1, 2)
     config.compression.names = ""
@@ -109,7 +136,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.sandwich.weight = 0.3  # of the loss of each setting but the largest
     config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
 
-    config.mask = ConfigDict({"prob": 0.65, "span": 10, "min_spans": 2})
+    config.mask = ConfigDict({"prob": 0.65, "span": recipe.span, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": recipe.temperature_end, "anneal": recipe.anneal})
     config.optim = ConfigDict()
     config.optim.lr = recipe.lr

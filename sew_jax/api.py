@@ -203,7 +203,8 @@ class Model:
         recognizer = self._recognizer
         if recognizer.vocabulary is None:
             raise no_head(recognizer.name, recognizer.no_text)
-        chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, recognizer.model.backbone.layers)
+        backbone = recognizer.model.backbone
+        chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, backbone.layers, backbone.frame_samples)
         rows = {bucket: self._rows(bucket) for bucket in buckets(chunking)}
         nbest = options.nbest if options else 1
         return Transcriber(recognizer, setting, chunking, self._decoder(options), rows, nbest)

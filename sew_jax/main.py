@@ -43,7 +43,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/serve.py      the same for many at once: a server that OpenAI's clients can ask
   --config=configs/lm.py         an n-gram of words from transcripts and text, for beam search
   --config=configs/prepare.py    write any speech as the dataset that training reads fastest
-  --config=configs/plan.py       what a model needs of each device's memory, before one is paid for
+  --config=configs/plan.py       what a model needs of memory, and what a budget of computing buys of each size
   --config=configs/benchmark.py  how fast this machine computes, reads audio and starts a run
   --config=configs/export.py     a model as StableHLO programs, or as a folder for transformers or sew_jax
 
@@ -166,9 +166,9 @@ def _mode(name: str) -> Callable[[ConfigDict, Any], object]:
 
             return prepare
         case "plan":
-            from sew_jax.training.memory_plan import plan_memory
+            from sew_jax.training.compute_plan import plan
 
-            return plan_memory
+            return plan
         case "benchmark":
             from sew_jax.benchmarks.benchmark import benchmark
 

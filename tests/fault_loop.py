@@ -27,7 +27,7 @@ from sew_jax.metrics.metrics_file import read_metrics
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
-TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac")
+TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac", "joules")
 UPDATES, CHECKPOINT_EVERY, DEVICES = 40, 4, 2
 _PATIENCE_S = 900
 WORKERS = 2  # that read for a run which is to be ended

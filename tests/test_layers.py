@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *["errors", "names", "config_files", "rates", "hashing", "console", "storage", "files"],
+    *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "files"],
     *["tables", "processes", "compression"],
     *["models", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
     *["transcription", "export", "study", "benchmarks", "demo", "api", "serving", "main"],

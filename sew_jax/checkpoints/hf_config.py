@@ -193,7 +193,7 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
     name = {"wav2vec2": "Wav2Vec2", "hubert": "HuBERT", "sew": "SEW"}[family]
     sew = family == "sew"
     obstacles = {
-        f"model.frontend is {backbone.frontend}": backbone.frontend == "logmel",
+        f"model.frontend is {backbone.frontend}": backbone.frontend not in ("wav2vec2", "compact"),
         "its squeeze factor is above 1": not sew and squeeze > 1,
         "its squeeze factor is 1": sew and squeeze == 1,
         "model.pre_norm is set": sew and backbone.pre_norm,

@@ -26,6 +26,7 @@ from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, 
 from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
 from sew_jax.compression import parse_table, settings_table
 from sew_jax.errors import UserError
+from sew_jax.machines import MACHINE_NAMES
 from sew_jax.models.sizes import SIZES, published
 from sew_jax.names import split_names
 
@@ -101,6 +102,12 @@ def _a_size_is_known(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "pretrain.model", "name a size, such as configs/plan.py:large; `inherit` has none of its own"
 
 
+def _one_budget_is_given(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    given = [key for key in ("flop", "device_hours", "kwh") if config[key]]
+    if len(given) > 1:
+        yield given[1], f"{config[given[1]]:g} and {given[0]}={config[given[0]]:g} are both given; one is the budget"
+
+
 # its own words where no size is named
 _SIZED = dataclasses.replace(PRETRAIN, together=tuple(t for t in PRETRAIN.together if t is not needs_an_architecture))
 
@@ -132,8 +139,16 @@ PLAN = Mode(
         "pretrain": _SIZED,
         "devices": whole(1, ""),
         "memory_gib": positive("of each device"),
+        "size": Text(),
+        "flop": at_least(0, "0: none"),
+        "device_hours": at_least(0, "0: none"),
+        "kwh": at_least(0, "0: none"),
+        "machine": choice(*MACHINE_NAMES),
+        "utilization": Number("a part of the promised speed", 0, 1, above=True),
+        "price": at_least(0, "of a device hour; 0: none is said"),
+        "hours": at_least(0, "of audio; 0: those of pretrain.data"),
     },
-    together=(_a_size_is_known,),
+    together=(_a_size_is_known, _one_budget_is_given),
 )
 BENCHMARK = Mode(
     keys={

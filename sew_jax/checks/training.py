@@ -147,7 +147,8 @@ def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _spans_fit_crops(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    least = ((config.mask.span + 2) * FRAME_SAMPLES + 400) / SAMPLE_RATE
+    frame = FRAME_SAMPLES * (2 if config.model.frontend == "fbank25" else 1)
+    least = ((config.mask.span + 2) * frame + 400) / SAMPLE_RATE
     if config.input.crop_seconds < least:
         problem = f"{config.input.crop_seconds} is shorter than mask.span={config.mask.span} needs, {least:.3g} s"
         yield "input.crop_seconds", problem

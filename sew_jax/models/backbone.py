@@ -1,6 +1,6 @@
 """The part that pre-training and fine-tuning share: front end, feature projection, mask embedding, encoder.
 
-B utterances, N samples, T frames at 50 Hz, C feature channels, D width.
+B utterances, N samples, T frames at the front end's rate, C feature channels, D width.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from sew_jax.models.lengths import mask_from_lengths
 class Hidden(NamedTuple):
     """What the backbone computes for a batch."""
 
-    context_BxTxD: jax.Array  # the encoder's output at 50 Hz
+    context_BxTxD: jax.Array  # the encoder's output at the front end's rate
     features_BxTxC: jax.Array  # normalised features before any mask: what targets are made of
     penalty: jax.Array  # mean square of the front end's raw output over valid frames
     length_B: jax.Array  # valid frames
@@ -28,7 +28,7 @@ class Hidden(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Waveform to hidden states at 50 Hz, at a compression setting.
+    """Waveform to hidden states at the front end's rate, at a compression setting.
 
     Order as in fairseq's `wav2vec2.py`: extractor, gradient scale, feature penalty, LayerNorm, projection, dropout,
     masks, encoder.
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         """
         config = self.config
         raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
-        if config.frontend != "logmel":  # which has no parameters that a gradient could reach
+        if config.frontend_learns:
             raw = _scale_gradient(raw, config.feature_grad_scale)
         valid = mask_from_lengths(frames_B, raw.shape[1])
         count = jnp.maximum(valid.sum(), 1) * raw.shape[-1]

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from sew_jax.errors import UserError
+from sew_jax.rates import FRAME_SAMPLES
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "layers"]
@@ -11,13 +12,14 @@ Remat = Literal["none", "dots", "layers"]
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """Everything from the waveform to 50 Hz hidden states (the defaults are wav2vec 2.0 base, fairseq's defaults)."""
+    """Everything from the waveform to hidden states at the front end's rate (the defaults are wav2vec 2.0 base's)."""
 
-    frontend: Literal["wav2vec2", "compact", "logmel"] = "wav2vec2"
+    # two waveform extractors; log-mel energies; Kaldi's through two convolutions, at 50 or 25 Hz; learned filters
+    frontend: Literal["wav2vec2", "compact", "logmel", "fbank50", "fbank25", "scf"] = "wav2vec2"
     conv_width: int = 512  # channels of the wav2vec2 extractor; the compact one's base width c (its output has 8c)
     conv_norm: Literal["group", "layer"] = "group"  # norm after the first convolution only, or after each one
     conv_bias: bool = False
-    mel_top_hz: int = 8000  # where the log-mel front end's highest filter ends
+    mel_top_hz: int = 8000  # where the highest filter of the log-mel and fbank front ends ends
     # what each log-mel bin is divided by: its own deviation over the utterance, or that of all bins together, which
     # leaves bins without speech as quiet as they are
     mel_scale: Literal["bin", "utterance"] = "bin"
@@ -64,6 +66,16 @@ class BackboneConfig:
         if self.width % self.pos_groups:
             raise UserError(f"model.width {self.width} is no multiple of model.pos_groups {self.pos_groups}")
 
+    @property
+    def frontend_learns(self) -> bool:
+        """Whether the front end has parameters; else no gradient reaches it, and nothing is to be penalised."""
+        return self.frontend != "logmel"
+
+    @property
+    def frame_samples(self) -> int:
+        """From one frame of the model to the next."""
+        return FRAME_SAMPLES * (2 if self.frontend == "fbank25" else 1)
+
 
 # What a checkpoint's weights were trained as; the other fields are a run's own
 ARCHITECTURE = (
@@ -86,7 +98,7 @@ ARCHITECTURE = (
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
 REMAT: tuple[Remat, ...] = ("none", "dots", "layers")  # each keeps less than the one before
 _CHOICES = {
-    "frontend": ("wav2vec2", "compact", "logmel"),
+    "frontend": ("wav2vec2", "compact", "logmel", "fbank50", "fbank25", "scf"),
     "conv_norm": ("group", "layer"),
     "mel_scale": ("bin", "utterance"),
     "upsampler": ("residual", "linear", "repeat"),

@@ -6,11 +6,21 @@ The table of published factors that this reproduces is in docs/; XLA's own count
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sew_jax.compression import Compression
-from sew_jax.models.config import BackboneConfig
-from sew_jax.models.frontend import FFT_BINS, HOP, MEL_BINS, WINDOW, conv_stack, feature_width, frame_count
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.frontend import (
+    ENVELOPES,
+    FBANK_CHANNELS,
+    FILTERS,
+    conv_stack,
+    fbank_strides,
+    feature_width,
+    frame_count,
+)
 from sew_jax.models.lengths import conv_length, pooled_length
+from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
 from sew_jax.rates import SAMPLE_RATE
 
 
@@ -52,7 +62,7 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
         attention += 2 * queries * keys * width
         feed_forward += 2 * (queries if config.pool_ffn else windows) * width * config.ffn_width
     return Cost(
-        extractor=_extractor(config, samples),
+        extractor=sum(stage.macs for stage in _extractor(config, samples)),
         feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,
         pos_conv=pooled_length(frames, squeeze) * config.pos_kernel * width**2 // config.pos_groups,
         projections=projections,
@@ -82,16 +92,39 @@ def count_update_flop(
 ) -> float:
     """FLOP of one utterance's part of an update, on average over the layers that layer-drop leaves out.
 
-    A backward pass costs twice its forward pass; features without parameters have none. `others` are settings that the
-    update computes beside `compression`, on the same pass of the front end.
+    A backward pass costs twice its forward pass, and half of that where a layer's input needs no gradient; what has no
+    parameters, or is frozen by `feature_grad_scale=0`, has none. `others` are settings that the update computes beside
+    `compression`, on the same pass of the front end.
     """
-    cost = count_macs(config, compression, samples)
-    fixed = cost.extractor if config.frontend == "logmel" else 0
-    dropped = 0.0
+    spared = dropped = 0.0
+    for stage in _extractor(config, samples):
+        spared += stage.macs * (2 - stage.backward if config.feature_grad_scale else 2)
     for setting in (compression, *others):
         one = count_macs(config, setting, samples)
         dropped += config.layerdrop * (one.projections + one.attention + one.feed_forward)
-    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 4 * fixed
+    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 2 * spared
+
+
+def count_pretrain_flop(
+    config: BackboneConfig,
+    head: PretrainHeadConfig,
+    compression: Compression,
+    samples: int,
+    masked: int,
+    others: Sequence[Compression] = (),
+) -> float:
+    """FLOP of one utterance's part of an update of pre-training: `count_update_flop`, and the heads at `masked` frames.
+
+    Not counted: norms, activations, softmax, and the optimiser, which costs the same for any number of utterances.
+    """
+    shared = feature_width(config) * head.codebooks * head.codes + head.code_width * head.codes
+    each = masked * head.final_width  # cosines of all pairs, of which negatives are picked
+    if head.projection == "linear":
+        shared, each = shared + head.code_width * head.final_width, each + config.width * head.final_width
+    else:
+        shared += (head.code_width + head.final_width) * head.mlp_width
+        each += (config.width + head.final_width) * head.mlp_width
+    return count_update_flop(config, compression, samples, others) + 6 * masked * (shared + each * (1 + len(others)))
 
 
 def _lender(config: BackboneConfig, squeeze: int) -> int:
@@ -101,12 +134,34 @@ def _lender(config: BackboneConfig, squeeze: int) -> int:
     return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
 
 
-def _extractor(config: BackboneConfig, samples: int) -> int:
-    if config.frontend == "logmel":
-        return conv_length(samples, WINDOW, HOP) * (WINDOW * 2 * FFT_BINS + FFT_BINS * MEL_BINS)
-    macs, channels_in = 0, 1
+class _Stage(NamedTuple):
+    """Of a front end: MACs, and what its backward pass costs, as a multiple of them."""
+
+    macs: int
+    backward: int
+
+
+def _extractor(config: BackboneConfig, samples: int) -> list[_Stage]:
+    windows = conv_length(samples, WINDOW, HOP)
+    spectrum = _Stage(windows * (WINDOW * 2 * FFT_BINS + FFT_BINS * MEL_BINS), 0)
+    match config.frontend:
+        case "logmel":
+            return [spectrum]
+        case "fbank50" | "fbank25":
+            stages, channels_in, frames, bins = [spectrum], 1, windows, MEL_BINS
+            for channels, stride in zip(FBANK_CHANNELS, fbank_strides(config), strict=True):
+                frames, bins = frames // stride, bins // 2
+                stages.append(_Stage(frames * bins * 9 * channels_in * channels, min(len(stages), 2)))
+                channels_in = channels
+            return stages
+        case "scf":
+            (filters, taps, hop), (averages, span, stride) = FILTERS, ENVELOPES
+            positions = conv_length(samples, taps, hop)
+            averaged = conv_length(positions, span, stride) * span * filters * averages
+            return [_Stage(positions * taps * filters, 1), _Stage(averaged, 2)]
+    stages, channels_in = [], 1
     for channels, kernel, stride in conv_stack(config):
         samples = conv_length(samples, kernel, stride)
-        macs += samples * channels * kernel * channels_in
+        stages.append(_Stage(samples * channels * kernel * channels_in, 2 if stages else 1))
         channels_in = channels
-    return macs
+    return stages

@@ -1,25 +1,26 @@
-"""Front ends: 16 kHz waveform to 50 Hz features.
+"""Front ends: 16 kHz waveform to features at 50 Hz, or 25 Hz.
 
-B utterances, N samples, T frames, C channels. Whatever the front end, an utterance's features depend on its valid
-samples only: statistics over time count valid frames, and the tail is zero.
+B utterances, N samples, T frames, F mel bins, C channels. Whatever the front end, an utterance's features depend on its
+valid samples only: statistics over time count valid frames, and the tail is zero.
 """
 
-import functools
+import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sew_jax.models.config import BackboneConfig
-from sew_jax.models.layers import EPSILON, gelu, layer_norm
-from sew_jax.models.lengths import conv_length, mask_from_lengths, zero_padding
+from sew_jax.models.layers import EPSILON, gelu, kaiming_normal, layer_norm, torch_uniform
+from sew_jax.models.lengths import conv_length, mask_from_lengths, normalize_over_time, zero_padding
+from sew_jax.models.spectrum import HOP, MEL_BINS, WINDOW, kaldi_fbank, log_mel
 from sew_jax.models.strided_conv import StridedConv
-from sew_jax.rates import SAMPLE_RATE
 
-MEL_BINS, MEL_STACK = 80, 2
-WINDOW, HOP, _FFT = 400, 160, 512  # 25 ms, 10 ms
-FFT_BINS = _FFT // 2 + 1
+STACK = 2  # frames of 10 ms in one of 20 ms
+# Convolutions over time and frequency, 3 x 3: those of SpeechBrain's BEST-RQ
+FBANK_CHANNELS = (128, 32)
+# Filters of the waveform and envelopes of each of them: number, taps, stride. RWTH's supervised features (Vieting et
+# al. 2023, arXiv:2308.04286)
+FILTERS, ENVELOPES = (150, 256, 10), (5, 40, 16)
 
 
 def conv_stack(config: BackboneConfig) -> list[tuple[int, int, int]]:
@@ -38,15 +39,34 @@ def conv_stack(config: BackboneConfig) -> list[tuple[int, int, int]]:
     return stack
 
 
+def fbank_strides(config: BackboneConfig) -> tuple[int, int]:
+    """Strides over time of the fbank front ends' convolutions; that over frequency is 2."""
+    return (2, 2) if config.frontend == "fbank25" else (2, 1)
+
+
 def feature_width(config: BackboneConfig) -> int:
     """Channels of the front end's output."""
-    return MEL_BINS * MEL_STACK if config.frontend == "logmel" else conv_stack(config)[-1][0]
+    match config.frontend:
+        case "logmel":
+            return MEL_BINS * STACK
+        case "fbank50" | "fbank25":
+            return MEL_BINS // 4 * FBANK_CHANNELS[-1]
+        case "scf":
+            return FILTERS[0] * ENVELOPES[0] * STACK
+    return conv_stack(config)[-1][0]
 
 
 def frame_count(config: BackboneConfig, samples):
-    """50 Hz frames of `samples` valid samples (int or array)."""
-    if config.frontend == "logmel":
-        return conv_length(samples, WINDOW, HOP) // MEL_STACK
+    """Frames of `samples` valid samples (int or array), at the front end's own rate."""
+    match config.frontend:
+        case "logmel":
+            return conv_length(samples, WINDOW, HOP) // STACK
+        case "fbank50" | "fbank25":
+            return conv_length(samples, WINDOW, HOP) // math.prod(fbank_strides(config))
+        case "scf":
+            for _, taps, stride in (FILTERS, ENVELOPES):
+                samples = conv_length(samples, taps, stride)
+            return samples // STACK
     for _, kernel, stride in conv_stack(config):
         samples = conv_length(samples, kernel, stride)
     return samples
@@ -62,16 +82,21 @@ class Frontend(nn.Module):
 
     @nn.compact
     def __call__(self, wave_BxN, length_B):
+        config = self.config
         if wave_BxN.dtype == jnp.int16:  # as the pipeline sends it, in half the bytes
             wave_BxN = wave_BxN.astype(jnp.float32) / 2**15
-        if self.config.normalize_wave:
+        if config.normalize_wave:
             wave_BxN = _normalize_wave(wave_BxN, length_B)
-        if self.config.frontend == "logmel":
-            features, frames_B = _log_mel(wave_BxN, length_B, self.config), frame_count(self.config, length_B)
-            features = features.astype(self.config.dtype)
+        if config.frontend == "logmel":
+            mel_BxTxF = _normalize_mel(log_mel(wave_BxN, config.mel_top_hz), length_B, config)
+            features = _stack(mel_BxTxF).astype(config.dtype)
         else:
-            extractor = nn.remat(ConvExtractor) if self.config.remat == "layers" else ConvExtractor
-            features, frames_B = extractor(self.config, name="extractor")(wave_BxN, length_B)
+            parts = {"fbank50": FbankConvs, "fbank25": FbankConvs, "scf": FilterBank}
+            extractor = parts.get(config.frontend, ConvExtractor)
+            if config.remat == "layers":
+                extractor = nn.remat(extractor)
+            features = extractor(config, name="extractor")(wave_BxN, length_B)
+        frames_B = frame_count(config, length_B)
         return zero_padding(features, frames_B), frames_B
 
 
@@ -92,7 +117,77 @@ class ConvExtractor(nn.Module):
             elif i == 0:
                 x = TimeNorm(name="norm_0")(x, length_B)
             x = gelu(x)
-        return x, length_B
+        return x
+
+
+class FbankConvs(nn.Module):
+    """Kaldi's log-mel energies, normalised over the utterance, through two strided convolutions over time and bins."""
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, wave_BxN, length_B):
+        config = self.config
+        mel_BxTxF = _normalize_mel(kaldi_fbank(wave_BxN, config.mel_top_hz), length_B, config)
+        x_BxTxFxC, length_B = mel_BxTxF[..., None].astype(config.dtype), conv_length(length_B, WINDOW, HOP)
+        for i, (channels, stride) in enumerate(zip(FBANK_CHANNELS, fbank_strides(config), strict=True)):
+            x_BxTxFxC = jnp.where(mask_from_lengths(length_B, x_BxTxFxC.shape[1])[:, :, None, None], x_BxTxFxC, 0)
+            x_BxTxFxC = nn.Conv(
+                channels,
+                (3, 3),
+                (stride, 2),
+                padding=((1, int(stride == 1)), (1, 1)),  # so that `stride` frames are one, whatever follows them
+                dtype=config.dtype,
+                kernel_init=kaiming_normal,
+                bias_init=torch_uniform(9 * x_BxTxFxC.shape[-1]),
+                name=f"conv_{i}",
+            )(x_BxTxFxC)
+            # over bins and channels at once: of a bin alone the norm would hide how loud it is
+            x_BxTxFxC = gelu(layer_norm(config.dtype, name=f"norm_{i}", axes=(-2, -1))(x_BxTxFxC))
+            length_B = length_B // stride
+        return x_BxTxFxC.reshape(*x_BxTxFxC.shape[:2], feature_width(config))
+
+
+class FilterBank(nn.Module):
+    """A learned bank of band-pass filters, and of each one's envelope a few learned averages under a root."""
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, wave_BxN, length_B):
+        del length_B  # a valid frame sees valid samples only
+        dtype = self.config.dtype
+        (filters, taps, hop), (averages, span, stride) = FILTERS, ENVELOPES
+        filter_KxC = self.param("filters", kaiming_normal, (taps, filters)).astype(dtype)
+        average_KxE = self.param("envelopes", kaiming_normal, (span, averages)).astype(dtype)
+        x_BxTxC = jnp.abs(_windows(wave_BxN.astype(dtype)[..., None], taps, hop)[..., 0] @ filter_KxC)
+        windows_BxTxKxC = _windows(x_BxTxC, span, stride)
+        y_BxTxCxE = jnp.einsum("btkc,ke->btce", windows_BxTxKxC, average_KxE).astype(jnp.float32)
+        # RWTH's 2.5th root; the slope of a root is infinite at zero, where digital silence lies
+        root_BxTxC = ((jnp.abs(y_BxTxCxE) + 1e-3) ** 0.4).reshape(*y_BxTxCxE.shape[:2], filters * averages)
+        return _stack(root_BxTxC).astype(dtype)
+
+
+def _windows(x_BxNxC, size: int, hop: int):
+    """(B, T, size, C): the windows of a sequence, one every `hop` positions."""
+    batch, positions, channels = x_BxNxC.shape
+    count, blocks = conv_length(positions, size, hop), -(-size // hop)
+    x_BxNxC = x_BxNxC[:, : (count + blocks - 1) * hop]
+    x_BxNxC = jnp.pad(x_BxNxC, ((0, 0), (0, (count + blocks - 1) * hop - x_BxNxC.shape[1]), (0, 0)))
+    x_BxIxHxC = x_BxNxC.reshape(batch, count + blocks - 1, hop, channels)
+    return jnp.concatenate([x_BxIxHxC[:, i : i + count] for i in range(blocks)], 2)[:, :, :size]
+
+
+def _stack(x_BxTxC):
+    """Two frames of 10 ms side by side; an odd last one is left out."""
+    batch, positions, channels = x_BxTxC.shape
+    frames = positions // STACK
+    return x_BxTxC[:, : frames * STACK].reshape(batch, frames, STACK * channels)
+
+
+def _normalize_mel(mel_BxTxF, length_B, config: BackboneConfig):
+    """Each bin centred and scaled over the utterance."""
+    return normalize_over_time(mel_BxTxF, conv_length(length_B, WINDOW, HOP), EPSILON, config.mel_scale == "utterance")
 
 
 class TimeNorm(nn.Module):
@@ -106,64 +201,7 @@ class TimeNorm(nn.Module):
         return (y * scale + bias).astype(x_BxTxC.dtype)
 
 
-def normalize_over_time(x_BxTxC, length_B, epsilon: float, one_scale: bool = False):
-    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning.
-
-    With `one_scale` the variances' mean over channels is 1, not each one.
-    """
-    mask = mask_from_lengths(length_B, x_BxTxC.shape[1])[:, :, None]
-    count = jnp.maximum(length_B, 1)[:, None, None]
-    mean = jnp.where(mask, x_BxTxC, 0.0).sum(1, keepdims=True) / count
-    centred = x_BxTxC - mean
-    variance = jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count
-    if one_scale:
-        variance = variance.mean(2, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + epsilon)
-
-
 def _normalize_wave(wave_BxN, length_B):
     """Per-utterance normalisation over valid samples (1e-7 under the root, as transformers' feature extractor)."""
     x_BxNx1 = normalize_over_time(wave_BxN[:, :, None], length_B, 1e-7)
     return zero_padding(x_BxNx1, length_B)[:, :, 0]
-
-
-@functools.cache
-def _mel_filters(top_hz: int) -> np.ndarray:
-    """(FFT bins, MEL_BINS) triangles with equal spacing on the HTK mel scale, 20 Hz to `top_hz`."""
-
-    def mel(hz):
-        return 2595 * np.log10(1 + hz / 700)
-
-    edges = 700 * (10 ** (np.linspace(mel(20.0), mel(top_hz), MEL_BINS + 2) / 2595) - 1)
-    hz = np.arange(FFT_BINS)[:, None] * SAMPLE_RATE / _FFT
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    return np.maximum(0, np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre))).astype(np.float32)
-
-
-@functools.cache
-def _fourier_kernel() -> np.ndarray:
-    """(window, 1, 2 * FFT bins): Hann-windowed cosines and sines, so that one convolution is the whole STFT."""
-    time = np.arange(WINDOW)
-    phase = 2 * np.pi * time[:, None] * np.arange(FFT_BINS) / _FFT
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * time / WINDOW)
-    kernel = window[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
-    return kernel[:, None, :].astype(np.float32)
-
-
-def _log_mel(wave_BxN, length_B, config: BackboneConfig):
-    """Log-mel energies, each bin centred and scaled over the utterance, two 10 ms frames stacked: (B, T, 160)."""
-    exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
-    spectrum = jax.lax.conv_general_dilated(
-        wave_BxN[:, :, None].astype(jnp.float32),
-        jnp.asarray(_fourier_kernel()),
-        (HOP,),
-        "VALID",
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=exact,
-    )
-    cosine, sine = jnp.split(spectrum, 2, axis=-1)
-    mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(config.mel_top_hz), precision=exact)
-    log_mel = jnp.log(jnp.maximum(mel, 1e-5))
-    log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON, config.mel_scale == "utterance")
-    frames = log_mel.shape[1] // MEL_STACK
-    return log_mel[:, : frames * MEL_STACK].reshape(log_mel.shape[0], frames, MEL_BINS * MEL_STACK)

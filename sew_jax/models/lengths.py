@@ -51,3 +51,18 @@ def repeat_frames(x_BxTxD: jax.Array, factor: int, frames: int) -> jax.Array:
     if factor == 1:
         return x_BxTxD[:, :frames]
     return jnp.repeat(x_BxTxD, factor, axis=1)[:, :frames]
+
+
+def normalize_over_time(x_BxTxC, length_B, epsilon: float, one_scale: bool = False):
+    """Zero mean and unit variance of each channel over valid frames; padded frames hold numbers of no meaning.
+
+    With `one_scale` the variances' mean over channels is 1, not each one.
+    """
+    mask = mask_from_lengths(length_B, x_BxTxC.shape[1])[:, :, None]
+    count = jnp.maximum(length_B, 1)[:, None, None]
+    mean = jnp.where(mask, x_BxTxC, 0.0).sum(1, keepdims=True) / count
+    centred = x_BxTxC - mean
+    variance = jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count
+    if one_scale:
+        variance = variance.mean(2, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)

@@ -62,9 +62,12 @@ def _open(config: ConfigDict) -> Any:
     longest = format_duration(config.max_seconds)
     say(f"  limits    {config.queue} requests at once, {config.max_mib:g} MiB and {longest} of audio each")
     transcribers = {setting: model.transcriber(setting, options) for setting in settings}
-    layers = model.layers
+    stream, layers = config.stream, model.layers
     streaming = {
-        s: make_chunking(config.stream.chunk_seconds, config.stream.overlap_seconds, s, layers) for s in settings
+        setting: make_chunking(
+            stream.chunk_seconds, stream.overlap_seconds, setting, layers, transcriber.chunking.frame
+        )
+        for setting, transcriber in transcribers.items()
     }
     served = Served(model.name, settings, config.tradeoff, round(config.max_mib * 2**20), config.max_seconds)
     return Service(served, transcribers, streaming, config.queue)

@@ -21,7 +21,7 @@ from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, nega
 from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.models.quantizer import Quantized
-from sew_jax.rates import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE
+from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.losses import LOG2E, Term
@@ -95,10 +95,10 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
     draws = draws_of(config, table, backbone)
     mask = SpanMask(**config.mask)
     # a span needs its frames and a last one, which is never masked
-    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * FRAME_SAMPLES + 400)
+    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * backbone.frame_samples + 400)
     source, problems = open_audio(config, min_samples=min_samples, need_text=False)
     learning = pretraining(config, backbone, head)
-    frames = int(config.input.crop_seconds * FRAMES_PER_SECOND)
+    frames = int(config.input.crop_seconds * SAMPLE_RATE) // backbone.frame_samples
     crop_samples = round(config.input.crop_seconds * SAMPLE_RATE)
 
     return Task(
@@ -135,7 +135,6 @@ def pretrain_micro_loss(
     Settings beside the largest are trained on its masks, negatives and targets, which follow the largest alone.
     """
     head = model.head
-    learned_frontend = model.backbone.frontend != "logmel"  # a fixed one has nothing to penalise
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         mask_key, negative_key, *model_keys = jax.random.split(key, 5)
@@ -166,7 +165,7 @@ def pretrain_micro_loss(
         contrastive, accuracy = losses.contrastive(largest_BxMxC, valid_BxM)
         weight = contrastive.weight
         diversity = losses.diversity(quantized.probs_BxMxGxV, valid_BxM, weight)
-        penalty = Term(out.penalty * weight if learned_frontend else jnp.zeros_like(weight), weight)
+        penalty = Term(out.penalty * weight if model.backbone.frontend_learns else jnp.zeros_like(weight), weight)
         total = contrastive.sum + head.diversity_weight * diversity.sum + head.penalty_weight * penalty.sum
 
         target_BxMxF = jax.lax.stop_gradient(out.target_BxMxF)

@@ -20,6 +20,7 @@ from sew_jax.data.pipeline import Batch
 from sew_jax.errors import Diverged
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.training.spending import Spending
 from sew_jax.training.task import Task
 from sew_jax.training.watchdog import LOCAL
 
@@ -92,6 +93,7 @@ class Reporter:
     def __init__(self, config: ConfigDict, task: Task, metrics: MetricsFile, progress: Progress):
         self._config, self._task, self._metrics, self._progress = config, task, metrics, progress
         self._row_every = -(-config.num_steps // _ROWS)
+        self._spending = Spending(config, task)
         self._window: list[dict[str, Any]] = []
         self._clock = time.monotonic()
         self.last: dict[str, Any] = {}
@@ -119,8 +121,9 @@ class Reporter:
         }
         # null where not finite: JSON has no such numbers
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._spending.add(setting, len(batch.arrays["length"]) * jax.process_count(), batch.bucket)
         if step % self._row_every == 0 or step == self._config.num_steps or values["skipped"]:
-            self._metrics.write(row)
+            self._metrics.write(row | self._spending.spent())
         self._progress.update(step)
         self.last = row
         if values["skipped"]:

@@ -1,7 +1,7 @@
 """Long audio in chunks that overlap, and what a model says of the chunks merged to what it says of the whole.
 
 Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means
-the same 20 ms in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of
+the same moment in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of
 JAX.
 """
 
@@ -28,30 +28,33 @@ class Chunk(NamedTuple):
 
 
 class Chunking(NamedTuple):
-    """Samples of a chunk, from one chunk's begin to the next one's, and of the grid on which all begin."""
+    """Samples of a chunk, from one chunk's begin to the next one's, of the grid on which all begin, and of a frame."""
 
     length: int
     hop: int
     grid: int
+    frame: int = FRAME_SAMPLES
 
     @property
     def frames(self) -> int:
         """No chunk has more of them."""
-        return self.length // FRAME_SAMPLES
+        return self.length // self.frame
 
     def count(self, samples: int) -> int:
         """Chunks of a recording."""
         return 1 + max(-(-(samples - self.length) // self.hop), 0)
 
 
-def make_chunking(chunk_seconds: float, overlap_seconds: float, setting: Compression, layers: int) -> Chunking:
-    """Chunks of a length, neighbours of which share at least `overlap_seconds`.
+def make_chunking(
+    chunk_seconds: float, overlap_seconds: float, setting: Compression, layers: int, frame: int = FRAME_SAMPLES
+) -> Chunking:
+    """Chunks of a length, neighbours of which share at least `overlap_seconds`; `frame`: samples of a model's frame.
 
     Raises:
       UserError: the overlap leaves no way ahead, or is too short to hold a frame.
     """
     pools = {factor for pair in setting.layer_pools(layers) for factor in pair}
-    grid = FRAME_SAMPLES * setting.squeeze * math.lcm(*pools)
+    grid = frame * setting.squeeze * math.lcm(*pools)
     length, hop = round(chunk_seconds * SAMPLE_RATE), round((chunk_seconds - overlap_seconds) * SAMPLE_RATE)
     if overlap_seconds < _LEAST_OVERLAP:
         raise UserError(
@@ -62,7 +65,7 @@ def make_chunking(chunk_seconds: float, overlap_seconds: float, setting: Compres
             f"chunk_seconds: {chunk_seconds:g} must be at least {grid / SAMPLE_RATE:g} s more than "
             f"overlap_seconds={overlap_seconds:g} at {setting}"
         )
-    return Chunking(length, hop // grid * grid, grid)
+    return Chunking(length, hop // grid * grid, grid, frame)
 
 
 def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
@@ -84,14 +87,16 @@ def cut(blocks: Iterable[np.ndarray], chunking: Chunking) -> Iterator[Chunk]:
 
 
 class ChunkMerger:
-    """Merges what was computed of a recording's chunks: every frame comes once, in order."""
+    """Merges what was computed of a recording's chunks: every frame, of so many samples, comes once, in order."""
 
-    def __init__(self):
-        self._held, self._at = None, 0  # held[0] is frame `_at`; the next chunk may know these better
+    def __init__(self, frame: int = FRAME_SAMPLES):
+        self._frame = frame
+        self._held: np.ndarray | None = None
+        self._at = 0  # held[0] is frame `_at`; the next chunk may know these better
 
     def add(self, chunk: Chunk, log_prob_TxV: np.ndarray) -> np.ndarray:
         """The frames that are final with this chunk, (frames, V); chunks come in order."""
-        first = chunk.begin // FRAME_SAMPLES
+        first = chunk.begin // self._frame
         if self._held is None:
             done, start = log_prob_TxV[:0], first
         else:

@@ -77,8 +77,10 @@ def _transcriber(config: ConfigDict, recordings: Sequence[Recording]) -> Transcr
         config.setting, config.budget, config.tradeoff, recognizer.trained[0], init_from=config.init_from
     )
     say(f"  setting   {setting}" + ("" if setting in recognizer.trained else ", which the model was not trained at"))
-    layers = recognizer.model.backbone.layers
-    chunking = make_chunking(config.chunk_seconds, config.overlap_seconds, setting, layers)
+    backbone = recognizer.model.backbone
+    chunking = make_chunking(
+        config.chunk_seconds, config.overlap_seconds, setting, backbone.layers, backbone.frame_samples
+    )
     batch_samples = round(config.input.batch_seconds * SAMPLE_RATE)
     rows = rows_for(count_chunks(recordings, chunking), batch_samples, mesh.size)
     decode = make_decoder(recognizer.vocabulary, chosen_options(config))

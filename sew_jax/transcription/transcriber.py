@@ -16,6 +16,7 @@ from sew_jax.data.audio import AudioError
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.decoding.incremental import Decoder, SegmentDecoder
 from sew_jax.decoding.recognizer import Recognizer, log_probs
+from sew_jax.rates import FRAME_SAMPLES
 from sew_jax.runtime.sharding import batch_sharding, place_batch
 from sew_jax.transcription.chunking import Chunk, Chunking, ChunkMerger, bucket_of, cut
 from sew_jax.transcription.recordings import Recording
@@ -70,8 +71,9 @@ class Transcriber:
 
     def job(self, recording: Recording, chunking: Chunking | None = None) -> "Job":
         """What takes the outputs of a recording's chunks; `chunking` is another one than that of all."""
-        frames = (chunking or self.chunking).frames
-        return Job(recording, SegmentDecoder(self._decode, self._recognizer.vocabulary, frames, self._nbest))
+        chunking = chunking or self.chunking
+        decoder = SegmentDecoder(self._decode, self._recognizer.vocabulary, chunking.frames, self._nbest)
+        return Job(recording, decoder, chunking.frame)
 
     def run(self, bucket: int, waves: Sequence[np.ndarray]) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities (rows, T, V) and frames (rows,) of at most so many waves as the bucket has rows.
@@ -123,12 +125,12 @@ class Transcriber:
 
 
 class Job:
-    """A recording under way."""
+    """A recording under way, by a model whose frames have so many samples."""
 
-    def __init__(self, recording: Recording, decoder: SegmentDecoder):
+    def __init__(self, recording: Recording, decoder: SegmentDecoder, frame: int):
         self.recording, self.samples = recording, 0  # samples done so far
         self.result: Result | None = None  # None: not done yet
-        self._merger, self._decoder = ChunkMerger(), decoder
+        self._merger, self._decoder, self._frame = ChunkMerger(frame), decoder, frame
 
     def partial(self) -> Hypothesis:
         """What was said in the chunks so far, as it seems now."""
@@ -141,7 +143,14 @@ class Job:
             return
         self._decoder.add(self._merger.add(chunk, log_prob_TxV))
         if chunk.last:
-            self.result = self._decoder.finish()
+            self.result = [on_20_ms_frames(said, self._frame) for said in self._decoder.finish()]
+
+
+def on_20_ms_frames(hypothesis: Hypothesis, frame: int) -> Hypothesis:
+    """With words on frames of 20 ms, as all that shows their times expects, from frames of `frame` samples."""
+    times = frame // FRAME_SAMPLES
+    words = (word._replace(begin=word.begin * times, end=word.end * times) for word in hypothesis.words)
+    return hypothesis._replace(words=tuple(words))
 
 
 def count_chunks(recordings: Sequence[Recording], chunking: Chunking) -> dict[int, int]:

@@ -22,7 +22,13 @@ from sew_jax.training.train import train
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in FOLDER.glob("[a-z]*.py"))
 OTHER_SIZES = ["pretrain.py:base,fixed", "pretrain.py:inherit", "pretrain.py:large_lv60k", "finetune.py:10h"]
-OTHER_SIZES += ["plan.py:xlsr_1b", "study.py:large,100h"]
+OTHER_SIZES += [
+    "pretrain.py:slim_200",
+    "pretrain.py:gpu_day",
+    "pretrain.py:cpu_hour",
+    "plan.py:xlsr_1b",
+    "study.py:large,100h",
+]
 FIRST_KEYS = json.loads((Path(__file__).parent / "first_keys.json").read_text())
 
 

@@ -14,7 +14,7 @@ from sew_jax.training.train import train
 from tests.data.damage import GOOD, make_damaged_corpus
 from tests.runs import begin, finetuning, make_corpus, pretraining
 
-TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac")
+TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac", "joules")
 UPDATES = 6  # of three epochs
 
 

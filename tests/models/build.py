@@ -31,6 +31,9 @@ FRONTENDS = {
     "layer": dict(frontend="wav2vec2", conv_norm="layer", conv_bias=True, normalize_wave=True, pre_norm=True),
     "compact": dict(frontend="compact", conv_width=4),
     "logmel": dict(frontend="logmel"),
+    "fbank50": dict(frontend="fbank50"),
+    "fbank25": dict(frontend="fbank25"),
+    "scf": dict(frontend="scf", normalize_wave=True),
 }
 
 

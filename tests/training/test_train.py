@@ -19,7 +19,7 @@ from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
 from sew_jax.training.train import train
 from tests.runs import finetuning, make_corpus, pretraining
 
-TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac")
+TIMES = ("time", "steps_per_s", "audio_h_per_h", "input_wait_frac", "joules")
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,12 @@ def test_a_run_leaves_what_it_promises(pretrained):
     assert [row["step"] for row in rows] == list(range(1, 13)) and summary.step == 12 and not summary.stopped
     keys = (
         "setting loss loss_contrastive loss_diversity loss_penalty accuracy code_perplexity prob_perplexity "
-        "temperature lr grad_norm steps_per_s audio_h_per_h input_wait_frac batch_ids"
+        "temperature lr grad_norm steps_per_s audio_h_per_h input_wait_frac batch_ids tflop joules energy_by"
     )
     assert all(set(keys.split()) <= set(row) for row in rows)
     assert {row["setting"] for row in rows} == {"s1q1k1", "s2q1k1"}
+    assert all(row["tflop"] > 0 and row["joules"] > 0 and row["energy_by"] in ("rapl", "rating") for row in rows)
+    assert len({(row["setting"], row["tflop"]) for row in rows}) == 2  # a setting's updates cost the same
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["seed"] == 0 and record["architecture"]["backbone"]["width"] == 32
     checkpoints = Checkpoints(workdir)

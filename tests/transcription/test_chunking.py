@@ -2,21 +2,24 @@
 
 import functools
 import itertools
+from typing import get_args, get_type_hints
 
 import jax
 import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.decoding.greedy import Hypothesis, Word
 from sew_jax.decoding.recognizer import log_probs
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.rates import FRAME_SAMPLES
+from sew_jax.transcription import transcriber
 from sew_jax.transcription.chunking import Chunk, Chunking, ChunkMerger, bucket_grid, bucket_of, cut, make_chunking
 
-FRONTENDS = [BackboneConfig(frontend="logmel"), BackboneConfig(), BackboneConfig(frontend="compact")]
+FRONTENDS = [BackboneConfig(frontend=name) for name in get_args(get_type_hints(BackboneConfig)["frontend"])]
 SETTINGS = ["s1q1k1", "s3q2k1", "s4q2.3k4.1"]
 
 
@@ -49,11 +52,11 @@ def test_chunks_hold_the_recording_overlap_and_lie_on_the_grid():
 @pytest.mark.parametrize("config", FRONTENDS, ids=lambda config: config.frontend)
 def test_every_frame_comes_once_from_the_chunk_that_knows_more_around_it(config, setting):
     random = np.random.default_rng(1)
-    chunking = make_chunking(4.0, 0.5, Compression.parse(setting), 2)
+    chunking = make_chunking(4.0, 0.5, Compression.parse(setting), 2, config.frame_samples)
     for samples in [1, 500, 64_000, 64_001, *random.integers(64_000, 600_000, 20)]:
-        merger, merged, spans = ChunkMerger(), [], []
+        merger, merged, spans = ChunkMerger(config.frame_samples), [], []
         for chunk in cut([np.zeros(samples, np.int16)], chunking):
-            first, frames = chunk.begin // FRAME_SAMPLES, frame_count(config, len(chunk.wave))
+            first, frames = chunk.begin // config.frame_samples, frame_count(config, len(chunk.wave))
             said = np.stack([first + np.arange(frames), np.full(frames, len(spans))], 1)  # frame, chunk
             spans.append((first, first + frames))
             merged.append(merger.add(chunk, said))
@@ -143,3 +146,10 @@ def test_frames_are_copied_from_their_batch():
     merger, batch = ChunkMerger(), np.zeros((8, 10, 3))
     merger.add(Chunk(0, np.zeros(3200, np.int16), False), batch[0])
     assert merger._held.base is None
+
+
+def test_words_of_a_model_at_25_hz_are_on_frames_of_20_ms():
+    words = (Word("one", 3, 5, 0.5), Word("two", 7, 8, 0.25))
+    hypothesis = Hypothesis("one two", -1.0, words)
+    assert transcriber.on_20_ms_frames(hypothesis, 640).words == (Word("one", 6, 10, 0.5), Word("two", 14, 16, 0.25))
+    assert transcriber.on_20_ms_frames(hypothesis, 320) == hypothesis

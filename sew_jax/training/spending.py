@@ -1,0 +1,50 @@
+"""What updates cost: floating-point operations, counted from the architecture, and energy."""
+
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sew_jax.compression import Draw
+from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.cost import count_pretrain_flop, count_update_flop
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.masking import mask_slots
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.runtime.energy import EnergyMeter
+from sew_jax.training.task import Task
+
+
+def pretrain_flop(
+    backbone: BackboneConfig, head: PretrainHeadConfig, drawn: Draw, samples: int, mask: ConfigDict
+) -> float:
+    """FLOP of an utterance of so many samples in an update of pre-training."""
+    masked = mask_slots(frame_count(backbone, samples), prob=mask.prob, span=mask.span)
+    return count_pretrain_flop(backbone, head, drawn.setting, samples, masked, drawn.others)
+
+
+class Spending:
+    """FLOP and energy since the last row of metrics, so that the rows of a file add up to all of a run."""
+
+    def __init__(self, config: ConfigDict, task: Task):
+        self._config, self._model, self._meter = config, task.model, EnergyMeter()
+        self._flop_of = functools.cache(self._count)
+        self._tflop, self._joules = 0.0, 0.0
+
+    def add(self, drawn: Draw, rows: int, samples: int) -> None:
+        """An update of `rows` utterances padded to `samples`, those of all processes together."""
+        self._tflop += rows * self._flop_of(drawn, samples) / 1e12
+        self._joules += (self._meter.read() or 0.0) * jax.process_count()
+
+    def spent(self) -> dict[str, Any]:
+        """For a row: what was spent since the row before; energy also counts evaluation and checkpoints."""
+        joules = self._joules if self._meter.source else None
+        row = {"tflop": self._tflop, "joules": joules, "energy_by": self._meter.source or None}
+        self._tflop, self._joules = 0.0, 0.0
+        return row
+
+    def _count(self, drawn: Draw, samples: int) -> float:
+        if isinstance(self._model, PretrainModel):
+            return pretrain_flop(self._model.backbone, self._model.head, drawn, samples, self._config.mask)
+        return count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others)

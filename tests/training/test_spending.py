@@ -1,0 +1,35 @@
+"""FLOP and energy in rows of metrics: what is between two rows is in the second."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from configs import pretrain
+from sew_jax.compression import Compression, Draw
+from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.cost import count_update_flop
+from sew_jax.models.ctc import CTCModel
+from sew_jax.models.pretrain import PretrainModel
+from sew_jax.models.sizes import published
+from sew_jax.training.spending import Spending, pretrain_flop
+
+BACKBONE, HEAD = published("demo")
+CONFIG = pretrain.get_config("demo")
+DRAWS = [Draw(Compression()), Draw(Compression(), (Compression(2), Compression(4)))]
+
+
+def test_rows_add_up_to_all_updates():
+    spending = Spending(CONFIG, SimpleNamespace(model=PretrainModel(BACKBONE, HEAD)))
+    each = [pretrain_flop(BACKBONE, HEAD, draw, 64_000, CONFIG.mask) for draw in DRAWS]
+    spending.add(DRAWS[0], 3, 64_000)
+    spending.add(DRAWS[1], 2, 64_000)
+    row = spending.spent()
+    assert row["tflop"] == pytest.approx((3 * each[0] + 2 * each[1]) / 1e12) and row["joules"] > 0
+    assert each[0] < each[1] < 3 * each[0]  # smaller settings, on one pass of the front end
+    assert spending.spent()["tflop"] == 0
+
+
+def test_fine_tuning_costs_no_contrast():
+    spending = Spending(CONFIG, SimpleNamespace(model=CTCModel(BACKBONE, CTCHeadConfig())))
+    spending.add(DRAWS[0], 1, 64_000)
+    assert spending.spent()["tflop"] == pytest.approx(count_update_flop(BACKBONE, Compression(), 64_000) / 1e12)
