@@ -128,7 +128,7 @@ def _normalize_wave(wave_BxN, length_B):
 
 
 @functools.cache
-def _mel_filters(top_hz: int) -> np.ndarray:
+def mel_filters(top_hz: int) -> np.ndarray:
     """(FFT bins, MEL_BINS) triangles with equal spacing on the HTK mel scale, 20 Hz to `top_hz`."""
 
     def mel(hz):
@@ -141,7 +141,7 @@ def _mel_filters(top_hz: int) -> np.ndarray:
 
 
 @functools.cache
-def _fourier_kernel() -> np.ndarray:
+def fourier_kernel() -> np.ndarray:
     """(window, 1, 2 * FFT bins): Hann-windowed cosines and sines, so that one convolution is the whole STFT."""
     time = np.arange(WINDOW)
     phase = 2 * np.pi * time[:, None] * np.arange(FFT_BINS) / _FFT
@@ -155,14 +155,14 @@ def _log_mel(wave_BxN, length_B, config: BackboneConfig):
     exact = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
     spectrum = jax.lax.conv_general_dilated(
         wave_BxN[:, :, None].astype(jnp.float32),
-        jnp.asarray(_fourier_kernel()),
+        jnp.asarray(fourier_kernel()),
         (HOP,),
         "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"),
         precision=exact,
     )
     cosine, sine = jnp.split(spectrum, 2, axis=-1)
-    mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, _mel_filters(config.mel_top_hz), precision=exact)
+    mel = jnp.einsum("btf,fm->btm", cosine**2 + sine**2, mel_filters(config.mel_top_hz), precision=exact)
     log_mel = jnp.log(jnp.maximum(mel, 1e-5))
     log_mel = normalize_over_time(log_mel, conv_length(length_B, WINDOW, HOP), EPSILON, config.mel_scale == "utterance")
     frames = log_mel.shape[1] // MEL_STACK
