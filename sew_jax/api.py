@@ -21,10 +21,12 @@ from sew_jax.console import say_on_stderr
 from sew_jax.data import audio as audio_files
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.incremental import Decoder, make_decoder
 from sew_jax.decoding.recognizer import Output, Recognizer, hidden_states, load_recognizer, log_probs, no_head
+from sew_jax.engines.run_times import RUNTIMES, Engine
 from sew_jax.errors import UserError
-from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.evaluation.budget import chosen, chosen_setting, installed
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
@@ -43,13 +45,15 @@ _CHUNK_SECONDS, _OVERLAP_SECONDS = 30.0, 4.0
 _BATCH_SAMPLES = 60 * SAMPLE_RATE  # of a device; a CPU takes one chunk, since filler costs it as much as speech
 
 
-def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
+def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") -> "Model":
     """A trained model, on all devices of this process.
 
     Args:
       init_from: workdir of a run, or `hf:` and a folder of Hugging Face's (or a name on the hub). A run of fine-tuning
         gives its best checkpoint by word error rate where it has one, else its newest.
       dtype: of the computation, float32 or bfloat16; empty keeps that of training.
+      runtime: jax; or on a CPU, with log-probabilities alone, onnxruntime (float32, int8) or openvino (float32,
+        bfloat16). Empty: what a budget picks, else jax.
 
     Raises:
       UserError: there is no model, or its files do not fit each other.
@@ -57,7 +61,13 @@ def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
     if jax.process_count() > 1:
         raise UserError("load runs in one process; start it on one host")
     with say_on_stderr():
-        return Model(load_recognizer(os.fspath(init_from), dtype, make_mesh(), need_text=False))
+        in_jax = runtime in ("", "jax")
+        recognizer = load_recognizer(os.fspath(init_from), dtype if in_jax else "", make_mesh(), need_text=False)
+        if runtime:
+            if runtime not in RUNTIMES:
+                raise UserError(f"runtime: {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
+            recognizer = on_engine(recognizer, Engine(runtime, dtype or default_dtype(recognizer, runtime)))
+        return Model(recognizer, runtime, dtype)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
@@ -92,8 +102,9 @@ def _check_mode(config: ConfigDict, *modes: str) -> None:
 class Model:
     """A trained model. Each setting and length of audio (in a few buckets) is compiled when first used, and kept."""
 
-    def __init__(self, recognizer: Recognizer):
-        self._recognizer = recognizer
+    def __init__(self, recognizer: Recognizer, runtime: str = "", dtype: str = ""):
+        self._recognizer, self._runtime, self._dtype = recognizer, runtime, dtype
+        self._by_engine = {recognizer.engine: recognizer}
         self._decoders: dict[BeamOptions | None, Decoder] = {}
 
     @property
@@ -176,10 +187,10 @@ class Model:
         items = audio if isinstance(audio, list) else [audio]
         recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
-            compression = chosen_setting(
-                str(setting), str(budget), tradeoff, recognizer.trained[0], init_from=recognizer.name
+            recognizer, compression = self._chosen(str(setting), str(budget), tradeoff)
+            transcriber = self._transcriber(
+                recognizer, compression, options, lambda chunking: count_chunks(recordings, chunking)
             )
-            transcriber = self._transcriber(compression, options, lambda chunking: count_chunks(recordings, chunking))
             transcripts = []
             for recording, result in transcriber.transcribe(recordings):
                 if isinstance(result, AudioError):
@@ -189,18 +200,38 @@ class Model:
                 transcripts.append(Transcript(recording, compression, tuple(result)))
         return transcripts if isinstance(audio, list) else transcripts[0]
 
+    def _chosen(self, setting: str, budget: str, tradeoff: str | os.PathLike) -> tuple[Recognizer, Compression]:
+        """What computes, and at which setting."""
+        mine = self._recognizer
+        choice = chosen(
+            setting,
+            budget,
+            tradeoff,
+            mine.trained[0],
+            init_from=mine.name,
+            runtimes=installed(self._runtime),
+            dtype=self._dtype,
+        )
+        engine = choice.engine or mine.engine
+        if engine not in self._by_engine:
+            self._by_engine[engine] = on_engine(mine, engine)
+        return self._by_engine[engine], choice.setting
+
     def transcriber(self, setting: Compression, options: BeamOptions | None = None) -> Transcriber:
         """What transcribes audio of any length at one setting, compiled here: for those who batch it themselves.
 
         Raises:
           UserError: the model has no CTC head, or the setting or the options do not fit it.
         """
-        return self._transcriber(setting, options, lambda chunking: bucket_grid(chunking.length))
+        return self._transcriber(self._recognizer, setting, options, lambda chunking: bucket_grid(chunking.length))
 
     def _transcriber(
-        self, setting: Compression, options: BeamOptions | None, buckets: Callable[[Chunking], Iterable[int]]
+        self,
+        recognizer: Recognizer,
+        setting: Compression,
+        options: BeamOptions | None,
+        buckets: Callable[[Chunking], Iterable[int]],
     ) -> Transcriber:
-        recognizer = self._recognizer
         if recognizer.vocabulary is None:
             raise no_head(recognizer.name, recognizer.no_text)
         chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, recognizer.model.backbone.layers)

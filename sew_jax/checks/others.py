@@ -21,6 +21,7 @@ from sew_jax.checks.modes import (
     lengths_are_in_order,
     mode,
     one_axis_is_the_rest,
+    some_of,
 )
 from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, at_least, positive, whole
 from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
@@ -33,15 +34,6 @@ PARTS = ("inference", "training", "overhead", "input", "start")  # of a benchmar
 ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")  # of a study
 _SEVERAL = ("sandwich", "distilled")  # arms that compute several settings an update
 _LEAST_TRAINED_S = 0.3  # a masked span
-
-
-def _names_of(allowed: tuple[str, ...]) -> Callable[[str], None]:
-    def parse(text: str) -> None:
-        for name in split_names(text) or [text]:
-            if name not in allowed:
-                raise ValueError(f"{name!r} is unknown; choose of {', '.join(allowed)}")
-
-    return parse
 
 
 def _numbers(kind: type, low: float, high: float) -> Callable[[str], None]:
@@ -138,7 +130,7 @@ PLAN = Mode(
 BENCHMARK = Mode(
     keys={
         "mode": mode("benchmark"),
-        "parts": Parsed(f"choose of {', '.join(PARTS)}", _names_of(PARTS)),
+        "parts": Parsed(f"choose of {', '.join(PARTS)}", some_of(PARTS)),
         "rounds": whole(1, "in which all takes turns"),
         "size": choice(*SIZES),
         "dtype": DTYPE,
@@ -181,7 +173,7 @@ STUDY = Mode(
         "pretrain_data": Text(),
         "split": Text(hint="name the splits of data to report on"),
         "dev_split": Text(hint="name a split of data to choose by, which is neither trained nor reported on"),
-        "arms": Parsed(f"choose of {', '.join(ARMS)}", _names_of(ARMS)),
+        "arms": Parsed(f"choose of {', '.join(ARMS)}", some_of(ARMS)),
         "settings": Settings(),
         "seeds": Parsed("name at least one number", _numbers(int, 0, SEED.high)),
         "equal": choice("updates", "flop"),
