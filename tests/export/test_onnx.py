@@ -66,7 +66,7 @@ def _bare():
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_a_budget_picks_among_points_of_its_run_times(tmp_path, monkeypatch):
+def test_a_budget_picks_among_points_of_its_run_times(tmp_path):
     write_tradeoff([point(), point("s3q1k1", 0.2, 1.0)], tmp_path)
     with pytest.raises(UserError, match="has points of jax float32, none of onnxruntime or openvino; run"):
         export(config(budget="0.6", tradeoff=str(tmp_path)), tmp_path / "export")
