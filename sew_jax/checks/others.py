@@ -26,11 +26,12 @@ from sew_jax.checks.modes import (
 from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, at_least, positive, whole
 from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
 from sew_jax.compression import parse_table, settings_table
+from sew_jax.engines.run_times import ALL_PRECISIONS, RUNTIMES
 from sew_jax.errors import UserError
 from sew_jax.models.sizes import SIZES, published
 from sew_jax.names import split_names
 
-PARTS = ("inference", "training", "overhead", "input", "start")  # of a benchmark
+PARTS = ("inference", "runtimes", "training", "overhead", "input", "start")  # of a benchmark
 ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")  # of a study
 _SEVERAL = ("sandwich", "distilled")  # arms that compute several settings an update
 _LEAST_TRAINED_S = 0.3  # a masked span
@@ -136,6 +137,8 @@ BENCHMARK = Mode(
         "dtype": DTYPE,
         "peers": Flag(),
         "profile": Flag(),
+        "runtimes": Parsed("name run times, joined by commas", some_of(RUNTIMES), default="jax"),
+        "dtypes": Parsed("", some_of(ALL_PRECISIONS), default="float32"),
         "settings": Settings(empty=False),
         "batch": Parsed("write sizes of at least 1, such as 1,4", _numbers(int, 1, 10**6)),
         "seconds": at_least(0.1, "of an utterance"),
