@@ -6,7 +6,7 @@ Inside, features are (B, C, T), as convolutions of ONNX want them. The tail of t
 import numpy as np
 from onnx import TensorProto
 
-from sew_jax.engines.graph import Graph
+from sew_jax.engines.graph import Graph, Value
 from sew_jax.engines.layers import Params, conv_length, gelu, is_valid, layer_norm, mask, pad_end
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.frontend import HOP, MEL_BINS, MEL_STACK, WINDOW, conv_stack, fourier_kernel, mel_filters
@@ -35,17 +35,23 @@ def front_end(
     return _extract(graph, config, params["extractor"], x, length)
 
 
-def _normalized(graph: Graph, x_BxCxT: str, length: str, epsilon: float, one_scale: bool = False) -> str:
-    """`frontend.normalize_over_time`."""
+def _normalized(
+    graph: Graph,
+    x_BxCxT: str,
+    length: str,
+    epsilon: float,
+    one_scale: bool = False,
+    scale: Value = 1.0,
+) -> str:
+    """`frontend.normalize_over_time`, times `scale`; in few passes over x, which is the largest array of all."""
     valid = graph("Unsqueeze", mask(graph, length, graph.size(x_BxCxT, 2)), [1])
     count = graph("Unsqueeze", graph("Cast", graph("Max", length, 1), to=TensorProto.FLOAT), [1, 2])
     mean = graph("Div", graph("ReduceSum", graph("Mul", x_BxCxT, valid), [2]), count)
     centred = graph("Sub", x_BxCxT, mean)
-    squares = graph("Mul", graph("Mul", centred, centred), valid)
-    variance = graph("Div", graph("ReduceSum", squares, [2]), count)
+    variance = graph("Div", graph("ReduceSumSquare", graph("Mul", centred, valid), [2]), count)
     if one_scale:
         variance = graph("ReduceMean", variance, [1])
-    return graph("Div", centred, graph("Sqrt", graph("Add", variance, epsilon)))
+    return graph("Mul", centred, graph("Div", scale, graph("Sqrt", graph("Add", variance, epsilon))))
 
 
 def _extract(graph: Graph, config: BackboneConfig, params: Params, x: str, length: str) -> tuple[str, str]:
@@ -62,7 +68,7 @@ def _extract(graph: Graph, config: BackboneConfig, params: Params, x: str, lengt
             continue
         if i == 0:
             scale, bias = (np.asarray(params["norm_0"][part])[:, None] for part in ("scale", "bias"))
-            x = graph("Add", graph("Mul", _normalized(graph, x, length, EPSILON), scale), bias)
+            x = graph("Add", _normalized(graph, x, length, EPSILON, scale=scale), bias)
         x = gelu(graph, x)
     return _swapped(graph, x), length
 

@@ -25,8 +25,9 @@ class Weights:
     """Arrays that several graphs share.
 
     Args:
-      kind: float32; float16: arrays are stored in half and computed with in float32; int8: products have weights of 8
-        bits, one scale an output channel, and round their input to 8 bits, one scale for all of it.
+      kind: float32; float16: arrays are stored in half and computed with in float32; int8: products of attention and
+        feed-forward have weights of 8 bits, one scale an output channel, and round their input to 8 bits, one scale
+        for all of it.
     """
 
     def __init__(self, kind: str):
@@ -103,17 +104,17 @@ class Graph:
         self._tensors[name] = tensor
         return name
 
-    def product(self, x: str, name: str, kernel_IxO: np.ndarray) -> str:
-        """x (..., I) times a parameter, in 8 bits where the weights' kind is int8."""
-        if self._weights.kind != "int8":
+    def product(self, x: str, name: str, kernel_IxO: np.ndarray, rounded: bool) -> str:
+        """x (..., I) times a parameter; what may be `rounded` in 8 bits where the weights' kind is int8."""
+        if not rounded or self._weights.kind != "int8":
             return self("MatMul", x, self.weight(name, kernel_IxO))
         scale_O = np.maximum(np.abs(kernel_IxO).max(0), 1e-12).astype(np.float32) / 127
-        rounded = np.rint(kernel_IxO / scale_O).astype(np.int8)
+        kernel_8 = np.rint(kernel_IxO / scale_O).astype(np.int8)
         if x not in self._rounded:  # queries, keys and values round one input
             self._rounded[x] = self.several(3, "DynamicQuantizeLinear", x)
         x_8, x_scale, x_zero = self._rounded[x]
         zero = self._stored(f"{name}_zero", np.zeros(1, np.int8))
-        total = self("MatMulInteger", x_8, self._stored(f"{name}_int8", rounded), x_zero, zero)
+        total = self("MatMulInteger", x_8, self._stored(f"{name}_int8", kernel_8), x_zero, zero)
         scales = self("Mul", x_scale, self._stored(f"{name}_scale", scale_O))
         return self("Mul", self("Cast", total, to=TensorProto.FLOAT), scales)
 

@@ -14,10 +14,10 @@ from sew_jax.models.layers import EPSILON
 Params = dict[str, Any]
 
 
-def dense(graph: Graph, x: str, name: str, params: Params, factor: float = 1.0) -> str:
-    """A linear layer, its output times `factor`."""
+def dense(graph: Graph, x: str, name: str, params: Params, factor: float = 1.0, rounded: bool = False) -> str:
+    """A linear layer, its output times `factor`; see `Graph.product`."""
     kernel, bias = np.asarray(params["kernel"]) * factor, np.asarray(params["bias"]) * factor
-    return graph("Add", graph.product(x, f"{name}/kernel", kernel), graph.weight(f"{name}/bias", bias))
+    return graph("Add", graph.product(x, f"{name}/kernel", kernel, rounded), graph.weight(f"{name}/bias", bias))
 
 
 def layer_norm(graph: Graph, x: str, name: str, params: Params) -> str:

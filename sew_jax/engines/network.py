@@ -95,7 +95,8 @@ class _Encoder:
         return layer_norm(self._graph, x, "/".join(path), self._at(path))
 
     def _dense(self, x: str, *path: str, factor: float = 1.0) -> str:
-        return dense(self._graph, x, "/".join(path), self._at(path), factor)
+        rounded = path[0].startswith("layer_")
+        return dense(self._graph, x, "/".join(path), self._at(path), factor, rounded)
 
     def _at(self, path: tuple[str, ...]) -> Params:
         found = self._params
