@@ -11,8 +11,7 @@
     --config.tradeoff=runs/evaluate --workdir=runs/model
 
 `onnx` takes every fine-tuned model and setting, too: a graph for each setting, of any batch size and length, which
-share one file of weights; ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`; docs/run-times.md says
-more.
+share one file of weights; ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`.
 
 `stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for
 CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
