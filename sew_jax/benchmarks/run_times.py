@@ -92,7 +92,9 @@ def inference(engine: Engine, backbone: BackboneConfig, table: list[Compression]
         sessions = {setting.name: open_session(path, engine) for setting, path in paths.items()}
     wave_BxN = np.random.default_rng(0).normal(size=(batch, samples)).astype(np.float32)
     length_B = np.full(batch, samples)
-    cases = {name: functools.partial(session, wave_BxN, length_B) for name, session in sessions.items()}
+    cases: dict[str, Callable[[], object]] = {
+        name: functools.partial(session, wave_BxN, length_B) for name, session in sessions.items()
+    }
     return Bench(cases, {name: {} for name in cases}, {"problems": []})
 
 

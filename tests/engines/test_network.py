@@ -89,9 +89,8 @@ def test_released_families(name, setting, tmp_path):
 @pytest.mark.parametrize(
     ("frontend", "setting", "options"),
     [
-        ("logmel", "s3q2k1", {"mel_scale": "utterance", "mel_top_hz": 7000}),
+        ("logmel", "s3q2k1", {"mel_scale": "utterance", "mel_top_hz": 7000, "upsampler": "repeat"}),
         ("logmel", "s4q2.3k2", {"pool_ffn": True}),
-        ("layer", "s2q1k3", {"upsampler": "repeat", "pool_ffn": True}),
     ],
 )
 def test_what_our_own_models_have(frontend, setting, options, tmp_path):
