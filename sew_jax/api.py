@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import jax
 import numpy as np
@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
-from sew_jax.data import audio as audio_files
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import BeamOptions
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
@@ -31,14 +30,12 @@ from sew_jax.evaluation.tradeoff import Point
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
-from sew_jax.transcription.recordings import Recording
+from sew_jax.transcription.given_audio import Audio, recording_of, wave_of
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
 from sew_jax.transcription.transcripts import Transcript
 
 if TYPE_CHECKING:
     from sew_jax.training.train import Summary
-
-Audio = str | os.PathLike | bytes | np.ndarray | tuple[np.ndarray, int]
 
 # As in configs/transcribe.py: longer audio is transcribed in chunks of which two neighbours share so much
 _CHUNK_SECONDS, _OVERLAP_SECONDS = 30.0, 4.0
@@ -185,7 +182,7 @@ class Model:
         """
         recognizer, options = self._recognizer, _options(lm, hot_words, nbest)
         items = audio if isinstance(audio, list) else [audio]
-        recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
+        recordings = [recording_of(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
             recognizer, compression = self._chosen(str(setting), str(budget), tradeoff)
             transcriber = self._transcriber(
@@ -284,7 +281,7 @@ class Model:
 
     def _computed(self, output: Output, audio: Audio, rate: int, setting: str | Compression) -> np.ndarray:
         recognizer = self._recognizer
-        wave = _wave(audio, rate)
+        wave = wave_of(audio, rate)
         compression = chosen_setting(str(setting), "", "", recognizer.trained[0])
         bucket, rows = bucket_of(len(wave), round(_CHUNK_SECONDS * SAMPLE_RATE)), recognizer.mesh.size
         with say_on_stderr():
@@ -314,60 +311,3 @@ def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbes
         words = tuple(hot_words) or options.hot_words
         options = dataclasses.replace(options, nbest=max(nbest, options.nbest) if nbest > 0 else nbest, hot_words=words)
     return options
-
-
-def _recording(audio: Audio, rate: int, number: int) -> Recording:
-    """An item of a list as what is transcribed."""
-    try:
-        if isinstance(audio, (str, os.PathLike)):
-            path = os.fspath(audio)
-            return Recording(path, Path(path).stem, path, audio_files.probe(path))
-        name = f"item {number}"
-        if isinstance(audio, bytes):
-            return Recording(name, name, audio, audio_files.probe(audio))
-        wave = audio_files.to_canonical(*_array(audio, rate))
-        return Recording(name, name, wave, len(wave))
-    except AudioError as error:
-        raise UserError(f"audio: {_name(audio)} {error}") from error
-
-
-def _wave(audio: Audio, rate: int) -> np.ndarray:
-    """Float32 samples at 16 kHz; floats at 16 kHz are taken as they are, not rounded to 16 bits as a file's."""
-    try:
-        if isinstance(audio, (str, os.PathLike, bytes)):
-            wave = audio_files.read(audio if isinstance(audio, bytes) else os.fspath(audio))
-        else:
-            wave, rate = _array(audio, rate)
-            if rate != SAMPLE_RATE or np.issubdtype(wave.dtype, np.integer):
-                wave = audio_files.to_canonical(wave, rate)
-    except AudioError as error:
-        raise UserError(f"audio: {_name(audio)} {error}") from error
-    return wave.astype(np.float32) / 2**15 if wave.dtype == np.int16 else wave.astype(np.float32)
-
-
-def _array(audio: Any, rate: int) -> tuple[np.ndarray, int]:
-    """An array and its rate, checked."""
-    if isinstance(audio, tuple) and len(audio) == 2 and not isinstance(audio[0], (str, os.PathLike, bytes)):
-        audio, rate = audio
-    if not hasattr(audio, "__array__"):
-        raise UserError(
-            f"audio: {type(audio).__name__} is none; give a path, a file's bytes, an array, or (array, rate)"
-        )
-    wave = np.asarray(audio)
-    if wave.ndim != 1:
-        raise UserError(f"audio: an array of shape {wave.shape} is not mono; average its channels to (samples,)")
-    if not wave.size:
-        raise UserError("audio: the array is empty")
-    if not np.issubdtype(wave.dtype, np.floating) and not np.issubdtype(wave.dtype, np.integer):
-        raise UserError(f"audio: an array of {wave.dtype} holds no samples; give integers of 16 bits or floats")
-    if not np.isfinite(wave).all():
-        raise UserError("audio: the array holds NaN or infinite samples")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 1000 <= rate <= 1_000_000:
-        raise UserError(f"rate: {rate!r} is no sample rate; give the array's, in Hz, such as 16000")
-    return wave, rate
-
-
-def _name(audio: Audio) -> str:
-    if isinstance(audio, (str, os.PathLike)):
-        return os.fspath(audio)
-    return "a file's bytes" if isinstance(audio, bytes) else "an array"
