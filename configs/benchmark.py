@@ -2,12 +2,16 @@
 
   python -m sew_jax.main --config=configs/benchmark.py
   python -m sew_jax.main --config=configs/benchmark.py --config.size=sew_tiny --config.batch=8 --config.dtype=bfloat16
+  python -m sew_jax.main --config=configs/benchmark.py --config.parts=runtimes --config.batch=1 \\
+    --config.settings=s1q1k1,s2q1k1,s4q2k2
   python -m sew_jax.main --config=configs/benchmark.py --config.parts=input \\
     --config.data=/data/LibriSpeech --config.split=dev-clean
 
 `inference`, `training`: time, memory, FLOPs and compile time of a published size at each setting, random weights,
 beside the same work by transformers where torch and transformers are installed. All take turns, so that none has the
 machine's better minutes.
+`runtimes`: the same inference at each setting by JAX, ONNX Runtime and OpenVINO, in each precision that they have on a
+CPU, beside transformers in float32 and bfloat16; what is not installed is left out.
 `overhead`: what an hour of training spends beside updates: checkpoints, rows of metrics, waiting for audio; and
 decoding.
 `input`: reads a corpus of files, and a dataset prepared from it, and compares with plain decoding by soundfile;
@@ -29,7 +33,7 @@ def get_config() -> ConfigDict:
     recipe = pretrain.get_config("base")
     config = ConfigDict()
     config.mode = "benchmark"
-    config.parts = "inference,training"  # what to measure, in this order; others: overhead, input, start
+    config.parts = "inference,training"  # what to measure, in this order; others: runtimes, overhead, input, start
     config.rounds = 3  # in which all that is compared takes turns
 
     # inference and training
@@ -37,7 +41,9 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # or bfloat16
     config.peers = True  # transformers too, where it is installed
     config.profile = False  # also write WORKDIR/profile/CASE, for xprof and TensorBoard
-    # of inference; the first is what others are compared with
+    config.runtimes = "jax,onnxruntime,openvino"  # of the part runtimes, in each of these precisions that they have
+    config.dtypes = "float32,bfloat16,int8"
+    # of inference and runtimes; the first is what others are compared with
     config.settings = ",".join(map(str, settings_table(**recipe.compression)))
     config.batch = "1,4"  # utterances at once, a table for each
     config.seconds = 15.0  # of each

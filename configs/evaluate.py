@@ -5,6 +5,9 @@
     --config.data=/data/LibriSpeech --config.split=test-clean,test-other --config.settings=s1q1k1,s2q1k1,s2q1.1.2.2k1 \\
     --config.lm=4-gram.arpa --config.tune_split=dev-other
 
+  python -m sew_jax.main --config=configs/evaluate.py --config.init_from=runs/finetune \\
+    --config.runtimes=jax,onnxruntime,openvino --config.dtypes=float32,bfloat16,int8
+
 Needs a fine-tuned model and transcribed audio. The small model at 8 settings took 57 s for 5 minutes of speech on 2
 CPU cores, 5 timed rounds included; the tables are in docs/results.md. With an n-gram of words (ARPA or KenLM binary;
 configs/lm.py makes one) each split is also decoded by beam search, side by side.
@@ -24,6 +27,9 @@ def get_config() -> ConfigDict:
     config.text_normalizer = ""  # empty: as in training
     config.repeats = 5  # timed rounds after the warm-up
     config.dtype = ""  # float32 or bfloat16; empty: as in training
+    # Several, joined by commas, are measured side by side: jax, onnxruntime, openvino
+    config.runtimes = "jax"
+    config.dtypes = ""  # of those of a run time each: float32, bfloat16, int8; empty: dtype, else as in training
     add_beam(config)
     config.tune_split = ""  # choose lm_weight and word_score for each setting by WER on this split of data
     config.tune_trials = 30

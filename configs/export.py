@@ -2,11 +2,16 @@
 
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=stablehlo \\
     --config.setting=s1q1k1,s2q1k1 --config.tradeoff=runs/evaluate --workdir=runs/programs
+  python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=onnx \\
+    --config.setting=s1q1k1,s2q1k1 --workdir=runs/onnx
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --workdir=runs/export
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune \\
     --config.setting=s2q1k1 --config.drop_tail=True
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=sew_jax \\
     --config.tradeoff=runs/evaluate --workdir=runs/model
+
+`onnx` takes every fine-tuned model and setting, too: a graph for each setting, of any batch size and length, which
+share one file of weights; ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`.
 
 `stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for
 CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
@@ -25,9 +30,9 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "export"
-    config.init_from = ""  # workdir of a run (for stablehlo a finetune run), or hf:PATH
-    config.format = "hf"  # or stablehlo, or sew_jax
-    # A name, or for stablehlo several, joined by commas; empty: what the budget picks, or s1q1k1 (sew_jax: the table)
+    config.init_from = ""  # workdir of a run (for stablehlo and onnx a finetune run), or hf:PATH
+    config.format = "hf"  # or stablehlo, onnx or sew_jax
+    # A name, or for stablehlo and onnx several, joined by commas; empty: the budget's, or s1q1k1 (sew_jax: the table)
     config.setting = ""
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`
     config.budget = ""
@@ -35,6 +40,6 @@ def get_config() -> ConfigDict:
     config.tradeoff = ""
     config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes
     config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
-    config.weights = "float16"  # sew_jax: or float32
+    config.weights = "float16"  # sew_jax and onnx: or float32; onnx: or int8
     config.drop_tail = False  # hf: SEW drops the last frames that fill no window; our models keep them
     return config

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import jax
 import numpy as np
@@ -18,38 +18,39 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
-from sew_jax.data import audio as audio_files
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.incremental import Decoder, make_decoder
 from sew_jax.decoding.recognizer import Output, Recognizer, hidden_states, load_recognizer, log_probs, no_head
+from sew_jax.engines.run_times import RUNTIMES, Engine
 from sew_jax.errors import UserError
-from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.evaluation.budget import chosen, chosen_setting, installed
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
-from sew_jax.transcription.recordings import Recording
+from sew_jax.transcription.given_audio import Audio, recording_of, wave_of
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
 from sew_jax.transcription.transcripts import Transcript
 
 if TYPE_CHECKING:
     from sew_jax.training.train import Summary
 
-Audio = str | os.PathLike | bytes | np.ndarray | tuple[np.ndarray, int]
-
 # As in configs/transcribe.py: longer audio is transcribed in chunks of which two neighbours share so much
 _CHUNK_SECONDS, _OVERLAP_SECONDS = 30.0, 4.0
 _BATCH_SAMPLES = 60 * SAMPLE_RATE  # of a device; a CPU takes one chunk, since filler costs it as much as speech
 
 
-def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
+def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") -> "Model":
     """A trained model, on all devices of this process.
 
     Args:
       init_from: workdir of a run, or `hf:` and a folder of Hugging Face's (or a name on the hub). A run of fine-tuning
         gives its best checkpoint by word error rate where it has one, else its newest.
       dtype: of the computation, float32 or bfloat16; empty keeps that of training.
+      runtime: jax; or on a CPU, with log-probabilities alone, onnxruntime (float32, int8) or openvino (float32,
+        bfloat16). Empty: what a budget picks, else jax.
 
     Raises:
       UserError: there is no model, or its files do not fit each other.
@@ -57,7 +58,13 @@ def load(init_from: str | os.PathLike, *, dtype: str = "") -> "Model":
     if jax.process_count() > 1:
         raise UserError("load runs in one process; start it on one host")
     with say_on_stderr():
-        return Model(load_recognizer(os.fspath(init_from), dtype, make_mesh(), need_text=False))
+        in_jax = runtime in ("", "jax")
+        recognizer = load_recognizer(os.fspath(init_from), dtype if in_jax else "", make_mesh(), need_text=False)
+        if runtime:
+            if runtime not in RUNTIMES:
+                raise UserError(f"runtime: {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
+            recognizer = on_engine(recognizer, Engine(runtime, dtype or default_dtype(recognizer, runtime)))
+        return Model(recognizer, runtime, dtype)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
@@ -92,8 +99,9 @@ def _check_mode(config: ConfigDict, *modes: str) -> None:
 class Model:
     """A trained model. Each setting and length of audio (in a few buckets) is compiled when first used, and kept."""
 
-    def __init__(self, recognizer: Recognizer):
-        self._recognizer = recognizer
+    def __init__(self, recognizer: Recognizer, runtime: str = "", dtype: str = ""):
+        self._recognizer, self._runtime, self._dtype = recognizer, runtime, dtype
+        self._by_engine = {recognizer.engine: recognizer}
         self._decoders: dict[BeamOptions | None, Decoder] = {}
 
     @property
@@ -174,12 +182,12 @@ class Model:
         """
         recognizer, options = self._recognizer, _options(lm, hot_words, nbest)
         items = audio if isinstance(audio, list) else [audio]
-        recordings = [_recording(item, rate, i) for i, item in enumerate(items)]
+        recordings = [recording_of(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
-            compression = chosen_setting(
-                str(setting), str(budget), tradeoff, recognizer.trained[0], init_from=recognizer.name
+            recognizer, compression = self._chosen(str(setting), str(budget), tradeoff)
+            transcriber = self._transcriber(
+                recognizer, compression, options, lambda chunking: count_chunks(recordings, chunking)
             )
-            transcriber = self._transcriber(compression, options, lambda chunking: count_chunks(recordings, chunking))
             transcripts = []
             for recording, result in transcriber.transcribe(recordings):
                 if isinstance(result, AudioError):
@@ -189,18 +197,38 @@ class Model:
                 transcripts.append(Transcript(recording, compression, tuple(result)))
         return transcripts if isinstance(audio, list) else transcripts[0]
 
+    def _chosen(self, setting: str, budget: str, tradeoff: str | os.PathLike) -> tuple[Recognizer, Compression]:
+        """What computes, and at which setting."""
+        mine = self._recognizer
+        choice = chosen(
+            setting,
+            budget,
+            tradeoff,
+            mine.trained[0],
+            init_from=mine.name,
+            runtimes=installed(self._runtime),
+            dtype=self._dtype,
+        )
+        engine = choice.engine or mine.engine
+        if engine not in self._by_engine:
+            self._by_engine[engine] = on_engine(mine, engine)
+        return self._by_engine[engine], choice.setting
+
     def transcriber(self, setting: Compression, options: BeamOptions | None = None) -> Transcriber:
         """What transcribes audio of any length at one setting, compiled here: for those who batch it themselves.
 
         Raises:
           UserError: the model has no CTC head, or the setting or the options do not fit it.
         """
-        return self._transcriber(setting, options, lambda chunking: bucket_grid(chunking.length))
+        return self._transcriber(self._recognizer, setting, options, lambda chunking: bucket_grid(chunking.length))
 
     def _transcriber(
-        self, setting: Compression, options: BeamOptions | None, buckets: Callable[[Chunking], Iterable[int]]
+        self,
+        recognizer: Recognizer,
+        setting: Compression,
+        options: BeamOptions | None,
+        buckets: Callable[[Chunking], Iterable[int]],
     ) -> Transcriber:
-        recognizer = self._recognizer
         if recognizer.vocabulary is None:
             raise no_head(recognizer.name, recognizer.no_text)
         backbone = recognizer.model.backbone
@@ -254,7 +282,7 @@ class Model:
 
     def _computed(self, output: Output, audio: Audio, rate: int, setting: str | Compression) -> np.ndarray:
         recognizer = self._recognizer
-        wave = _wave(audio, rate)
+        wave = wave_of(audio, rate)
         compression = chosen_setting(str(setting), "", "", recognizer.trained[0])
         bucket, rows = bucket_of(len(wave), round(_CHUNK_SECONDS * SAMPLE_RATE)), recognizer.mesh.size
         with say_on_stderr():
@@ -284,60 +312,3 @@ def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbes
         words = tuple(hot_words) or options.hot_words
         options = dataclasses.replace(options, nbest=max(nbest, options.nbest) if nbest > 0 else nbest, hot_words=words)
     return options
-
-
-def _recording(audio: Audio, rate: int, number: int) -> Recording:
-    """An item of a list as what is transcribed."""
-    try:
-        if isinstance(audio, (str, os.PathLike)):
-            path = os.fspath(audio)
-            return Recording(path, Path(path).stem, path, audio_files.probe(path))
-        name = f"item {number}"
-        if isinstance(audio, bytes):
-            return Recording(name, name, audio, audio_files.probe(audio))
-        wave = audio_files.to_canonical(*_array(audio, rate))
-        return Recording(name, name, wave, len(wave))
-    except AudioError as error:
-        raise UserError(f"audio: {_name(audio)} {error}") from error
-
-
-def _wave(audio: Audio, rate: int) -> np.ndarray:
-    """Float32 samples at 16 kHz; floats at 16 kHz are taken as they are, not rounded to 16 bits as a file's."""
-    try:
-        if isinstance(audio, (str, os.PathLike, bytes)):
-            wave = audio_files.read(audio if isinstance(audio, bytes) else os.fspath(audio))
-        else:
-            wave, rate = _array(audio, rate)
-            if rate != SAMPLE_RATE or np.issubdtype(wave.dtype, np.integer):
-                wave = audio_files.to_canonical(wave, rate)
-    except AudioError as error:
-        raise UserError(f"audio: {_name(audio)} {error}") from error
-    return wave.astype(np.float32) / 2**15 if wave.dtype == np.int16 else wave.astype(np.float32)
-
-
-def _array(audio: Any, rate: int) -> tuple[np.ndarray, int]:
-    """An array and its rate, checked."""
-    if isinstance(audio, tuple) and len(audio) == 2 and not isinstance(audio[0], (str, os.PathLike, bytes)):
-        audio, rate = audio
-    if not hasattr(audio, "__array__"):
-        raise UserError(
-            f"audio: {type(audio).__name__} is none; give a path, a file's bytes, an array, or (array, rate)"
-        )
-    wave = np.asarray(audio)
-    if wave.ndim != 1:
-        raise UserError(f"audio: an array of shape {wave.shape} is not mono; average its channels to (samples,)")
-    if not wave.size:
-        raise UserError("audio: the array is empty")
-    if not np.issubdtype(wave.dtype, np.floating) and not np.issubdtype(wave.dtype, np.integer):
-        raise UserError(f"audio: an array of {wave.dtype} holds no samples; give integers of 16 bits or floats")
-    if not np.isfinite(wave).all():
-        raise UserError("audio: the array holds NaN or infinite samples")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 1000 <= rate <= 1_000_000:
-        raise UserError(f"rate: {rate!r} is no sample rate; give the array's, in Hz, such as 16000")
-    return wave, rate
-
-
-def _name(audio: Audio) -> str:
-    if isinstance(audio, (str, os.PathLike)):
-        return os.fspath(audio)
-    return "a file's bytes" if isinstance(audio, bytes) else "an array"

@@ -316,3 +316,19 @@ def test_training_and_evaluation(runs, tmp_path):
     lines = (tmp_path / "evaluation/transcripts/s1q1k1.jsonl").read_text().splitlines()
     assert texts == [json.loads(line)["hypothesis"] for line in lines]
     assert re.fullmatch(r"Model\(.*/run, update 1: s1q1k1\)", repr(model))
+
+
+def test_another_run_time_gives_the_same_log_probs(runs, model, utterance, tmp_path):
+    """And a budget may pick one."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    other = sew_jax.load(runs / "finetune", runtime="onnxruntime")
+    np.testing.assert_allclose(other.log_probs(utterance), model.log_probs(utterance), rtol=0, atol=1e-4)
+    with pytest.raises(sew_jax.UserError, match="onnxruntime computes log-probabilities alone"):
+        other.features(utterance)
+    write_tradeoff([point(), point("s1q1k1", 0.11, 0.5, engine=("onnxruntime", "int8"))], tmp_path)
+    text = model.transcribe(utterance, budget=0.5, tradeoff=tmp_path).text
+    int8 = sew_jax.load(runs / "finetune", runtime="onnxruntime", dtype="int8")
+    assert text == int8.transcribe(utterance, setting="s1q1k1").text
+    with pytest.raises(sew_jax.UserError, match="openvino computes in float32 and bfloat16, not in int8"):
+        sew_jax.load(runs / "finetune", runtime="openvino", dtype="int8")

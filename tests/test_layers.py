@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "files"],
     *["tables", "processes", "compression"],
-    *["models", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
+    *["models", "engines", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
     *["transcription", "export", "study", "benchmarks", "demo", "api", "serving", "main"],
 ]
 FILES = sorted((ROOT / "sew_jax").rglob("*.py"))

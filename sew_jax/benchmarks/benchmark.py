@@ -38,6 +38,8 @@ def _part(name: str) -> Callable[[ConfigDict, Path, dict[str, Any]], dict[str, A
     """How a part is measured; imported here, since some keep JAX out of this process."""
     if name == "inference":
         from sew_jax.benchmarks.inference_speed import measure
+    elif name == "runtimes":
+        from sew_jax.benchmarks.run_times import measure
     elif name == "training":
         from sew_jax.benchmarks.training_speed import measure
     elif name == "overhead":

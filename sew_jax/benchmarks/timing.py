@@ -73,7 +73,7 @@ def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:
 
 def _row(work: Work, name: str, runs: dict[tuple[str, str], list[Run]], ours: Child) -> dict[str, Any]:
     first, own = next(iter(work.flop)), runs["sew_jax", name]
-    seconds, gflop = _spread([run.seconds for run in own]), work.flop[name] / 1e9
+    seconds, gflop = spread([run.seconds for run in own]), work.flop[name] / 1e9
     speed_up = statistics.median(a.seconds / b.seconds for a, b in zip(runs["sew_jax", first], own, strict=True))
     promised = work.flop[first] / work.flop[name]
     return {
@@ -97,28 +97,30 @@ def _compare(work: Work, runs: dict[tuple[str, str], list[Run]], theirs: Child) 
         their = runs["transformers", case]
         row = {
             "case": case,
-            "seconds": _spread([run.seconds for run in their]),
+            "seconds": spread([run.seconds for run in their]),
             "peak_mb": max(run.peak_bytes for run in their) / 2**20,
             **theirs.facts[case],
         }
         if own:
-            row["ours_to_theirs"] = _spread([a.seconds / b.seconds for a, b in zip(own, their, strict=True)])
+            row["ours_to_theirs"] = spread([a.seconds / b.seconds for a, b in zip(own, their, strict=True)])
         rows.append(row)
     return rows
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and ends."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def _show(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.3g} ({spread['least']:.3g}-{spread['most']:.3g})"
+def show(of: dict[str, float]) -> str:
+    """A `spread` for the screen."""
+    return f"{of['median']:.3g} ({of['least']:.3g}-{of['most']:.3g})"
 
 
 def _format_settings(table: list[dict[str, Any]], about: dict[str, Any]) -> str:
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "setting": lambda row: row["setting"],
-        "seconds (min-max)": lambda row: _show(row["seconds"]),
+        "seconds (min-max)": lambda row: show(row["seconds"]),
         "x real time": lambda row: f"{row['times_real_time']:.1f}",
         "speed-up": lambda row: f"{row['speed_up']:.2f}",
         "promised": lambda row: f"{row['promised_speed_up']:.2f}",
@@ -142,8 +144,8 @@ def _format_peers(work: Work, rows: list[dict[str, Any]]) -> str:
     lines = [
         (
             row["case"],
-            _show(row["seconds"]),
-            _show(row["ours_to_theirs"]) if "ours_to_theirs" in row else "not in the table",
+            show(row["seconds"]),
+            show(row["ours_to_theirs"]) if "ours_to_theirs" in row else "not in the table",
             f"{row['peak_mb']:.0f}",
         )
         for row in rows

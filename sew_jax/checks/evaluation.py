@@ -20,6 +20,7 @@ from sew_jax.checks.modes import (
     choice,
     mode,
     one_axis_is_the_rest,
+    some_of,
 )
 from sew_jax.checks.rules import (
     Factors,
@@ -33,6 +34,7 @@ from sew_jax.checks.rules import (
     positive,
     whole,
 )
+from sew_jax.engines.run_times import ALL_PRECISIONS, PRECISIONS, RUNTIMES
 from sew_jax.names import split_names
 
 _BEAM: Rules = {
@@ -55,6 +57,8 @@ _EVALUATE: Rules = {
     "text_normalizer": TEXT_NORMALIZER,
     "repeats": whole(1, "timed rounds"),
     "dtype": DTYPE_OR_TRAINED,
+    "runtimes": Parsed("name run times, joined by commas", some_of(RUNTIMES), default="jax"),
+    "dtypes": Parsed("", some_of(ALL_PRECISIONS), empty=True, default=""),
     "lm": Text(),
     "beam": _BEAM_OF_MANY,
     "tune_split": Text(),
@@ -66,7 +70,6 @@ _PICKED: Rules = {
     "init_from": INIT_FROM,
     "budget": Text(),
     "tradeoff": Text(),
-    "dtype": DTYPE_OR_TRAINED,
 }
 
 
@@ -131,10 +134,30 @@ def _parse_lengths(text: str) -> None:
             raise ValueError(f"{part} must be seconds above 0, such as 5,10,20")
 
 
+def _a_run_time_has_the_precision(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.dtype and config.dtype not in PRECISIONS[config.runtime or "jax"]:
+        those = " or ".join(name for name, dtypes in PRECISIONS.items() if config.dtype in dtypes)
+        yield "dtype", f"{config.runtime or 'jax'} does not compute in {config.dtype}; name runtime={those}"
+
+
+def _each_run_time_has_a_precision(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    wanted = split_names(config.dtypes)
+    for runtime in split_names(config.runtimes):
+        if wanted and not set(wanted) & set(PRECISIONS[runtime]):
+            yield "dtypes", f"{runtime} computes in {', '.join(PRECISIONS[runtime])}, and none of them is named"
+    if wanted and config.dtype:
+        yield "dtypes", f"{config.dtypes} and dtype={config.dtype} are both given; name all in dtypes"
+
+
+def _bytes_are_for_onnx(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.weights == "int8" and config.format != "onnx":
+        yield "weights", f"int8 is for format=onnx; {config.format} takes float16 or float32"
+
+
 _BEAM_SEARCH = (_a_lexicon_is_for_beam_search, _beam_holds_its_results, _weights_are_of_something)
 EVALUATE = Mode(
     keys={"mode": mode("evaluate"), "settings": Settings(), **_EVALUATE},
-    together=(*_BEAM_SEARCH, one_axis_is_the_rest),
+    together=(*_BEAM_SEARCH, _each_run_time_has_a_precision, one_axis_is_the_rest),
     filled=("init_from",),
 )
 SEARCH = Mode(
@@ -148,7 +171,7 @@ SEARCH = Mode(
         "factors": Factors(),
         "seed": SEED,
     },
-    together=(*_BEAM_SEARCH, one_axis_is_the_rest, _dev_is_not_test, _one_is_a_factor),
+    together=(*_BEAM_SEARCH, _each_run_time_has_a_precision, one_axis_is_the_rest, _dev_is_not_test, _one_is_a_factor),
 )
 TRANSCRIBE = Mode(
     keys={
@@ -156,6 +179,8 @@ TRANSCRIBE = Mode(
         **_PICKED,
         "audio": Text(hint="name files, folders, or - for standard input, joined by commas"),
         "setting": Settings(),
+        "runtime": choice(*RUNTIMES, ""),
+        "dtype": choice(*ALL_PRECISIONS, ""),
         "format": choice("jsonl", "text", "srt", "vtt"),
         "nbest": whole(1, "hypotheses of each file"),
         "lm": Text(),
@@ -169,6 +194,7 @@ TRANSCRIBE = Mode(
         _a_lexicon_is_for_beam_search,
         _beam_holds_its_results,
         _one_thing_picks,
+        _a_run_time_has_the_precision,
         _chunks_go_on,
         one_axis_is_the_rest,
     ),
@@ -198,13 +224,14 @@ EXPORT = Mode(
     keys={
         "mode": mode("export"),
         **_PICKED,
-        "format": choice("hf", "stablehlo", "sew_jax"),
-        "weights": choice("float16", "float32"),
+        "dtype": DTYPE_OR_TRAINED,
+        "format": choice("hf", "stablehlo", "onnx", "sew_jax"),
+        "weights": choice("float16", "float32", "int8"),
         "setting": Settings(),
         "buckets": Parsed("write seconds such as 5,10,20", _parse_lengths),
         "drop_tail": Flag(),
     },
-    together=(_one_thing_picks,),
+    together=(_one_thing_picks, _bytes_are_for_onnx),
 )
 LM = Mode(
     keys={

@@ -1,7 +1,7 @@
 """A mode's keys: a tree of rules that mirrors its config, and what must hold between several of them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
 from ml_collections import ConfigDict
@@ -62,13 +62,18 @@ COMPRESSION: Rules = {
 TEXT_NORMALIZERS = ("none", "upper", "lower", "basic")
 
 
-def _parse_normalizers(text: str) -> None:
-    for name in split_names(text) or [text]:
-        if name not in TEXT_NORMALIZERS:
-            raise ValueError(f"{name!r} is unknown; choose of {', '.join(TEXT_NORMALIZERS)}, joined by commas")
+def some_of(allowed: Sequence[str]) -> Callable[[str], None]:
+    """What refuses a text that is not some of these, joined by commas."""
+
+    def parse(text: str) -> None:
+        for name in split_names(text) or [text]:
+            if name not in allowed:
+                raise ValueError(f"{name!r} is unknown; choose of {', '.join(allowed)}, joined by commas")
+
+    return parse
 
 
-TEXT_NORMALIZER = Parsed("", _parse_normalizers, empty=True, default="")
+TEXT_NORMALIZER = Parsed("", some_of(TEXT_NORMALIZERS), empty=True, default="")
 SEED = whole(0, "", 2**32 - 1)  # a key of JAX takes its lower 32 bits alone
 BUCKETS = whole(1, "lengths to which audio is padded")
 BATCH_SECONDS = positive("seconds of audio")

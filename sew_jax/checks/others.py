@@ -21,28 +21,21 @@ from sew_jax.checks.modes import (
     lengths_are_in_order,
     mode,
     one_axis_is_the_rest,
+    some_of,
 )
 from sew_jax.checks.rules import Flag, Number, Parsed, Settings, Text, Workers, at_least, positive, whole
 from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
 from sew_jax.compression import parse_table, settings_table
+from sew_jax.engines.run_times import ALL_PRECISIONS, RUNTIMES
 from sew_jax.errors import UserError
 from sew_jax.machines import MACHINE_NAMES
 from sew_jax.models.sizes import SIZES, published
 from sew_jax.names import split_names
 
-PARTS = ("inference", "training", "overhead", "input", "start")  # of a benchmark
+PARTS = ("inference", "runtimes", "training", "overhead", "input", "start")  # of a benchmark
 ARMS = ("stochastic", "dedicated", "specialised", "random", "sandwich", "distilled")  # of a study
 _SEVERAL = ("sandwich", "distilled")  # arms that compute several settings an update
 _LEAST_TRAINED_S = 0.3  # a masked span
-
-
-def _names_of(allowed: tuple[str, ...]) -> Callable[[str], None]:
-    def parse(text: str) -> None:
-        for name in split_names(text) or [text]:
-            if name not in allowed:
-                raise ValueError(f"{name!r} is unknown; choose of {', '.join(allowed)}")
-
-    return parse
 
 
 def _numbers(kind: type, low: float, high: float) -> Callable[[str], None]:
@@ -153,12 +146,14 @@ PLAN = Mode(
 BENCHMARK = Mode(
     keys={
         "mode": mode("benchmark"),
-        "parts": Parsed(f"choose of {', '.join(PARTS)}", _names_of(PARTS)),
+        "parts": Parsed(f"choose of {', '.join(PARTS)}", some_of(PARTS)),
         "rounds": whole(1, "in which all takes turns"),
         "size": choice(*SIZES),
         "dtype": DTYPE,
         "peers": Flag(),
         "profile": Flag(),
+        "runtimes": Parsed("name run times, joined by commas", some_of(RUNTIMES), default="jax"),
+        "dtypes": Parsed("", some_of(ALL_PRECISIONS), default="float32"),
         "settings": Settings(empty=False),
         "batch": Parsed("write sizes of at least 1, such as 1,4", _numbers(int, 1, 10**6)),
         "seconds": at_least(0.1, "of an utterance"),
@@ -196,7 +191,7 @@ STUDY = Mode(
         "pretrain_data": Text(),
         "split": Text(hint="name the splits of data to report on"),
         "dev_split": Text(hint="name a split of data to choose by, which is neither trained nor reported on"),
-        "arms": Parsed(f"choose of {', '.join(ARMS)}", _names_of(ARMS)),
+        "arms": Parsed(f"choose of {', '.join(ARMS)}", some_of(ARMS)),
         "settings": Settings(),
         "seeds": Parsed("name at least one number", _numbers(int, 0, SEED.high)),
         "equal": choice("updates", "flop"),

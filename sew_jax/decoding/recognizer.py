@@ -19,6 +19,7 @@ from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.compression import Compression
 from sew_jax.console import listed, say
 from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import CTCHeadConfig
@@ -63,6 +64,11 @@ class Recognizer:
         self.vocabulary, self.trained, self.mesh = vocabulary, trained, mesh
         self.no_text = ""
         self.programs: dict[tuple, Any] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """What computes it: JAX here."""
+        return Engine("jax", self.model.backbone.dtype)
 
     def compile(
         self,

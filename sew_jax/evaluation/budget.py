@@ -4,14 +4,77 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.console import say
+from sew_jax.decoding.engine_recognizer import default_dtype
+from sew_jax.decoding.recognizer import Recognizer
+from sew_jax.engines.run_times import RUNTIMES, Engine, missing_packages
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff
 
 _BUDGET = re.compile(r"(?:(rtf|wer)=)?(\d+\.?\d*|\.\d+)(%?)")
+
+
+class Choice(NamedTuple):
+    """A setting, and what computes it: None where nothing says."""
+
+    setting: Compression
+    engine: Engine | None
+
+
+def chosen(
+    setting: str,
+    budget: str,
+    tradeoff: str | os.PathLike,
+    default: Compression | None = None,
+    *,
+    init_from: str = "",
+    runtimes: Sequence[str] = RUNTIMES,
+    dtype: str = "",
+) -> Choice:
+    """The setting that `setting` names, or the point that `budget` picks from a table.
+
+    Args:
+      tradeoff: workdir of an evaluation, or its tradeoff.json; empty: the table in the folder of `init_from`, or in the
+        one above, where the demo leaves it.
+      default: where neither is given; None means s1q1k1.
+      runtimes: points of these count.
+      dtype: points in this precision count; empty: in any.
+
+    Raises:
+      UserError: both are given, one is not understood, there is no table, or no point fits the budget.
+    """
+    if setting and budget:
+        raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
+    if not budget:
+        return Choice(Compression.parse(setting) if setting else default or Compression(), None)
+    where = Path(tradeoff) if tradeoff else _table_of(init_from)
+    measured = read_tradeoff(where)
+    points = [p for p in measured if p.runtime in runtimes and dtype in ("", p.dtype)]
+    if not points:
+        has = ", ".join(dict.fromkeys(str(p.engine) for p in measured))
+        raise UserError(
+            f"budget: {where} has points of {has}, none of {' or '.join(runtimes)}{dtype and f' in {dtype}'}; run "
+            "configs/evaluate.py with --config.runtimes and --config.dtypes that name them"
+        )
+    point = choose(points, budget)
+    time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
+    say(f"  budget    {budget}: {point.setting} by {point.engine}, WER {point.wer:.2%} at {time}")
+    return Choice(Compression.parse(point.setting), point.engine)
+
+
+def engine_for(recognizer: Recognizer, choice: Choice, runtime: str, dtype: str) -> Engine:
+    """What computes: what a budget has picked, else what is named, else JAX; in the model's precision, else the first.
+
+    Args:
+      recognizer: the model in JAX.
+      runtime, dtype: empty: not named.
+    """
+    runtime = runtime or RUNTIMES[0]
+    return choice.engine or Engine(runtime, dtype or default_dtype(recognizer, runtime))
 
 
 def chosen_setting(
@@ -21,25 +84,15 @@ def chosen_setting(
     default: Compression | None = None,
     *,
     init_from: str = "",
+    runtimes: Sequence[str] = ("jax",),
 ) -> Compression:
-    """The setting that `setting` names, or that `budget` picks from a table.
+    """The setting of what is `chosen`, for what is computed by one of these run times in any case."""
+    return chosen(setting, budget, tradeoff, default, init_from=init_from, runtimes=runtimes).setting
 
-    Args:
-      tradeoff: workdir of an evaluation, or its tradeoff.json; empty: the table in the folder of `init_from`, or in the
-        one above, where the demo leaves it.
-      default: where neither is given; None means s1q1k1.
 
-    Raises:
-      UserError: both are given, one is not understood, there is no table, or no point fits the budget.
-    """
-    if setting and budget:
-        raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
-    if not budget:
-        return Compression.parse(setting) if setting else default or Compression()
-    point = choose(read_tradeoff(Path(tradeoff) if tradeoff else _table_of(init_from)), budget)
-    time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
-    say(f"  budget    {budget}: {point.setting}, WER {point.wer:.2%} at {time}")
-    return Compression.parse(point.setting)
+def installed(runtime: str) -> Sequence[str]:
+    """The run times that a budget may pick from: the one that is named, else those that are installed."""
+    return [runtime] if runtime else [name for name in RUNTIMES if not missing_packages(name)]
 
 
 def _table_of(init_from: str) -> Path:
@@ -53,7 +106,8 @@ def _table_of(init_from: str) -> Path:
 def choose(points: Sequence[Point], budget: str) -> Point:
     """The point that makes the fewest errors in a time, or the fastest one that makes at most so many.
 
-    Of a setting's points the first one with greedy decoding counts, which is that of the first split.
+    Of the points of a setting, run time and precision the first one with greedy decoding counts, which is that of the
+    first split.
 
     Args:
       budget: `0.5` (of the time of s1q1k1), `rtf=0.05` (seconds for a second of audio), `wer=0.12` or `wer=12%`.
@@ -72,10 +126,10 @@ def choose(points: Sequence[Point], budget: str) -> Point:
         raise UserError(
             f"budget: {budget} is more than every word; write wer={match[2]}% or a fraction such as wer=0.12"
         )
-    greedy: dict[str, Point] = {}
+    greedy: dict[tuple[str, Engine], Point] = {}
     for point in points:
         if point.decoder == "greedy":
-            greedy.setdefault(point.setting, point)
+            greedy.setdefault((point.setting, point.engine), point)
     if not greedy:
         raise UserError("budget: the table has no point with greedy decoding; run configs/evaluate.py again")
     measure, other, name = {

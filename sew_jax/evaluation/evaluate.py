@@ -7,6 +7,7 @@ median is reported with minimum and maximum.
 """
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -22,9 +23,11 @@ from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
 from sew_jax.decoding.beam import chosen_options
 from sew_jax.decoding.beam_pool import BeamPool
+from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
 from sew_jax.decoding.recognizer import Recognizer, best_symbols, load_recognizer, log_probs
+from sew_jax.engines.run_times import PRECISIONS, Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import describe, format_table, write_outputs
 from sew_jax.evaluation.scoring import Scored, Search, points_of, score
@@ -50,6 +53,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     say("sew_jax evaluate")
     say(f"  devices   {device}")
     recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
+    recognizers = _recognizers(config, recognizer)
     table = parse_table(config.settings) if config.settings else recognizer.trained
     table = list(dict.fromkeys([Compression(), *table]))  # s1q1k1 is what others are measured against
     for setting in table:
@@ -64,11 +68,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
         if pool:  # what is wrong with its files is said before anything long
             pool.decode([np.zeros((1, len(vocabulary)), np.float32)])
         say(f"  outputs   {workdir}")
-        scored = _greedy(config, recognizer, table, sets)
-        if pool:
-            scored += _beam(config, recognizer, table, sets, dev, pool)
-    points = mark_front([point for part in sets for point in points_of(recognizer, scored, part, device)])
-    write_outputs(workdir, points, scored, describe(config, recognizer, sets, device))
+        scored = _greedy(config, recognizers, table, sets)
+        for one in recognizers if pool else ():
+            scored += _beam(config, one, table, sets, dev, pool)
+    points = mark_front([point for part in sets for point in points_of(scored, part, device)])
+    write_outputs(workdir, points, scored, describe(config, recognizers, sets, device))
     say(format_table(points))
     files = "tradeoff.html, .json, .csv, .png and transcripts/"
     say(f"done in {format_duration(time.monotonic() - begin)}: {files} are in {workdir}")
@@ -80,22 +84,33 @@ def _describe_devices(mesh: Mesh) -> str:
     return f"{mesh.size} x {jax.devices()[0].device_kind}{cores}"
 
 
+def _recognizers(config: ConfigDict, recognizer: Recognizer) -> list[Recognizer]:
+    """The model by each run time in each precision that it has, the named ones."""
+    made = []
+    for runtime in split_names(config.runtimes):
+        own = config.dtype or default_dtype(recognizer, runtime)
+        wanted = split_names(config.dtypes) or [own]
+        made += [on_engine(recognizer, Engine(runtime, dtype)) for dtype in wanted if dtype in PRECISIONS[runtime]]
+    return made
+
+
 def _greedy(
-    config: ConfigDict, recognizer: Recognizer, table: Sequence[Compression], sets: Sequence[EvalSet]
+    config: ConfigDict, recognizers: Sequence[Recognizer], table: Sequence[Compression], sets: Sequence[EvalSet]
 ) -> list[Scored]:
-    """Each split at each setting, by the best path."""
-    compile_for(recognizer, best_symbols, sets, table, "inference")
+    """Each split by each recognizer at each setting, by the best path."""
+    for recognizer in recognizers:
+        compile_for(recognizer, best_symbols, sets, table, "inference")
     scored = []
     for part in sets:
-        first: dict[Compression, Scored] = {}
-        for setting in table:  # warms up
+        first: list[Scored] = []
+        for recognizer, setting in itertools.product(recognizers, table):  # warms up
             paths, _ = part.run(recognizer, best_symbols, setting)
             texts = [greedy(path, recognizer.vocabulary) for path in paths]
-            first[setting] = score(part, setting, "greedy", texts, [])
+            first.append(score(recognizer, part, setting, "greedy", texts, []))
         for _ in range(config.repeats):
-            for setting in table:
-                first[setting].seconds.append(part.run(recognizer, best_symbols, setting)[1])
-        scored += first.values()
+            for one in first:
+                one.seconds.append(part.run(one.recognizer, best_symbols, one.setting)[1])
+        scored += first
         say(f"timed {config.repeats} rounds over all settings")
     return scored
 
@@ -126,6 +141,6 @@ def _beam(
             texts = [best[0].text for best in hypotheses]
             seconds = [encoder + spent for _, encoder in rounds]
             decoder = "lm" if options.lm else "beam"
-            scored.append(score(part, setting, decoder, texts, seconds, Search(options, spent, hypotheses)))
+            scored.append(score(recognizer, part, setting, decoder, texts, seconds, Search(options, spent, hypotheses)))
             say(f"    beam search: {len(texts) / spent:.1f} utterances/s, {part.seconds / spent:.0f} x real time")
     return scored

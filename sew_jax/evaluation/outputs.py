@@ -9,10 +9,10 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 import sew_jax
@@ -21,7 +21,7 @@ from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
 from sew_jax.evaluation.plot import plot_tradeoff
 from sew_jax.evaluation.scoring import Scored
-from sew_jax.evaluation.tradeoff import Point, to_objects
+from sew_jax.evaluation.tradeoff import Point, to_objects, ways
 from sew_jax.files import write_json, write_whole
 from sew_jax.metrics.tensorboard import write_evaluation_events
 from sew_jax.tables import markdown_table
@@ -38,7 +38,8 @@ def write_outputs(workdir: Path, points: Sequence[Point], scored: Sequence[Score
     _write_transcripts(workdir, scored)
     plot = write_tradeoff(points, workdir)
     write_evaluation_events(workdir, plot, _texts(points, scored))
-    payload = {"about": about, "rows": to_objects(points), "transcripts": _transcripts(scored)}
+    rows = [row | {"decoder": way} for row, way in zip(to_objects(points), ways(points), strict=True)]
+    payload = {"about": about, "rows": rows, "transcripts": _transcripts(scored)}
     write_page(workdir / "tradeoff.html", payload)
 
 
@@ -82,12 +83,13 @@ def format_table(points: Sequence[Point]) -> str:
         return "  ".join([name, *numbers, remark]).rstrip()
 
     text = [spell(head)]
-    groups = itertools.groupby(zip(points, lines, strict=True), lambda pair: _kind(pair[0]))
+    kinds = [f"{point.split or 'all'}, {way}" for point, way in zip(points, ways(points), strict=True)]
+    groups = itertools.groupby(zip(kinds, points, lines, strict=True), lambda row: row[0])
     by_kind = {kind: list(group) for kind, group in groups}
     for kind, group in by_kind.items():
         if len(by_kind) > 1:
             text.append(f"{kind}:")
-        text += [spell(cells, _remark(point)) for point, cells in group]
+        text += [spell(cells, _remark(point)) for _, point, cells in group]
     empty = {point.split or "all": point.empty_references for point in points if point.empty_references}
     text += [
         f"({split}: {count} references are empty; what is written there counts as insertions)"
@@ -119,17 +121,18 @@ def _remark(point: Point) -> str:
     return " ".join(filter(None, ["*" if point.on_front else "", "" if point.trained else "not trained on"]))
 
 
-def _kind(point: Point) -> str:
-    return f"{point.split or 'all'}, {point.decoder}"
-
-
 def _empty(sets: Sequence[EvalSet]) -> str:
     counts = {part.split or "all": part.references.count("") for part in sets}
     return "".join(f"; {split}: {count} references are empty" for split, count in counts.items() if count)
 
 
-def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet], device: str) -> dict[str, str]:
+def describe(
+    config: ConfigDict, recognizers: Sequence[Recognizer], sets: Sequence[EvalSet], device: str
+) -> dict[str, str]:
     """What was run, and where: label -> text."""
+    recognizer = recognizers[0]
+    engines = ", ".join(str(one.engine) for one in recognizers)
+    used = [f"{name} {version(name)}" for name in dict.fromkeys(one.engine.runtime for one in recognizers)]
     listed = "; ".join(
         f"{part.split or 'all'}: {len(part.ids)} utterances, {part.seconds / 60:.1f} min" for part in sets
     )
@@ -139,21 +142,26 @@ def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet]
         "data": f"{config.data} ({listed})",
         "text": f"text_normalizer={recognizer.vocabulary.normalizer}{_empty(sets)}",
         **beam,
-        "device": f"{device}, {recognizer.model.backbone.dtype}",
+        "device": f"{device}, {engines}",
         "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
-        "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "versions": ", ".join([f"sew_jax {sew_jax.__version__}", *used, f"Python {platform.python_version()}"]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
     }
 
 
 def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
-    """transcripts/SETTING.jsonl, and with another decoder than the greedy one SETTING.DECODER.jsonl: all splits."""
+    """transcripts/SETTING.jsonl, and with another decoder than the greedy one SETTING.DECODER.jsonl: all splits.
+
+    Of several run times each has its own files, SETTING.RUNTIME.DTYPE.jsonl.
+    """
     folder = workdir / "transcripts"
     folder.mkdir(parents=True, exist_ok=True)
+    several = len({one.engine for one in scored}) > 1
     files: dict[str, list[str]] = {}
     for one in scored:
-        lines = files.setdefault(f"{one.setting}.{one.decoder}" if one.search else str(one.setting), [])
+        parts = [*(one.engine if several else ()), *([one.decoder] if one.search else ())]
+        lines = files.setdefault(".".join([str(one.setting), *parts]), [])
         for i, (name, reference, text) in enumerate(zip(one.part.ids, one.part.references, one.texts, strict=True)):
             line: dict[str, Any] = {"id": name, "reference": reference, "hypothesis": text, "split": one.part.split}
             if one.search and one.search.options.nbest > 1:
@@ -170,19 +178,19 @@ def _texts(points: Sequence[Point], scored: Sequence[Scored]) -> dict[str, str]:
         (
             point.setting,
             point.split or "all",
-            point.decoder,
+            way,
             f"{point.wer:.2%}",
             f"{point.cer:.2%}",
             f"{point.relative_time:.2f}",
             f"{point.relative_macs:.2f}",
         )
-        for point in points
+        for point, way in zip(points, ways(points), strict=True)
     ]
     texts = {"tradeoff/table": markdown_table(head, lines)}
     part = scored[0].part
     mine = [one for one in scored if one.part is part]
     for i, (name, reference) in enumerate(zip(part.ids[:_SAMPLES], part.references, strict=False)):
-        hypotheses = [(f"{one.setting} {one.decoder}", one.texts[i]) for one in mine]
+        hypotheses = [(f"{one.setting} {way}", one.texts[i]) for one, way in zip(mine, ways(mine), strict=True)]
         texts[f"transcripts/{name}"] = markdown_table(("", name), [("reference", reference), *hypotheses])
     return texts
 
@@ -190,8 +198,8 @@ def _texts(points: Sequence[Point], scored: Sequence[Scored]) -> dict[str, str]:
 def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
     """All texts, as the page takes them."""
     splits: dict[str, Any] = {}
-    for one in scored:
+    for one, way in zip(scored, ways(scored), strict=True):
         empty = {"ids": one.part.ids, "references": one.part.references, "hypotheses": {}}
         split = splits.setdefault(one.part.split, empty)
-        split["hypotheses"][f"{one.setting}/{one.decoder}"] = one.texts
+        split["hypotheses"][f"{one.setting}/{way}"] = one.texts
     return splits

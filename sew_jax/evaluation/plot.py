@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,13 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sew_jax.compression import Compression
-from sew_jax.evaluation.tradeoff import Point
+from sew_jax.evaluation.tradeoff import Point, ways
 
-_MARKERS = "os^v"  # of decoders
+_MARKERS = "os^vDPX*<>"  # of decoders and run times
 
 
 def plot_tradeoff(points: Sequence[Point]) -> bytes:
-    """A PNG file's bytes: splits side by side; colour is squeeze, shape the decoder, hollow means not trained on."""
+    """A PNG file's bytes: splits side by side; colour is squeeze, shape decoder and run time, hollow not trained."""
     splits = list(dict.fromkeys(point.split for point in points))
     figure = Figure(figsize=(8 * len(splits), 5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -31,10 +31,11 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     front = sorted((p for p in points if p.on_front), key=lambda p: p.relative_time)
     line: dict[str, Any] = {"color": "0.75", "linewidth": 1.5, "zorder": 1, "label": "front"}
     axes.plot([p.relative_time for p in front], [100 * p.wer for p in front], **line)
-    decoders = list(dict.fromkeys(p.decoder for p in points))
+    way = dict(zip(points, ways(points), strict=True))
+    decoders = list(dict.fromkeys(way.values()))
     squeezes = sorted({_squeeze(p) for p in points})
     for decoder, squeeze, trained in itertools.product(decoders, squeezes, (True, False)):
-        group = [p for p in points if (p.decoder, _squeeze(p), p.trained) == (decoder, squeeze, trained)]
+        group = [p for p in points if (way[p], _squeeze(p), p.trained) == (decoder, squeeze, trained)]
         if group:
             label = [f"squeeze {squeeze}", decoder if len(decoders) > 1 else "", "" if trained else "not trained on"]
             marker = _MARKERS[decoders.index(decoder) % len(_MARKERS)]
@@ -59,7 +60,8 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     first, settings = points[0], len({p.setting for p in points})
     axes.set_title(
         f"{first.split or 'all data'}: one set of weights, {settings} settings\n"
-        f"{first.utterances} utterances, {first.device}, {first.dtype}, {' and '.join(decoders)} decoding",
+        f"{first.utterances} utterances, {first.device}, "
+        f"{_listed(p.engine for p in points)}, {_listed(p.decoder for p in points)} decoding",
         fontsize=10,
     )
 
@@ -80,6 +82,11 @@ def _plot_group(axes: Axes, group: Sequence[Point], colour: str, marker: str, tr
         zorder=2,
         label=label,
     )
+
+
+def _listed(values: Iterable[object]) -> str:
+    """Each once."""
+    return " and ".join(dict.fromkeys(map(str, values)))
 
 
 def _squeeze(point: Point) -> int:

@@ -12,6 +12,7 @@ from sew_jax.decoding.beam import BeamOptions
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.decoding.recognizer import Recognizer
+from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.metrics.bootstrap import wer_interval
 from sew_jax.metrics.wer import ErrorCounts, count_errors
@@ -29,6 +30,7 @@ class Search(NamedTuple):
 class Scored(NamedTuple):
     """A split as decoded at a setting: `texts` and `errors` of each utterance, and seconds of each timed round."""
 
+    recognizer: Recognizer
     part: EvalSet
     setting: Compression
     decoder: str
@@ -38,12 +40,18 @@ class Scored(NamedTuple):
     search: Search | None = None  # None: greedy decoding
 
     @property
+    def engine(self) -> Engine:
+        """What computed it."""
+        return self.recognizer.engine
+
+    @property
     def total(self) -> ErrorCounts:
         """Errors of the split."""
         return sum(self.errors, ErrorCounts())
 
 
 def score(
+    recognizer: Recognizer,
     part: EvalSet,
     setting: Compression,
     decoder: str,
@@ -53,21 +61,22 @@ def score(
 ) -> Scored:
     """Counts the errors of texts, one for each utterance of a split, and says how many they are."""
     errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
-    scored = Scored(part, setting, decoder, texts, errors, seconds, search)
+    scored = Scored(recognizer, part, setting, decoder, texts, errors, seconds, search)
     name = f"{part.split} {setting}" if part.split else str(setting)
     empty = f"; {scored.total.empty} references are empty" if scored.total.empty else ""
-    say(f"  {name}, {decoder}: WER {scored.total.wer:.2%} of {scored.total.words} words{empty}")
+    say(f"  {name}, {decoder}, {recognizer.engine}: WER {scored.total.wer:.2%} of {scored.total.words} words{empty}")
     return scored
 
 
-def points_of(recognizer: Recognizer, scored: Sequence[Scored], part: EvalSet, device: str) -> list[Point]:
-    """The points of one split; s1q1k1 must be among them.
+def points_of(scored: Sequence[Scored], part: EvalSet, device: str) -> list[Point]:
+    """The points of one split; s1q1k1 must be among them, and the first such point is what times are relative to.
 
     Args:
       device: what it ran on, in words.
     """
     mine = [one for one in scored if one.part is part]
     reference = Compression()
+    recognizer = mine[0].recognizer  # all compute one model
     macs = {one.setting: split_macs(recognizer, part, one.setting) for one in mine}
     base = next(statistics.median(one.seconds) for one in mine if one.setting == reference)
     points = []
@@ -101,8 +110,9 @@ def points_of(recognizer: Recognizer, scored: Sequence[Scored], part: EvalSet, d
             macs_per_s=macs[one.setting] / part.seconds,
             relative_macs=macs[one.setting] / macs[reference],
             device=device,
-            dtype=recognizer.model.backbone.dtype,
+            dtype=one.recognizer.engine.dtype,
             trained=one.setting in recognizer.trained,
+            runtime=one.recognizer.engine.runtime,
         )
         points.append(point)
     return points

@@ -4,8 +4,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Point:
     word_score: float | None
     audio_seconds: float
     rtf: float  # seconds over audio_seconds
-    relative_time: float  # to s1q1k1 and greedy decoding
+    relative_time: float  # to s1q1k1 and greedy decoding by the first run time
     macs_per_s: float  # multiply-accumulates for one second of audio
     relative_macs: float  # to s1q1k1
     device: str
@@ -42,9 +43,30 @@ class Point:
     trained: bool  # whether the setting was in the table of the last training
     empty_references: int = 0  # utterances in which nothing was said, so that all that is written is inserted
     on_front: bool = False  # no other point of its split is both faster and better
+    runtime: str = "jax"  # what computed it, in `dtype`
+
+    @property
+    def engine(self) -> Engine:
+        """Run time and precision."""
+        return Engine(self.runtime, self.dtype)
 
 
 _KEYS = {"substitutions": "sub", "deletions": "del", "insertions": "ins"}  # field -> key in files
+
+
+class Made(Protocol):
+    """What was decoded in some way."""
+
+    @property
+    def decoder(self) -> str: ...
+    @property
+    def engine(self) -> Engine: ...
+
+
+def ways(points: Sequence[Made]) -> list[str]:
+    """How each was made but for its setting: the decoder, and where they differ in it also the run time."""
+    several = len({point.engine for point in points}) > 1
+    return [f"{point.decoder}, {point.engine}" if several else point.decoder for point in points]
 
 
 def mark_front(points: Sequence[Point]) -> list[Point]:

@@ -1,4 +1,4 @@
-"""A trained model in a form that others load: StableHLO, a Hugging Face folder, or one of our own; with a card."""
+"""A trained model in a form that others load: StableHLO, ONNX, a Hugging Face folder, one of our own; with a card."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import listed, say
 from sew_jax.decoding.recognizer import load_recognizer
+from sew_jax.engines.run_times import need_runtime
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
-from sew_jax.export.model_card import folder_use, programs_use, shared_record, transformers_use, write_card
+from sew_jax.export.model_card import folder_use, onnx_use, programs_use, shared_record, transformers_use, write_card
 from sew_jax.export.stablehlo import parse_buckets, write_programs
 from sew_jax.files import write_json, writing_to
 from sew_jax.models.config import PretrainHeadConfig
@@ -39,13 +40,17 @@ def export(config: ConfigDict, workdir: Path) -> None:
     elif "," in config.setting and not config.budget:
         settings = parse_table(config.setting)
     else:
-        settings = [chosen_setting(config.setting, config.budget, config.tradeoff, init_from=config.init_from)]
+        runtimes = ("onnxruntime", "openvino") if config.format == "onnx" else ("jax",)
+        options = {"init_from": config.init_from, "runtimes": runtimes}
+        settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
     points = _points(config.tradeoff, settings) if config.tradeoff else []
     with writing_to(workdir, "mend that or name another --workdir"):
         if config.format == "hf":
             _hugging_face(config, pretrained, settings, points, workdir)
         elif config.format == "sew_jax":
             _folder(config, pretrained, settings, points, workdir)
+        elif config.format == "onnx":
+            _onnx(config, pretrained, settings, points, workdir)
         else:
             _stablehlo(config, pretrained, settings, points, workdir)
 
@@ -77,6 +82,26 @@ def _stablehlo(
     recognizer.vocabulary.save(workdir)
     use = programs_use(programs, recognizer.vocabulary)
     write_card(workdir, pretrained, recognizer.state, settings, points, use, "jax")
+    say(f"{workdir}/README.md says how they are run")
+
+
+def _onnx(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    settings: Sequence[Compression],
+    points: Sequence[Point],
+    workdir: Path,
+) -> None:
+    need_runtime("onnxruntime", "format")
+    from sew_jax.export.onnx_files import write_onnx  # which knows onnx
+
+    say(f"sew_jax export: {len(settings)} settings as ONNX, weights in {config.weights}")
+    recognizer = load_recognizer(config.init_from, "float32", make_mesh(1, 1, jax.devices()[:1]))
+    pretrained = pretrained._replace(backbone=recognizer.model.backbone)
+    write_onnx(workdir, recognizer, settings, config.weights)
+    recognizer.vocabulary.save(workdir)
+    use = onnx_use(settings, recognizer.vocabulary, config.weights)
+    write_card(workdir, pretrained, recognizer.state, settings, points, use, "onnx")
     say(f"{workdir}/README.md says how they are run")
 
 

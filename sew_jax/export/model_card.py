@@ -13,7 +13,7 @@ from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
-from sew_jax.evaluation.tradeoff import Point
+from sew_jax.evaluation.tradeoff import Point, ways
 from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
@@ -125,7 +125,7 @@ model = sew_jax.load("FOLDER")
 """
 
 
-def _joined(vocabulary: Vocabulary) -> str:
+def joined(vocabulary: Vocabulary) -> str:
     """The Python expression that makes text of `path` and `symbols`."""
     silent = [i for i in range(len(vocabulary)) if vocabulary.is_silent(i)]
     said, case = f"symbols[i] for i in path if i not in {silent!r}", ".lower()" if vocabulary.lower_case else ""
@@ -169,8 +169,29 @@ batch[0, : len(audio)] = audio
 log_probs, frames = jax.device_get(program(weights, batch, length))
 path = log_probs[0, : frames[0]].argmax(-1)
 path = path[np.diff(path, prepend=-1) != 0]  # a symbol that goes on is one symbol
-print({_joined(vocabulary)})
+print({joined(vocabulary)})
 ```
+"""
+
+
+def onnx_use(settings: Sequence[Compression], vocabulary: Vocabulary, kind: str) -> str:
+    """How the files of `onnx_files.write_onnx` are run."""
+    files = ", ".join(f"`{setting}.onnx`" for setting in settings)
+    weights = {
+        "float32": "float32, and so is the computation",
+        "float16": "float16; the computation is in float32",
+        "int8": "8 bits in the products of attention and feed-forward, whose input is rounded to 8 bits as it comes; "
+        "all else is float32",
+    }[kind]
+    return f"""\
+{files}: one graph for each setting. They share the weights in `weights.bin`, which must lie beside them: {weights}.
+
+`python example.py speech.wav` prints the text; it needs `pip install onnxruntime numpy` alone. With OpenVINO:
+`openvino.Core().compile_model("{settings[0]}.onnx", "CPU")`.
+
+Input: `wave` (B, N) float32, mono at {SAMPLE_RATE} Hz, of which 1 is full scale, padded with anything; `length` (B,)
+int64, the samples of each utterance. Any B and N. Output: `log_probs` (B, T, {len(vocabulary)}) float32, a frame each
+20 ms, in the order of `{VOCABULARY_FILE}`; `frames` (B,) int64 of each utterance, beyond which they mean nothing.
 """
 
 
@@ -223,21 +244,22 @@ def _reached(points: Sequence[Point]) -> str:
         (
             point.setting,
             point.split or "all",
-            point.decoder,
+            way,
             f"{point.wer:.2%}",
             f"{point.wer_low:.2%} to {point.wer_high:.2%}",
             f"{point.cer:.2%}",
             f"{point.relative_time:.2f}",
             f"{1 / point.rtf:.0f}",
         )
-        for point in points
+        for point, way in zip(points, ways(points), strict=True)
     ]
     sizes = [
         f"{split}: {point.utterances} utterances ({point.audio_seconds / 60:.1f} minutes, {point.words} words)"
         for split, point in {point.split or "all": point for point in points}.items()
     ]
     head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
-    intro = f"Measured on {first.device}, {first.dtype}, with sew_jax itself; {'; '.join(sizes)}:\n\n"
+    engines = ", ".join(dict.fromkeys(str(point.engine) for point in points))
+    intro = f"Measured on {first.device}, {engines}, with sew_jax itself; {'; '.join(sizes)}:\n\n"
     return intro + markdown_table(head, lines)
 
 

@@ -68,17 +68,24 @@ class Encoder(nn.Module):
         if self.is_initializing():  # every factor of the run owns its parameters, whichever setting initialises
             for upsampler in upsamplers.values():
                 upsampler(x_BxWxD)
-        if squeeze == 1 or not upsamplers:
+        factor = upsampler_of(self.config, squeeze)
+        if factor is None:
             out = repeat_frames(x_BxWxD, squeeze, frames)
-        else:  # a factor that was not trained borrows the nearest one's frames: output i reads frame i * lender // S
-            lender = min(upsamplers, key=lambda s: (abs(math.log(s / squeeze)), s))
-            out = upsamplers[lender](x_BxWxD)
-            if lender != squeeze:
+        else:  # output i of a factor that was not trained reads frame i * factor // S of the nearest one's
+            out = upsamplers[factor](x_BxWxD)
+            if factor != squeeze:
                 batch, windows, width = x_BxWxD.shape
-                source = jnp.arange(squeeze) * lender // squeeze
-                out = out.reshape(batch, windows, lender, width)[:, :, source].reshape(batch, windows * squeeze, width)
+                source = jnp.arange(squeeze) * factor // squeeze
+                out = out.reshape(batch, windows, factor, width)[:, :, source].reshape(batch, windows * squeeze, width)
         missing = max(frames - out.shape[1], 0)
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
+
+
+def upsampler_of(config: BackboneConfig, squeeze: int) -> int | None:
+    """The factor whose up-sampler serves a squeeze: its own, else the nearest one's; None where frames are repeated."""
+    if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
+        return None
+    return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
 
 
 def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:

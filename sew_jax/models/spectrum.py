@@ -21,7 +21,7 @@ _EXACT = jax.lax.Precision.HIGHEST  # a bf16 product would lose the quiet bins
 
 def log_mel(wave_BxN, top_hz: int):
     """Log energies (B, T, M) of a wave in [-1, 1]: Hann windows, HTK's mel scale with triangles straight in Hz."""
-    return jnp.log(jnp.maximum(_energies(wave_BxN, _hann_kernel(), _htk_filters(top_hz)), 1e-5))
+    return jnp.log(jnp.maximum(_energies(wave_BxN, hann_kernel(), htk_filters(top_hz)), 1e-5))
 
 
 def kaldi_fbank(wave_BxN, top_hz: int):
@@ -49,7 +49,7 @@ def _energies(wave_BxN, kernel: np.ndarray, filters: np.ndarray):
 
 
 @functools.cache
-def _htk_filters(top_hz: int) -> np.ndarray:
+def htk_filters(top_hz: int) -> np.ndarray:
     """(FFT bins, M) triangles with equal spacing on the HTK mel scale, 20 Hz to `top_hz`."""
 
     def mel(hz):
@@ -85,7 +85,7 @@ def _fourier() -> np.ndarray:
 
 
 @functools.cache
-def _hann_kernel() -> np.ndarray:
+def hann_kernel() -> np.ndarray:
     """(window, 1, 2 * FFT bins): Hann-windowed, so that one convolution is the whole STFT."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     return (window[:, None] * _fourier())[:, None, :].astype(np.float32)

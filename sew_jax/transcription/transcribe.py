@@ -14,10 +14,11 @@ from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import chosen_options
+from sew_jax.decoding.engine_recognizer import on_engine
 from sew_jax.decoding.incremental import make_decoder
 from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
-from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.evaluation.budget import chosen, engine_for, installed
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.transcription.chunking import make_chunking
@@ -72,10 +73,18 @@ def _transcribe(config: ConfigDict, workdir: Path, results: TextIO) -> None:
 def _transcriber(config: ConfigDict, recordings: Sequence[Recording]) -> Transcriber:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     say(f"  devices   {mesh.size} x {jax.devices()[0].device_kind}")
-    recognizer = load_recognizer(config.init_from, config.dtype, mesh)
-    setting = chosen_setting(
-        config.setting, config.budget, config.tradeoff, recognizer.trained[0], init_from=config.init_from
+    recognizer = load_recognizer(config.init_from, config.dtype if config.runtime in ("", "jax") else "", mesh)
+    choice = chosen(
+        config.setting,
+        config.budget,
+        config.tradeoff,
+        recognizer.trained[0],
+        init_from=config.init_from,
+        runtimes=installed(config.runtime),
+        dtype=config.dtype,
     )
+    setting = choice.setting
+    recognizer = on_engine(recognizer, engine_for(recognizer, choice, config.runtime, config.dtype))
     say(f"  setting   {setting}" + ("" if setting in recognizer.trained else ", which the model was not trained at"))
     backbone = recognizer.model.backbone
     chunking = make_chunking(

@@ -8,6 +8,8 @@ import pytest
 from configs.benchmark import get_config
 from sew_jax.benchmarks import peer
 from sew_jax.benchmarks.benchmark import benchmark
+from sew_jax.benchmarks.contest import Run
+from sew_jax.benchmarks.run_times import _engines, _rows
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.models.cost import count_macs
@@ -113,3 +115,28 @@ def test_a_device_that_torch_has_not_is_a_line():
     pytest.importorskip("transformers")
     bench = peer.inference({}, "float32", 1, 8000, "tpu")
     assert not bench.cases and "has no tpu" in bench.about["problems"][0]
+
+
+def test_run_times_are_compared_round_by_round():
+    def runs(*seconds):
+        return [Run(one, 2**20) for one in seconds]
+
+    first, second, third, half = _rows(
+        {
+            ("transformers float32", "eager"): runs(4.0, 8.0, 4.0),
+            ("jax float32", "s1q1k1"): runs(2.0, 2.0, 2.0),
+            ("openvino bfloat16", "s1q1k1"): runs(1.0, 1.0, 4.0),
+            ("openvino bfloat16", "s2q1k1"): runs(0.5, 0.5, 2.0),
+        },
+        "s1q1k1",
+    )
+    assert first["to_first"]["median"] == 1 and first["to_quickest"] == {"median": 4, "least": 1, "most": 8}
+    assert second["to_first"] == {"median": 0.5, "least": 0.25, "most": 0.5}
+    assert third["to_quickest"] == {"median": 1, "least": 1, "most": 1}
+    assert half["to_quickest"] == {"median": 0.5, "least": 0.5, "most": 0.5} and half["peak_mb"] == 1
+
+
+def test_run_times_that_are_not_installed_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert _engines(small()) == [("jax", "float32"), ("jax", "bfloat16")]
+    assert "onnxruntime is left out: onnx and onnxruntime not installed" in capsys.readouterr().out

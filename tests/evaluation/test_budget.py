@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.engines import run_times
 from sew_jax.errors import UserError
-from sew_jax.evaluation.budget import choose, chosen_setting
+from sew_jax.evaluation.budget import choose, chosen, chosen_setting, installed
 from sew_jax.evaluation.outputs import write_tradeoff
 from tests.evaluation.test_tradeoff import point
 
@@ -78,3 +79,24 @@ def test_a_setting_or_a_budget(tmp_path):
         chosen_setting("", "0.5", "")
     with pytest.raises(UserError, match=r"run configs/evaluate\.py first"):
         chosen_setting("", "0.5", tmp_path / "nowhere")
+
+
+def test_a_budget_picks_among_run_times(tmp_path):
+    int8 = point("s1q1k1", 0.11, 0.8, engine=("onnxruntime", "int8"))
+    half = point("s2q1k1", 0.125, 0.7, engine=("openvino", "bfloat16"))
+    write_tradeoff([*POINTS, int8, half], tmp_path)
+    assert choose([*POINTS, int8, half], "0.5") == int8
+    assert chosen("", "0.5", tmp_path) == (Compression(), ("onnxruntime", "int8"))
+    assert chosen("", "wer=13%", tmp_path) == (Compression(2), ("openvino", "bfloat16"))
+    assert chosen("", "0.5", tmp_path, runtimes=["jax", "openvino"]) == (Compression(3), ("jax", "float32"))
+    assert chosen("", "0.5", tmp_path, dtype="bfloat16").engine == ("openvino", "bfloat16")
+    assert chosen("s2q1k1", "", tmp_path) == (Compression(2), None)
+    assert chosen_setting("", "0.5", tmp_path) == Compression(3)  # by JAX
+    with pytest.raises(UserError, match="jax float32, onnxruntime int8, openvino bfloat16, none of jax in int8; run"):
+        chosen("", "0.5", tmp_path, runtimes=["jax"], dtype="int8")
+
+
+def test_what_is_not_installed_is_not_picked(monkeypatch):
+    monkeypatch.setattr(run_times.importlib.util, "find_spec", lambda name: name != "openvino")
+    assert installed("") == ["jax", "onnxruntime"]
+    assert installed("openvino") == ["openvino"]  # whoever names it is told what to install

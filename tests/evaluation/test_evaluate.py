@@ -182,3 +182,25 @@ def test_damaged_audio_is_named_and_left_out(runs, tmp_path, capfd):
 def test_the_reference_setting_is_always_measured(runs, tmp_path):
     rows = evaluate(evaluation(runs, settings="s2q1k1", repeats=1), tmp_path)
     assert [row.setting for row in rows] == [Compression().name, "s2q1k1"]
+
+
+@pytest.mark.parametrize(("runtime", "others"), [("onnxruntime", ["int8"]), ("openvino", [])])
+def test_other_run_times_say_the_same(runtime, others, runs, evaluated, tmp_path):
+    """In float32; each in its own rows and files."""
+    pytest.importorskip("onnx")
+    pytest.importorskip(runtime)
+    dtypes = ["float32", *others]
+    changes = {"runtimes": runtime, "dtypes": ",".join(dtypes), "settings": "s1q1k1,s4q2k2", "repeats": 1}
+    rows = evaluate(evaluation(runs, **changes), tmp_path)
+    settings = ["s1q1k1", "s4q2k2"]
+    assert [(row.setting, *row.engine) for row in rows] == [(s, runtime, d) for d in dtypes for s in settings]
+    assert rows[0].relative_time == 1 and all(row.seconds > 0 for row in rows)
+    suffix = f".{runtime}.float32" if others else ""
+    for setting in settings:
+        assert transcripts(tmp_path, setting + suffix) == transcripts(evaluated[0], setting)
+        assert all((tmp_path / "transcripts" / f"{setting}.{runtime}.{dtype}.jsonl").is_file() for dtype in others)
+
+
+def test_a_precision_that_no_run_time_has(runs, tmp_path):
+    with pytest.raises(UserError, match="dtypes: jax computes in float32, bfloat16, and none of them is named"):
+        evaluate(evaluation(runs, dtypes="int8"), tmp_path)

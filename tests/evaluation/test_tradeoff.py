@@ -7,10 +7,12 @@ import pytest
 
 from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import format_table, write_tradeoff
-from sew_jax.evaluation.tradeoff import Point, mark_front, read_tradeoff
+from sew_jax.evaluation.tradeoff import Point, mark_front, read_tradeoff, ways
 
 
-def point(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", decoder="greedy"):
+def point(
+    setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", decoder="greedy", engine=("jax", "float32")
+):
     return Point(
         setting=setting,
         split=split,
@@ -37,8 +39,9 @@ def point(setting="s1q1k1", wer=0.1, seconds=2.0, trained=True, split="test", de
         macs_per_s=1e9,
         relative_macs=seconds / 2,
         device="cpu",
-        dtype="float32",
+        dtype=engine[1],
         trained=trained,
+        runtime=engine[0],
     )
 
 
@@ -98,3 +101,20 @@ def test_the_text_has_a_line_for_each_setting():
 def test_the_text_names_splits_and_decoders_where_there_are_several():
     lines = format_table([point(), point(decoder="lm"), point(split="dev")]).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["test,", "s1q1k1", "test,", "s1q1k1", "dev,", "s1q1k1"]
+
+
+def test_run_times_have_tables_of_their_own_where_there_are_several():
+    points = [point(), point(engine=("onnxruntime", "int8")), point(decoder="lm", engine=("openvino", "bfloat16"))]
+    assert ways(points) == ["greedy, jax float32", "greedy, onnxruntime int8", "lm, openvino bfloat16"]
+    text = format_table(points)
+    assert "test, greedy, onnxruntime int8:\n" in text and "test, lm, openvino bfloat16:\n" in text
+    assert ways(points[:1]) == ["greedy"]
+
+
+def test_a_table_from_before_there_were_run_times_is_of_jax(tmp_path):
+    write_tradeoff(POINTS, tmp_path)
+    rows = json.loads((tmp_path / "tradeoff.json").read_text())
+    for row in rows:
+        del row["runtime"]
+    (tmp_path / "tradeoff.json").write_text(json.dumps(rows))
+    assert read_tradeoff(tmp_path) == POINTS

@@ -94,7 +94,7 @@ def test_it_says_setting_cost_and_results(exported):
         and "| s2q1.2k1 | test | greedy | 23.40% |" in card
         and "0.50" in card
     )
-    assert "Measured on cpu, float32" in card and "test: 20 utterances (1.7 minutes, 60 words)" in card
+    assert "Measured on cpu, jax float32" in card and "test: 20 utterances (1.7 minutes, 60 words)" in card
 
 
 def test_it_says_how_the_model_was_made(exported):

@@ -18,7 +18,9 @@ from configs import evaluate as evaluate_config
 from configs import transcribe as transcribe_config
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
+from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.transcription.transcribe import transcribe
+from tests.evaluation.test_tradeoff import point
 from tests.runs import begin_finetuned
 
 ROOT = Path(__file__).parents[2]
@@ -220,3 +222,16 @@ def test_the_command_line(runs):
     assert err.splitlines()[-1].startswith("error: audio: 1 of 6") and "Traceback" not in err
     err = left.stderr.read()
     assert left.wait(timeout=300) == 1 and "Traceback" not in err and "Exception" not in err, err
+
+
+def test_a_run_time_reads_as_the_model_does(runs, said, tmp_path):
+    """Named, or picked by a budget from a table."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    audio = runs / "corpus" / "test"
+    expected = rows(said(audio, setting="s2q1k1"))
+    found = rows(said(audio, setting="s2q1k1", runtime="onnxruntime"))
+    assert [row["text"] for row in found] == [row["text"] for row in expected]
+    points = [point(), point("s2q1k1", 0.11, 0.5, engine=("onnxruntime", "float32"))]
+    write_tradeoff(points, tmp_path)
+    assert rows(said(audio, budget="0.5", tradeoff=str(tmp_path))) == found
