@@ -101,19 +101,6 @@ def is_there(root: os.PathLike | str) -> bool:
         return False
 
 
-def unreadable(path: str) -> OSError | None:
-    """Why the system cannot give a file's bytes, which decoders do not tell; None where it can, or it is no file."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        with open(path, "rb", buffering=0) as file:
-            while file.read(2**20):
-                pass
-    except OSError as error:
-        return error
-    return None
-
-
 def patient(
     function: Callable[..., Any] | None = None, *, seen_before: bool = False, doubtful: type[Exception] | None = None
 ) -> Callable[..., Any]:
@@ -158,6 +145,55 @@ def patient(
             raise unavailable(error) from error
 
     return asked
+
+
+def unreadable(path: str) -> OSError | None:
+    """Why the system cannot give a file's bytes, which decoders do not tell; None where it can, or it is no file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb", buffering=0) as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        return error
+    return None
+
+
+@patient
+def exists(path: Any) -> bool:
+    """As the path's own `exists`, which takes storage that does not answer for a file that is not there."""
+    return path.exists() if "://" in os.fspath(path) else _mode(path) is not None
+
+
+@patient
+def is_folder(path: Any) -> bool:
+    """As the path's own `is_dir`; see `exists`."""
+    if "://" in os.fspath(path):
+        return path.is_dir()
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+@patient
+def names_in(folder: Any) -> list[str]:
+    """Names of what a folder holds, in order. `glob` and `walk` leave out what they cannot list. Raises OSError."""
+    return sorted(p.name for p in folder.iterdir()) if "://" in os.fspath(folder) else sorted(os.listdir(folder))
+
+
+def _mode(path: Any) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if is_away(error):
+            raise
+        return None
+
+
+def raise_if_away(error: OSError) -> None:
+    """For `walk`: a folder that may not be listed counts as empty, one whose storage does not answer does not."""
+    if is_away(error):
+        raise error
 
 
 def unavailable(error: BaseException) -> Unavailable:
