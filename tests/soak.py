@@ -45,6 +45,8 @@ _LIVES = 300  # of a round: more, and it makes no progress
 OPTIONS = [
     *(option for option in [*PRETRAIN, *COMMON] if not re.match(r"--config(\.mesh|\.log_every|=)", option)),
     f"--config.mesh.fsdp={PROCESSES}",
+    "--config.model.layers=1",
+    "--config.input.buckets=1",
     "--config.mesh.data=1",
     "--config.log_every=5",
     "--config.checkpoint_every=40",
@@ -53,7 +55,7 @@ OPTIONS = [
 ]
 # What docs/reliability.md and docs/scaling.md name
 KNOWN = r"config\.json|metrics\.jsonl|starts\.jsonl|left_out\.jsonl|stalled(-1)?\.txt|events\.out\.tfevents\..*"
-KNOWN += r"|checkpoints|programs"
+KNOWN += r"|checkpoints"
 
 
 class Storage:
@@ -90,7 +92,12 @@ def start(folder: Path, workdir: Path, updates: int, storage: Storage | None = N
     """The job, on storage that fails where one is given."""
     corpus = folder / "corpus"
     variables: dict[str, Any] = {"SEW_JAX_CACHE": str(folder / "cache"), "SEW_JAX_PATIENCE_S": "60"}
-    variables["JAX_NUM_CPU_DEVICES"] = "1"
+    variables |= {"JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    # a start is what takes long: all find the programs of the first one, wherever the workdir is
+    variables |= {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     variables |= storage.environment(corpus, workdir) if storage else {}
     options = [*OPTIONS, f"--config.num_steps={updates}", f"--config.input.workers={workers}"]
     return Job(corpus, workdir, processes=PROCESSES, options=options, first=KEYS_AS_ON_TPU, **variables)
@@ -212,7 +219,7 @@ def soak(number: int, seed: int, folder: Path, updates: int) -> str:
         with (folder / f"round-{number}.log").open("a", encoding="utf-8") as log:
             print(f"=== {way}, {storage.counted()}\n{life}", file=log)
         at = max(life.updates, at)
-        say(f"round {number}, update {life.updates}: {way}")
+        say(f"{time.strftime('%H:%M:%S')} round {number}, update {life.updates}: {way}, {storage.counted()}")
         if any(re.match("done: |nothing to do: ", line) for line in life.texts[0]):
             compare(workdir, folder / "undisturbed", updates)
             counted = ", ".join(f"{name} {count}" for name, count in storage.counted().items())
