@@ -99,8 +99,8 @@ static int fails(int kind) {
   while ((left = hang_end - now()) > 0) usleep(left < 0.1 ? 1e6 * left + 1 : 100000);
   if (kind == PLAIN && draw >= share) return 0;
   if (kind == CHECKPOINT && now() >= blip_end) {
-    /* a blip may begin while fewer than the share have failed; rarely, as it fails a save and few calls at that */
-    if (counts[3] > share * counts[2] || draw >= share / 30) return 0;
+    /* one may begin while fewer than the share have failed; rarely, as each fails a save, and with it a start of the job */
+    if (counts[3] > share * counts[2] || draw >= share / 200) return 0;
     blip_end = now() + BLIP_S;
   }
   atomic_fetch_add(&counts[1], 1);

@@ -39,7 +39,7 @@ from tests.runs import make_corpus
 
 PROCESSES = 2
 SHARE = 0.05  # of calls that fail
-STALL_S, HANG_S = 15, 30
+STALL_S, HANG_S = 60, 100
 _PATIENCE_S = 600  # for a life of a job, whatever happens to it
 _LIVES = 300  # of a round: more, and it makes no progress
 OPTIONS = [
