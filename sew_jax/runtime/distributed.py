@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ if not sys.stdin.buffer.read():
 
 _watchers: list[subprocess.Popen] = []  # the children of `_last_words`
 _leaves = threading.Event()  # this process ends by itself
+_told: list[int] = []  # the status that it has told the others
 _ENDED = "sew_jax/ended"  # key of the service where the processes found each other: who ends by itself, and how
 _LOOK_S, _GRACE_S = 1.0, 1.5  # between two looks at it; for what a process may be about to say itself
 
@@ -100,12 +101,23 @@ def tell_end(status: int) -> None:
     """Tells the other processes that this one ends by itself with a status, which they then end with, too."""
     _dismiss()
     client = global_state.client
-    if client is None:
+    if client is None or _told:
         return
+    _told.append(status)
     with contextlib.suppress(Exception):  # another one was first, or the first process is gone
         client.key_value_set(_ENDED, f"{jax.process_index()} {status}")
     if jax.process_index() == 0:  # the service ends with it, and what it was told
         time.sleep(_PATIENCE_S)
+
+
+@contextlib.contextmanager
+def telling_others() -> Iterator[None]:
+    """Tells of an error inside before what is open around it is closed, which may wait for the other processes."""
+    try:
+        yield
+    except (UserError, Unavailable) as error:
+        tell_end(error.status)
+        raise
 
 
 def _end_with_others() -> None:
@@ -206,7 +218,7 @@ def abandon(error: BaseException) -> None:
     if isinstance(error, (UserError, Unavailable)):
         _dismiss()
     if jax.process_count() > 1:
-        status = getattr(error, "status", 1)
+        status = _told[0] if _told else getattr(error, "status", 1)
         atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
 
 
