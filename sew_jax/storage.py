@@ -34,6 +34,7 @@ _CLASSES = {
     *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
     *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
 }
+_UNFINISHED = ".orbax-checkpoint-tmp"
 _lock, _spoke_at = threading.Lock(), float("-inf")
 
 
@@ -64,6 +65,8 @@ def _says_so(error: BaseException) -> bool:
         return True
     if getattr(error, "errno", None) in _ERRNOS or _http_status(error) in _HTTP:
         return True
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno is None and _UNFINISHED in str(error):
+        return True  # Orbax's own look at the folder that it has just made
     if _CLASSES & {parent.__name__ for parent in type(error).__mro__}:
         return True
     text = str(error)

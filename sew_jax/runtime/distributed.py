@@ -98,14 +98,21 @@ def _join(arguments: dict[str, Any]) -> None:
 
 
 def tell_end(status: int) -> None:
-    """Tells the other processes that this one ends by itself with a status, which they then end with, too."""
-    _dismiss()
+    """Tells the other processes that this one ends by itself with a status, which they then end with, too.
+
+    An error of no status of its own (1) may come of the end of another one, whose status is then taken.
+    """
+    if status != 1:
+        _dismiss()
     client = global_state.client
     if client is None or _told:
         return
-    _told.append(status)
-    with contextlib.suppress(Exception):  # another one was first, or the first process is gone
+    try:
         client.key_value_set(_ENDED, f"{jax.process_index()} {status}")
+    except Exception:  # another one was first, or the first process is gone
+        with contextlib.suppress(Exception):
+            status = int(client.key_value_try_get(_ENDED).split()[1]) if status == 1 else status
+    _told.append(status)
     if jax.process_index() == 0:  # the service ends with it, and what it was told
         time.sleep(_PATIENCE_S)
 
@@ -115,8 +122,8 @@ def telling_others() -> Iterator[None]:
     """Tells of an error inside before what is open around it is closed, which may wait for the other processes."""
     try:
         yield
-    except (UserError, Unavailable) as error:
-        tell_end(error.status)
+    except Exception as error:
+        tell_end(getattr(error, "status", 1))
         raise
 
 
