@@ -163,6 +163,34 @@ def unreadable(path: str) -> OSError | None:
     return None
 
 
+def believed(function: Callable[..., Any], folder: Any) -> Callable[..., Any]:
+    """A function whose errors say something of a folder's files, and not of storage that failed in reading them.
+
+    Libraries that look for a file with `exists` say that it is not there. So the system is asked after an error.
+
+    Raises:
+      OSError: that of the system, where it cannot give all bytes of the files.
+    """
+
+    @functools.wraps(function)
+    def asked(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            if "://" not in os.fspath(folder) and not is_away(error):
+                _read_through(os.fspath(folder))
+            raise
+
+    return asked
+
+
+def _read_through(folder: str) -> None:
+    for below, _, files in os.walk(folder, onerror=raise_if_away):
+        for name in files:
+            if (error := unreadable(os.path.join(below, name))) and is_away(error):
+                raise error
+
+
 @patient
 def exists(path: Any) -> bool:
     """As the path's own `exists`, which takes storage that does not answer for a file that is not there."""

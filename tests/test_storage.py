@@ -12,7 +12,7 @@ from sew_jax.data.problems import AudioError, Problem, check_damaged
 from sew_jax.data.sources import open_source
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import write_whole
-from sew_jax.storage import is_away, is_there, patient
+from sew_jax.storage import believed, is_away, is_there, patient
 from tests.runs import make_corpus
 
 
@@ -142,6 +142,33 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkey
         file.truncate(3000)
     with pytest.raises(AudioError):
         audio.read(path)
+
+
+def test_a_library_that_finds_nothing_is_believed_where_all_can_be_read(tmp_path, monkeypatch):
+    """Orbax says that a checkpoint is not there while its storage does not answer; that is no reason to drop it."""
+    (tmp_path / "1/params").mkdir(parents=True)
+    (tmp_path / "1/params/d").write_bytes(b"whole")
+    blips, open_ = [4], open
+
+    def flaky(name, *options, **more):
+        if blips[0]:
+            blips[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle", name)
+        return open_(name, *options, **more)
+
+    def read():
+        if blips[0]:
+            raise FileNotFoundError("no checkpoint there")
+        return "state"
+
+    monkeypatch.setattr("builtins.open", flaky)
+    assert patient(believed(read, tmp_path / "1"), doubtful=Exception)() == "state"
+
+    def missing():
+        raise FileNotFoundError("no checkpoint there")
+
+    with pytest.raises(FileNotFoundError, match="no checkpoint there"):
+        patient(believed(missing, tmp_path / "1"), doubtful=Exception)()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
