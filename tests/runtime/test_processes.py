@@ -19,17 +19,21 @@ if "--process_id=1" in sys.argv:
     from sew_jax.training import train
     train.time = types.SimpleNamespace(monotonic=lambda: 0.0)
 """
-# One process hangs for good after update 3. Its own watch alone has a limit: others wait in a collective operation
+# One process hangs for good after update 3, and its watch alone ends it: others wait in a collective operation
 HANGS = """
 import sys, time
 from sew_jax.training import train
 from sew_jax.training.reporter import Reporter
-hangs, read, watch = "--process_id=0" in sys.argv, Reporter.read, train.StallWatch
+read, watch, watches = Reporter.read, train.StallWatch, []
 def read_and_hang(self, step, *arguments):
     read(self, step, *arguments)
-    time.sleep(1000 if step == 3 and hangs else 0)
-Reporter.read = read_and_hang
-train.StallWatch = lambda speak, limit, end: watch(speak, limit=limit if hangs else 1e9, end=end)
+    if step == 3 and "--process_id=0" in sys.argv:
+        watches[0]._limit = 1.0
+        time.sleep(1000)
+def watching(speak, limit, end):
+    watches.append(watch(speak, patience=5.0, limit=1e9, end=end))  # it looks each half second
+    return watches[0]
+Reporter.read, train.StallWatch = read_and_hang, watching
 """
 
 
@@ -118,7 +122,7 @@ def test_two_processes_measure_the_words_that_one_does(tmp_path):
 def test_a_stall_of_one_ends_all_to_be_started_again(tmp_path):
     """That of the first process, with which the service ends that all of them listen to."""
     corpus = make_corpus(tmp_path / "corpus")
-    options = [*TINY, "--config.stall_minutes=0.05", "--config.compression.squeeze=(1,)", "--config.input.buckets=1"]
+    options = [*TINY, "--config.compression.squeeze=(1,)", "--config.input.buckets=1"]
     job = Job(corpus, tmp_path / "run", processes=2, options=options, first=HANGS)
     job.wait_for("step 2/")
     begin = time.monotonic()
