@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." # all commands are run in the repository
 root=$PWD
 dry_run='' shown='' words=() arguments=()
 child='' interrupted='' stop_asked=''
+LONGEST_PAUSE=900 # seconds between two starts
 
 fail() {
   echo "error: $*" >&2
@@ -135,13 +136,29 @@ status_of() {
   return "$status"
 }
 
+# checkpoints_of COMMAND...: those that its workdir holds; nothing of a bucket that is not mounted
+checkpoints_of() {
+  local argument config='' workdir=''
+  for argument; do
+    case $argument in
+      --config=*) config=${argument#--config=} config=${config%%:*} config=${config##*/} ;;
+      --workdir=*) workdir=${argument#--workdir=} ;;
+    esac
+  done
+  workdir=${workdir:-runs/${config%.py}}
+  # storage that hangs must not hang this, too; the modes that train in turn have workdirs below their own
+  timeout 60 ls -d "$workdir"/checkpoints/[0-9]* "$workdir"/*/checkpoints/[0-9]* 2>/dev/null | grep -E '/[0-9]+$' || true
+}
+
 # keep_running RESTARTS DELAY COMMAND...: after a crash the command is run again, which goes on from the last checkpoint. Not
 # after 0 (it is done, or was stopped and has saved), 2 (the user's mistake, which would only come again) or a request to stop,
 # which is passed on as SIGTERM. 75 is no crash: storage or devices did not
-# answer, for which the run has waited already; it is not counted.
+# answer, for which the run has waited already; it is not counted, but where it comes again without a new checkpoint the pause
+# doubles, up to LONGEST_PAUSE.
 keep_running() {
-  local left=$1 delay=$2 status
+  local left=$1 delay=$2 status pause=$2 times=0 saved before
   shift 2
+  before=$(checkpoints_of "$@")
   if [[ $dry_run ]]; then
     show "$@"
     return
@@ -155,8 +172,15 @@ keep_running() {
     if [[ $stop_asked ]]; then
       say "stopped by a signal, status $status; the same command goes on from the last checkpoint"
     elif ((status == 75)); then
-      say "storage or devices do not answer, status 75; goes on from the last checkpoint in $delay s"
-      status_of sleep "$delay" || true
+      saved=$(checkpoints_of "$@")
+      if [[ $saved != "$before" ]]; then
+        pause=$delay times=0 before=$saved
+      fi
+      times=$((times + 1))
+      say "storage or devices do not answer, status 75$( ((times == 1)) || echo ", $times times without a new checkpoint")" \
+        "- goes on from the last checkpoint in $pause s"
+      status_of sleep "$pause" || true
+      pause=$((2 * pause < LONGEST_PAUSE ? 2 * pause : LONGEST_PAUSE))
       [[ $stop_asked ]] || continue
     elif ((status != 0 && status != 2 && left > 0)); then
       say "ended with status $status; goes on from the last checkpoint in $delay s (restarts left: $left)"

@@ -34,6 +34,7 @@ _CLASSES = {
     *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
     *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
 }
+_UNFINISHED = ".orbax-checkpoint-tmp"
 _lock, _spoke_at = threading.Lock(), float("-inf")
 
 
@@ -64,6 +65,8 @@ def _says_so(error: BaseException) -> bool:
         return True
     if getattr(error, "errno", None) in _ERRNOS or _http_status(error) in _HTTP:
         return True
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno is None and _UNFINISHED in str(error):
+        return True  # Orbax's own look at the folder that it has just made
     if _CLASSES & {parent.__name__ for parent in type(error).__mro__}:
         return True
     text = str(error)
@@ -99,19 +102,6 @@ def is_there(root: os.PathLike | str) -> bool:
         return True
     except FileNotFoundError:
         return False
-
-
-def unreadable(path: str) -> OSError | None:
-    """Why the system cannot give a file's bytes, which decoders do not tell; None where it can, or it is no file."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        with open(path, "rb", buffering=0) as file:
-            while file.read(2**20):
-                pass
-    except OSError as error:
-        return error
-    return None
 
 
 def patient(
@@ -158,6 +148,83 @@ def patient(
             raise unavailable(error) from error
 
     return asked
+
+
+def unreadable(path: str) -> OSError | None:
+    """Why the system cannot give a file's bytes, which decoders do not tell; None where it can, or it is no file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb", buffering=0) as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        return error
+    return None
+
+
+def believed(function: Callable[..., Any], folder: Any) -> Callable[..., Any]:
+    """A function whose errors say something of a folder's files, and not of storage that failed in reading them.
+
+    Libraries that look for a file with `exists` say that it is not there. So the system is asked after an error.
+
+    Raises:
+      OSError: that of the system, where it cannot give all bytes of the files.
+    """
+
+    @functools.wraps(function)
+    def asked(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            if "://" not in os.fspath(folder) and not is_away(error):
+                _read_through(os.fspath(folder))
+            raise
+
+    return asked
+
+
+def _read_through(folder: str) -> None:
+    for below, _, files in os.walk(folder, onerror=raise_if_away):
+        for name in files:
+            if (error := unreadable(os.path.join(below, name))) and is_away(error):
+                raise error
+
+
+@patient
+def exists(path: Any) -> bool:
+    """As the path's own `exists`, which takes storage that does not answer for a file that is not there."""
+    return path.exists() if "://" in os.fspath(path) else _mode(path) is not None
+
+
+@patient
+def is_folder(path: Any) -> bool:
+    """As the path's own `is_dir`; see `exists`."""
+    if "://" in os.fspath(path):
+        return path.is_dir()
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+@patient
+def names_in(folder: Any) -> list[str]:
+    """Names of what a folder holds, in order. `glob` and `walk` leave out what they cannot list. Raises OSError."""
+    return sorted(p.name for p in folder.iterdir()) if "://" in os.fspath(folder) else sorted(os.listdir(folder))
+
+
+def _mode(path: Any) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if is_away(error):
+            raise
+        return None
+
+
+def raise_if_away(error: OSError) -> None:
+    """For `walk`: a folder that may not be listed counts as empty, one whose storage does not answer does not."""
+    if is_away(error):
+        raise error
 
 
 def unavailable(error: BaseException) -> Unavailable:

@@ -55,6 +55,10 @@ if "describe" in sys.argv or "sew_jax.main" in sys.argv:
             time.sleep(0.01)
         if stops:
             (here / "saved").touch()
+    elif steps[0].startswith("saves-"):
+        number, _, status = steps[0].removeprefix("saves-").rpartition("-")
+        (here / "work" / "checkpoints" / number).mkdir(parents=True)
+        sys.exit(int(status))
     elif steps[0].startswith("-"):
         os.kill(os.getpid(), -int(steps[0]))
     else:
@@ -392,6 +396,18 @@ def test_storage_that_does_not_answer_starts_the_run_again(script, box):
     done = box.launch(*script, "--", *HARD)
     assert (done.returncode, len(box.runs())) == (2, 3), done.stderr
     assert ["sleep", "10"] in box.calls()
+
+
+def test_the_pause_grows_while_nothing_is_saved(box):
+    shutil.copy(box.bin / "srun", box.bin / "sleep")  # the pause is none
+    box.plan("saves-4-75", 75, "saves-8.orbax-checkpoint-tmp-75", "saves-8-75", 75, 75, 75, 0)
+    done = box.launch("gpu_box", "--delay=200", "--", *HARD, f"--workdir={box.path}/work")
+    assert done.returncode == 0, done.stderr
+    pauses = [int(call[1]) for call in box.calls() if call[0] == "sleep"]
+    assert pauses == [200, 400, 800, 200, 400, 800, 900]
+    said = [line for line in done.stderr.splitlines() if "status 75" in line]
+    assert "status 75 - goes on from the last checkpoint in 200 s" in said[0]
+    assert "status 75, 3 times without a new checkpoint - goes on from the last checkpoint in 800 s" in said[2]
 
 
 def wait_for_runs(box, count, process):

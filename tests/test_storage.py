@@ -3,14 +3,16 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
 from sew_jax import storage
 from sew_jax.data import audio
 from sew_jax.data.problems import AudioError, Problem, check_damaged
+from sew_jax.data.sources import open_source
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import write_whole
-from sew_jax.storage import is_away, is_there, patient
+from sew_jax.storage import believed, is_away, is_there, patient
 from tests.runs import make_corpus
 
 
@@ -119,27 +121,79 @@ def test_other_errors_are_raised_at_once():
 def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkeypatch):
     """What decoders say of it is "cannot be decoded" or "is truncated", whatever the system says."""
     path = str(sorted(make_corpus(tmp_path).rglob("*.flac"))[0])
-    expected, blips, unreadable = audio.read(path), [3], storage.unreadable
+    expected, blips = audio.read(path), [3]
 
     def open_streams(data):
-        if blips[0]:
+        if isinstance(data, str):
             raise AudioError("cannot be decoded (System error)")
         return streams(data)
 
-    def system(name):
-        if blips[0]:
+    def flaky(name, *options):
+        if name == path and blips[0]:
             blips[0] -= 1
-            return OSError(errno.EIO, "Input/output error", name)
-        return unreadable(name)
+            raise OSError(errno.EIO, "Input/output error", name)
+        return open_(name, *options)
 
-    streams = audio.open_streams
+    streams, open_ = audio.open_streams, open
     monkeypatch.setattr(audio, "open_streams", open_streams)
-    monkeypatch.setattr(audio, "unreadable", system)
-    assert (audio.read(path) == expected).all() and blips == [0]
+    monkeypatch.setattr("builtins.open", flaky)
+    assert (audio.read(path) == expected).all() and audio.probe(path) == len(expected) and blips == [0]
     with open(path, "r+b") as file:
         file.truncate(3000)
     with pytest.raises(AudioError):
         audio.read(path)
+
+
+def test_a_library_that_finds_nothing_is_believed_where_all_can_be_read(tmp_path, monkeypatch):
+    """Orbax says that a checkpoint is not there while its storage does not answer; that is no reason to drop it."""
+    (tmp_path / "1/params").mkdir(parents=True)
+    (tmp_path / "1/params/d").write_bytes(b"whole")
+    blips, open_ = [4], open
+
+    def flaky(name, *options, **more):
+        if blips[0]:
+            blips[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle", name)
+        return open_(name, *options, **more)
+
+    def read():
+        if blips[0]:
+            raise FileNotFoundError("no checkpoint there")
+        return "state"
+
+    monkeypatch.setattr("builtins.open", flaky)
+    assert patient(believed(read, tmp_path / "1"), doubtful=Exception)() == "state"
+
+    def missing():
+        raise FileNotFoundError("no checkpoint there")
+
+    with pytest.raises(FileNotFoundError, match="no checkpoint there"):
+        patient(believed(missing, tmp_path / "1"), doubtful=Exception)()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_what_does_not_answer_is_not_taken_for_what_is_not_there(number, tmp_path, monkeypatch):
+    """Python's own `exists`, `isdir`, `glob` and `walk` would."""
+    corpus = make_corpus(tmp_path / "corpus")
+    expected = open_source(str(corpus), "train", min_samples=1, need_text=True, max_bad=0)[0].fingerprint()
+    failed, random = dict.fromkeys(("stat", "scandir", "listdir"), 0), np.random.default_rng(number)
+
+    def flaky(name, original):
+        def call(*arguments, **options):
+            if random.random() < 0.3:
+                failed[name] += 1
+                raise OSError(number, os.strerror(number))
+            return original(*arguments, **options)
+
+        return call
+
+    for name in failed:
+        monkeypatch.setattr(os, name, flaky(name, getattr(os, name)))
+    source, problems = open_source(str(corpus), "train", min_samples=1, need_text=True, max_bad=0)
+    assert source.fingerprint() == expected and not problems
+    with pytest.raises(UserError, match="has no split dev"):
+        open_source(str(corpus), "dev", min_samples=1, need_text=True, max_bad=0)
+    assert min(failed.values()) > 0
 
 
 def test_where_a_mount_was(tmp_path):

@@ -25,7 +25,7 @@ from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.models.parameters import path_name
 from sew_jax.runtime.distributed import all_processes, same_everywhere
-from sew_jax.storage import patient
+from sew_jax.storage import believed, patient
 
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _T = TypeVar("_T")
@@ -247,7 +247,7 @@ def _newest_whole(
     for _ in range(_TRIES):
         steps, damaged = _steps(workdir), []
         for step in steps:
-            value, reason = _try_twice(read, step, whose)
+            value, reason = _try_twice(believed(read, _folder(workdir) / str(step)), step, whose)
             if all_processes(not reason):
                 meta = value.pop("meta")
                 wrong = _differences(value, meta)  # sums over all devices: all processes take part

@@ -4,6 +4,9 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from sew_jax.errors import Unavailable
+from sew_jax.storage import patient
+
 _PATTERNS = ("checkpoints/*.orbax-checkpoint-tmp*", "best/checkpoints/*.orbax-checkpoint-tmp*", ".*.partial")
 _State = list[tuple[str, int, int]]
 
@@ -15,17 +18,28 @@ class Leftovers:
     """
 
     def __init__(self, workdir: Path):
-        self._found = {path: _state(path) for pattern in _PATTERNS for path in workdir.glob(pattern)}
+        self._found = _states(workdir)
 
     def clear(self) -> None:
         """Removes those in which nothing has changed; to be called once, when the run's own first save is due."""
         found, self._found = self._found, {}
         for path, state in found.items():
-            with contextlib.suppress(OSError):  # the next start finds it again
+            with contextlib.suppress(OSError, Unavailable):  # the next start finds it again
                 if _state(path) == state:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    patient(_remove)(path)
 
 
+@patient
+def _states(workdir: Path) -> dict[Path, _State]:
+    return {path: _state(path) for pattern in _PATTERNS for path in workdir.glob(pattern)}
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@patient
 def _state(path: Path) -> _State:
     """Names, sizes and times of all that is in it; of a file, its own."""
     state = []

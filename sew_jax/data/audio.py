@@ -6,6 +6,8 @@ Since files and prepared records give the same integers, training does not depen
 import contextlib
 import functools
 import io
+import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,23 +23,40 @@ from sew_jax.storage import is_away, patient, unavailable, unreadable
 _BLOCK, _MINUTE = 10.0, 60.0  # seconds that are decoded at a time
 _CANCELLED = 0.01  # of the loudest channel: what opposite phases leave of it
 _FEW = 1000  # samples
+_IN_MEMORY = 2**30  # bytes
 _LEAST = 0.05  # seconds in which that is no accident
 _LOUDEST = 256.0  # of full scale; more is no sound in floats, such as integers of 16 bits
 
 
 def _with_cause(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What decoders say of a file they would say of its storage, too: where the system cannot read it, that is why."""
+    """What decoders say of a file they would say of its storage, too: it is believed of the file's bytes alone."""
 
     @functools.wraps(function)
     def asked(data: str | bytes, *arguments: Any, **options: Any) -> Any:
         try:
             return function(data, *arguments, **options)
-        except AudioError as error:
-            if cause := unreadable(data) if isinstance(data, str) else None:
-                raise AudioError(str(error)) from cause
-            raise
+        except AudioError:
+            content = _content(data) if isinstance(data, str) else None
+            if content is None:
+                raise
+            return function(content, *arguments, **options)
 
     return asked
+
+
+@patient
+def _content(path: str) -> bytes | None:
+    """A file's bytes; None where there is no such file, it is another with its companion, or too large."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _IN_MEMORY or path.lower().endswith(".sd2"):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        if is_away(error):
+            raise
+        return None
 
 
 @patient

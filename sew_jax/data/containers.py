@@ -61,7 +61,7 @@ def _opened(path: str) -> tuple[int, int]:
     """A file's descriptor and its bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe could keep one waiting
-        status = os.fstat(descriptor)
+        status = _status(descriptor)
     except FileNotFoundError as error:
         raise AudioError("does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
@@ -72,6 +72,14 @@ def _opened(path: str) -> tuple[int, int]:
     if stat.S_ISREG(status.st_mode):
         raise AudioError("is empty")
     raise AudioError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+
+
+def _status(descriptor: int) -> os.stat_result:
+    try:
+        return os.fstat(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _parts(data: Sliced, whole: Callable[[], Source]) -> Iterator[Part]:

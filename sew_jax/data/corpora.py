@@ -1,12 +1,10 @@
 """What a path holds: which form a manifest or a folder has, its splits, and its utterances."""
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 from etils import epath
 
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
 from sew_jax.data.entries import Entry, mark_duplicates
@@ -16,6 +14,7 @@ from sew_jax.data.kaldi import KALDI, LIST, is_kaldi
 from sew_jax.data.listing import folders_of, list_folder
 from sew_jax.data.manifests import Form, list_form
 from sew_jax.names import split_names
+from sew_jax.storage import is_folder, names_in
 
 _SPLITS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin
 _FEW = 30  # folders that are looked into for what they are
@@ -33,7 +32,7 @@ class Found(NamedTuple):
 
 def find_form(path: epath.Path) -> Found | None:
     """What a manifest is, or a folder that is more than audio; None of a folder of audio."""
-    if path.is_dir():
+    if is_folder(path):
         return _folder_form(path)
     if path.name == LIST:
         return Found(KALDI, path.parent)
@@ -59,14 +58,15 @@ def _folder_form(folder: epath.Path) -> Found | None:
 
 
 def _names(folder: epath.Path) -> set[str]:
-    listed = (path.name for path in folder.iterdir()) if is_remote(os.fspath(folder)) else os.listdir(folder)
-    return {name for name in listed if not is_left_behind(name)}
+    return {name for name in names_in(folder) if not is_left_behind(name)}
 
 
 def _parquet_below(folder: epath.Path, names: set[str]) -> bool:
     """Whether folders in a folder hold Parquet files, as the hub's `data` does."""
     below = [folder / name for name in sorted(names)[: _FEW + 1] if "." not in name]
-    return len(names) <= _FEW and any(path.is_dir() and any(path.glob("*.parquet")) for path in below)
+    return len(names) <= _FEW and any(
+        name.endswith(".parquet") for path in below if is_folder(path) for name in names_in(path)
+    )
 
 
 def list_root(path: epath.Path, split: str) -> list[Entry]:
@@ -79,7 +79,7 @@ def list_root(path: epath.Path, split: str) -> list[Entry]:
     if found := find_form(path):
         return mark_duplicates(list_form(found.form, found.path, wanted))
     folders = wanted or folders_of(path)
-    corpora = {name: find_form(path / name) for name in folders if len(folders) <= _FEW and (path / name).is_dir()}
+    corpora = {name: find_form(path / name) for name in folders if len(folders) <= _FEW and is_folder(path / name)}
     if not any(corpora.values()):
         return mark_duplicates(list_folder(path, split))
     entries = []

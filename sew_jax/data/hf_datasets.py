@@ -16,6 +16,7 @@ from sew_jax.data.addresses import is_remote
 from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
+from sew_jax.storage import is_away, is_folder
 
 _STATE = "state.json"
 _SHARD = re.compile(r"(.+?)[-.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
@@ -28,7 +29,7 @@ def is_saved(names: set[str]) -> bool:
 
 def parquet_files(folder: epath.Path) -> list[epath.Path]:
     """The Parquet files of a folder and of the folders in it, or of a file itself."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return [folder]
     found = itertools.chain.from_iterable(folder.glob(f"{below}*.parquet") for below in ("", "*/", "*/*/"))
     return sorted(path for path in found if not path.name.startswith("."))
@@ -59,6 +60,8 @@ def _parquet_rows(root: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
                 batches = file.iter_batches(columns=columns)
                 yield from _table_rows(path, split, PARQUET, batches, audio)
         except (OSError, pa.ArrowException) as error:
+            if is_away(error):
+                raise
             yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
 
 
@@ -129,6 +132,8 @@ def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
                 listed = listed.append_column(audio, _names(table[audio]))
             yield from _table_rows(path, split, ARROW, iter(listed.to_batches()), audio)
         except (OSError, pa.ArrowException) as error:
+            if is_away(error):
+                raise
             yield Row(str(name), problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
 
 
@@ -143,6 +148,8 @@ def _saved_files(folder: epath.Path) -> list[str]:
         state = json.loads((folder / _STATE).read_text())
         names = [str(file["filename"]) for file in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_away(error):
+            raise
         raise UserError(f"data: {folder / _STATE} cannot be read ({error!r}); save the dataset anew") from error
     if any(os.path.basename(name) != name for name in names):
         raise UserError(f"data: {folder / _STATE} names files out of its folder; save the dataset anew")

@@ -19,6 +19,7 @@ from sew_jax.data.text_files import split_id
 from sew_jax.errors import UserError
 from sew_jax.files import is_below
 from sew_jax.names import split_names
+from sew_jax.storage import exists, is_folder, names_in, patient, raise_if_away
 
 _SILENCE = 10.0  # seconds after which a listing says how far it is
 _LIST = ".trans.txt"
@@ -54,7 +55,7 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
     """
     entries = []
     for folder in [root / name for name in split_names(split)] or [root]:
-        if not folder.is_dir():
+        if not is_folder(folder):
             has = folders_of(root) or ["train"]
             if folder.name not in has:
                 raise UserError(
@@ -72,13 +73,13 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
 
 def folders_of(root: epath.Path) -> list[str]:
     """Names of the folders in a folder."""
-    names = (path.name for path in root.iterdir() if path.is_dir())
+    names = (name for name in names_in(root) if is_folder(root / name))
     return sorted(name for name in names if not name.startswith(".") and not is_left_behind(name))
 
 
 def manifest_hint(folder: epath.Path) -> str:
     """What to name instead of a folder without audio or transcripts; nothing where it holds no manifest."""
-    lists = sorted(path.name for path in folder.iterdir() if path.name.endswith(_MANIFESTS)) if folder.is_dir() else []
+    lists = [name for name in names_in(folder) if name.endswith(_MANIFESTS)] if is_folder(folder) else []
     return f"; name one of its manifests, such as {folder / lists[0]}" if lists else ""
 
 
@@ -115,7 +116,7 @@ def _served_below(root: epath.Path, entries: list[Entry], path: str) -> list[int
     if os.path.splitext(name)[0].lower() not in _LISTS_ABOVE or _name_problem(root, path):
         return []
     serves = [i for i, entry in enumerate(entries) if entry.path.startswith(f"{folder}/")]
-    lines = text_files.decode_lines(epath.Path(path).read_bytes())
+    lines = text_files.decode_lines(_read(path))
     names = {_form(printable(name)) for name, _ in map(split_id, lines) if name}
     return serves if 2 * len(names & _names_of(entries, serves).keys()) >= max(len(names), 1) else []
 
@@ -162,9 +163,7 @@ def _form(name: str) -> str:
 def _read_texts(root: epath.Path, entries: list[Entry], texts: list[_Text]) -> list[Entry]:
     """Gives entries their texts; returns lines of lists without audio."""
     linked = {text.path: problem for text in texts if (problem := _name_problem(root, text.path))}
-    contents = in_threads(
-        lambda text: b"" if text.path in linked else epath.Path(text.path).read_bytes(), texts, "reading transcripts"
-    )
+    contents = in_threads(lambda text: b"" if text.path in linked else _read(text.path), texts, "reading transcripts")
     lone = []
     for (path, serves, is_list), content in zip(texts, contents, strict=True):
         if path in linked:
@@ -182,6 +181,11 @@ def _read_texts(root: epath.Path, entries: list[Entry], texts: list[_Text]) -> l
     return lone
 
 
+@patient
+def _read(path: str) -> bytes:
+    return epath.Path(path).read_bytes()
+
+
 def _without_samples(text: str, path: str) -> str:
     """A text of TIMIT's without the first and last sample before it; its words' and phonemes' times lie beside it."""
     if not re.match(r"\d+ \d+ ", text) or is_remote(path):
@@ -191,10 +195,11 @@ def _without_samples(text: str, path: str) -> str:
     return text.split(" ", 2)[2] if is_timit else text
 
 
+@patient
 def _walk(top: epath.Path) -> list[tuple[str, set[str], set[str]]]:
     """Every folder below, with the names of its folders and files, in order."""
     below, count, said = [], 0, time.monotonic()
-    for folder, dirs, files in top.walk():
+    for folder, dirs, files in top.walk(on_error=raise_if_away):
         below.append((os.fspath(folder), set(dirs), set(files)))
         count += len(files)
         if time.monotonic() - said > _SILENCE:
@@ -245,7 +250,7 @@ def _name_problem(root: epath.Path, path: str) -> str | None:
         return "its name is not UTF-8"
     if is_remote(path) or not os.path.islink(path):
         return None
-    if not os.path.exists(path):
+    if not exists(path):
         return "is a broken link"
     if not is_below(path, os.fspath(root)):
         return f"is a link out of {os.fspath(root)}"

@@ -28,6 +28,7 @@ from sew_jax.data.problems import AudioError
 from sew_jax.data.record_files import RecordFile, Records, open_records
 from sew_jax.errors import UserError
 from sew_jax.files import cache_folder, write_whole, writing_to
+from sew_jax.storage import exists, is_away, is_folder, names_in, patient
 
 VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
@@ -112,7 +113,7 @@ def dataset_folder(root: epath.Path) -> epath.Path | None:
     Raises:
       UserError: there are several, or it was not written by `prepare`.
     """
-    datasets = [root] if (root / INFO).exists() else sorted(path.parent for path in root.glob(f"*/*/{INFO}"))
+    datasets = [root] if exists(root / INFO) else _datasets_below(root)
     if len(datasets) > 1:
         raise UserError(f"data: {root} holds {len(datasets)} datasets; name one, such as {datasets[0]}")
     if not datasets:
@@ -125,9 +126,19 @@ def dataset_folder(root: epath.Path) -> epath.Path | None:
     return datasets[0]
 
 
+def _datasets_below(root: epath.Path) -> list[epath.Path]:
+    if is_remote(os.fspath(root)):
+        return sorted(path.parent for path in root.glob(f"*/*/{INFO}"))
+    folders = [root / name for name in names_in(root)] if is_folder(root) else []
+    below = [folder / name for folder in folders if is_folder(folder) for name in names_in(folder)]
+    return [folder for folder in below if exists(folder / INFO)]
+
+
 def splits_of_dataset(folder: epath.Path) -> list[str]:
     """Its splits, by name."""
-    return sorted(path.name.removeprefix("index-").removesuffix(".arrow") for path in folder.glob(index_name("*")))
+    before, after = index_name("*").split("*")
+    found = [name for name in names_in(folder) if name.startswith(before) and name.endswith(after)]
+    return [name.removeprefix(before).removesuffix(after) for name in found]
 
 
 class RecordStore:
@@ -153,6 +164,7 @@ class RecordStore:
         self.__dict__.update(state)
         self._open()
 
+    @patient
     def _open(self) -> None:
         tables = []
         for split in self._splits:
@@ -160,6 +172,8 @@ class RecordStore:
             try:
                 tables.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
             except (OSError, pa.ArrowInvalid) as error:
+                if is_away(error):
+                    raise
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
         self.index = pa.concat_tables(tables)
         self._records: Records = None
@@ -192,6 +206,7 @@ class RecordStore:
         return audio.read(flac, begin, samples)
 
 
+@patient
 def _record_files(local: str, folder: str, splits: Sequence[str]) -> list[RecordFile]:
     """The shards of some splits in order. TFDS is not asked: it would import the classes that features.json names."""
     try:
@@ -199,6 +214,8 @@ def _record_files(local: str, folder: str, splits: Sequence[str]) -> list[Record
         counts_of = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
         name, lengths = str(info["name"]), [(split, counts_of[split]) for split in splits]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_away(error):
+            raise
         raise UserError(f"data: {folder}/{INFO} cannot be read ({error!r}); run prepare again") from error
     if os.path.basename(name) != name:
         raise UserError(f"data: {folder}/{INFO} names files out of its folder ({name}); run prepare again")

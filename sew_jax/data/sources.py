@@ -23,7 +23,7 @@ from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, spli
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.storage import patient
+from sew_jax.storage import exists, patient
 
 _AT_ONCE = 100_000  # rows that are Python objects at a time
 _FILE_SCHEMA = pa.schema(
@@ -204,7 +204,7 @@ def root_path(root: str) -> epath.Path:
         path = open_address(root)
     except AddressError as error:
         raise UserError(f"data: {root} {error}") from error
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
     return path
 

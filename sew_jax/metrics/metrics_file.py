@@ -11,7 +11,7 @@ from typing import Any
 from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
 from sew_jax.metrics.tensorboard import EventFile
-from sew_jax.storage import patient
+from sew_jax.storage import exists, patient
 
 
 class MetricsFile:
@@ -30,7 +30,7 @@ class MetricsFile:
         self._path, self._beside = path, beside
         if path is None:
             return
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        lines = patient(path.read_bytes)().splitlines(keepends=True) if exists(path) else []
         kept = b"".join(line for line in lines if _step(line) <= step)
         write_whole(path, kept)
         self._size, self._waiting = len(kept), b""
@@ -97,7 +97,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a file. Raises UserError where there is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = patient(path.read_text)(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); is that the workdir of a run?") from error
     return [json.loads(line) for line in lines]

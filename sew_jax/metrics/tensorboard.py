@@ -5,6 +5,7 @@ by its workdir's name. They are written by the thread that calls: a queue would 
 """
 
 import math
+import os
 import struct
 import time
 from collections.abc import Mapping
@@ -14,10 +15,48 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import text
+
+from sew_jax.storage import patient
 
 _PREFIX = "events"  # files are events.out.tfevents.SECONDS.HOST.SUFFIX
 _EVALUATION = ".evaluation"
+_SCHEME = "sew_jax"  # before the paths of files that tensorboardX writes through `_Appended`
+
+
+class _Appended:
+    """A file to which what waits is added at `flush`, however often its storage has to be asked; as `MetricsFile`'s."""
+
+    def __init__(self, address: str):
+        self._path = Path(address.removeprefix(f"{_SCHEME}:"))
+        self._size, self._waiting = 0, b""
+
+    def write(self, data: bytes) -> None:
+        self._waiting += data
+
+    @patient
+    def flush(self) -> None:
+        with open(self._path, "r+b" if self._size else "wb") as file:
+            file.seek(self._size)
+            file.truncate()
+            file.write(self._waiting)
+            file.flush()
+            os.fsync(file.fileno())
+        self._size, self._waiting = self._size + len(self._waiting), b""
+
+    def close(self) -> None:
+        if self._waiting:
+            self.flush()
+
+
+class _Opener:
+    @staticmethod
+    def open(address: str) -> _Appended:
+        return _Appended(address)
+
+
+register_writer_factory(_SCHEME, _Opener)
 
 
 class EventFile:
@@ -62,10 +101,10 @@ class EventFile:
         if not self._events:
             return
         if not self._writer:  # two starts within a second get names of their own
-            self._writer = EventsWriter(str(self._folder / _PREFIX), f".{self._step:09d}")
+            self._writer = EventsWriter(f"{_SCHEME}:{self._folder / _PREFIX}", f".{self._step:09d}")
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
-        events, self._events = self._events, []
+        events, self._events = self._events, []  # from here on the writer keeps them
         for event in events:
             self._writer.write_event(event)
         self._writer.flush()

@@ -15,6 +15,7 @@ import jax
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
 from sew_jax.runtime.versions import versions
+from sew_jax.storage import exists, patient, told
 
 _T = TypeVar("_T")
 _PATIENCE_S = 30.0  # network file systems show a new file within seconds
@@ -30,7 +31,8 @@ def at_all_processes(work: Callable[[], _T]) -> _T:
     """
     result, problem = None, None
     try:
-        result = work()
+        with told():
+            result = work()
     except (UserError, Unavailable) as error:
         problem = error
     met = texts_of_all(json.dumps([problem.status, f"{_here()}: {problem}"] if problem else []))
@@ -74,16 +76,17 @@ def check_shared(workdir: Path) -> None:
     first = jax.process_index() == 0
     token = workdir / f".shared_{of_first_process(secrets.token_hex(8))}"
 
+    @patient
     def write() -> None:
         if first:
             workdir.mkdir(parents=True, exist_ok=True)
             for old in workdir.glob(".shared_*"):  # of a job that was killed here
-                old.unlink()
+                old.unlink(missing_ok=True)
             token.write_text("")
 
     def look() -> None:
         end = time.monotonic() + _PATIENCE_S
-        while not token.exists():
+        while not exists(token):
             if time.monotonic() > end:
                 raise UserError(
                     f"workdir: {workdir} is not the one of process 0, whose file did not appear in it within "
@@ -96,7 +99,7 @@ def check_shared(workdir: Path) -> None:
         at_all_processes(look)
     finally:
         if first:
-            token.unlink(missing_ok=True)
+            patient(token.unlink)(missing_ok=True)
 
 
 def what_computes() -> dict[str, str]:

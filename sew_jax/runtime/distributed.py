@@ -1,18 +1,21 @@
 """Joins the processes of a job: by themselves on TPU slices and Slurm, by flags elsewhere; one machine needs none."""
 
 import atexit
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from sew_jax.errors import Unavailable, UserError
@@ -29,6 +32,10 @@ if not sys.stdin.buffer.read():
 
 
 _watchers: list[subprocess.Popen] = []  # the children of `_last_words`
+_leaves = threading.Event()  # this process ends by itself
+_told: list[int] = []  # the status that it has told the others
+_ENDED = "sew_jax/ended"  # key of the service where the processes found each other: who ends by itself, and how
+_LOOK_S, _GRACE_S = 1.0, 1.5  # between two looks at it; for what a process may be about to say itself
 
 
 def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -87,6 +94,67 @@ def _join(arguments: dict[str, Any]) -> None:
             "it was killed, or another one was lost. Start all of them again with the same command: "
             "they go on from the last checkpoint"
         )
+        _end_with_others()
+
+
+def tell_end(status: int) -> None:
+    """Tells the other processes that this one ends by itself with a status, which they then end with, too.
+
+    An error of no status of its own (1) may come of the end of another one, whose status is then taken.
+    """
+    if status != 1:
+        _dismiss()
+    client = global_state.client
+    if client is None or _told:
+        return
+    try:
+        client.key_value_set(_ENDED, f"{jax.process_index()} {status}")
+    except Exception:  # another one was first, or the first process is gone
+        with contextlib.suppress(Exception):
+            status = int(client.key_value_try_get(_ENDED).split()[1]) if status == 1 else status
+    _told.append(status)
+    if jax.process_index() == 0:  # the service ends with it, and what it was told
+        time.sleep(_PATIENCE_S)
+
+
+@contextlib.contextmanager
+def telling_others() -> Iterator[None]:
+    """Tells of an error inside before what is open around it is closed, which may wait for the other processes."""
+    try:
+        yield
+    except Exception as error:
+        tell_end(getattr(error, "status", 1))
+        raise
+
+
+def _end_with_others() -> None:
+    """Has a thread look for what `tell_end` told, as the main one may wait for the process that has ended."""
+    client, me = global_state.client, jax.process_index()
+
+    def look() -> None:
+        while not _leaves.wait(_LOOK_S):
+            try:
+                process, status = map(int, client.key_value_try_get(_ENDED).split())
+            except Exception as error:  # JAX has one kind for all that its service says
+                if "NOT_FOUND" in str(error):
+                    continue
+                return  # the service is gone: JAX ends this process
+            if process == me or _leaves.wait(_GRACE_S):
+                return
+            print(f"error: process {process} has ended with status {status}, and so does this one", file=sys.stderr)
+            _dismiss()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        _leaves.set()
+        thread.join(2 * _LOOK_S)
+
+    atexit.register(stop)  # before JAX closes the service, as it is registered later
 
 
 def all_processes(fine: bool) -> bool:
@@ -143,6 +211,7 @@ def _last_words(text: str) -> None:
 
 def _dismiss() -> None:
     """This process ends by itself, and has said what there is to say."""
+    _leaves.set()
     while _watchers:
         _watchers.pop().communicate(b"done")
 
@@ -156,13 +225,13 @@ def abandon(error: BaseException) -> None:
     if isinstance(error, (UserError, Unavailable)):
         _dismiss()
     if jax.process_count() > 1:
-        status = getattr(error, "status", 1)
+        status = _told[0] if _told else getattr(error, "status", 1)
         atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
 
 
 def _exit_at_once(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == 2 and jax.process_index() == 0:  # its end ends the others, who may be about to say the same
-        time.sleep(_PATIENCE_S)
+    if status != 1:  # else it may be the loss of another process
+        tell_end(status)
     os._exit(status)

@@ -20,7 +20,9 @@ from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
 from sew_jax.files import cache_folder
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.runtime.agreement import at_all_processes
 from sew_jax.runtime.distributed import all_processes
+from sew_jax.storage import patient
 
 _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those of an update
 # LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
@@ -47,10 +49,13 @@ def share_programs(workdir: Path) -> None:
     if jax.process_count() == 1 or not all_processes(usual):
         return
     folder = workdir / "programs"
-    if jax.process_index() == 0:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    all_processes(True)  # wait for it
-    if all_processes(belongs_to_us_alone(folder)):
+
+    def make() -> None:
+        if jax.process_index() == 0:
+            patient(folder.mkdir)(mode=0o700, exist_ok=True)
+
+    at_all_processes(make)
+    if all_processes(at_all_processes(lambda: belongs_to_us_alone(folder))):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         compilation_cache.reset_cache()  # else the folder of the first program that was compiled stays
     else:
@@ -60,6 +65,7 @@ def share_programs(workdir: Path) -> None:
         )
 
 
+@patient
 def belongs_to_us_alone(folder: Path) -> bool:
     """Whether no other user but root can write to a folder, or put another one in its place."""
     folder = folder.resolve()

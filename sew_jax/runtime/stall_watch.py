@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sew_jax.console import format_duration
 from sew_jax.errors import Unavailable
+from sew_jax.runtime.distributed import tell_end
 
 _PATIENCE_S = 300.0
 STACKS = "stalled.txt"
@@ -98,6 +99,7 @@ def end_stalled(sentence: str, folder: Path, process: int) -> None:
     writer.start()  # the folder may be what hangs
     writer.join(10)
     print("error: it ends; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+    tell_end(Unavailable.status)
     os._exit(Unavailable.status)
 
 

@@ -28,6 +28,7 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.agreement import at_all_processes, check_same, check_shared, what_computes
 from sew_jax.runtime.programs import compile_one, compile_table, share_programs
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, share_of, tree_shardings
+from sew_jax.storage import patient
 from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
@@ -83,7 +84,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     check_shared(workdir)
     share_programs(workdir)
     earlier = earlier_record(workdir)
-    task = at_all_processes(lambda: _open_when_there(config, earlier))
+    task = at_all_processes(lambda: patient(_open_when_there)(config, earlier))
     described = _described(config, task)
     check_same(described | {"left_out": len(task.problems)})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -95,7 +96,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
 
     with contextlib.ExitStack() as stack:
         with writing_to(workdir, WORKDIR_HINT):
-            workdir.mkdir(parents=True, exist_ok=True)
+            patient(workdir.mkdir)(parents=True, exist_ok=True)
         leftovers = Leftovers(workdir) if _first_host() else None
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, keep_every=config.keep_every)))
         restored = checkpoints.restore(template.like)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import jax
 
-from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
 from sew_jax.runtime.versions import versions
+from sew_jax.storage import exists, patient
 
 FILE = "starts.jsonl"
 
@@ -18,18 +19,23 @@ def note_start(workdir: Path, update: int) -> list[str]:
     row = {"time": round(time.time(), 3), "update": update, **now}
     row |= {"devices": jax.device_count(), "processes": jax.process_count()}
     with writing_to(workdir, WORKDIR_HINT):
-        before = _last(path) if update else {}
+        data = _read(path)
         if jax.process_index() == 0:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            write_whole(path, data + json.dumps(row).encode() + b"\n")
+    before = _last(data) if update else {}
     return [f"{name} was {before[name]}, is {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
-def _last(path: Path) -> dict[str, str]:
+@patient
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if exists(path) else b""
+
+
+def _last(data: bytes) -> dict[str, str]:
     """The newest row that is whole."""
-    for line in reversed(path.read_bytes().splitlines() if path.exists() else []):
+    for line in reversed(data.splitlines()):
         try:
             return json.loads(line)
-        except ValueError:  # a kill cut it short
+        except ValueError:  # a kill cut it short, where it was added to the file
             continue
     return {}

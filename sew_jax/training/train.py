@@ -20,7 +20,7 @@ from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.pipeline import Batch, read_ahead
 from sew_jax.data.problems import Problem
 from sew_jax.errors import Unavailable
-from sew_jax.runtime.distributed import of_first_process, texts_of_all
+from sew_jax.runtime.distributed import of_first_process, telling_others, texts_of_all
 from sew_jax.runtime.preemption import stop_requests
 from sew_jax.runtime.sharding import batch_sharding, place_ahead
 from sew_jax.runtime.stall_watch import StallWatch, end_stalled
@@ -64,6 +64,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
         workers = read_ahead(run.batches, workers=config.input.workers, threads=config.input.threads)
         batches = place_ahead(stack.enter_context(workers), batch_sharding(run.mesh))
         stack.enter_context(stall.watching())
+        stack.enter_context(telling_others())
         step, state, reason = run.start, run.state, ""
 
         # no hidden copy between host and device inside the loop

@@ -1,6 +1,7 @@
 """A job of two processes with two devices each: what one with four computes, and nothing lost where one ends."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,32 @@ import pytest
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.runtime.distributed import in_cluster, initialize
-from tests.jobs import APART, Job
+from tests.jobs import APART, TINY, Job
 from tests.runs import begin, make_corpus, pretraining
+
+# The second process's clock stands still, so that by its own it would never be time to save
+CLOCK = """
+import sys, types
+if "--process_id=1" in sys.argv:
+    from sew_jax.training import train
+    train.time = types.SimpleNamespace(monotonic=lambda: 0.0)
+"""
+# One process hangs for good after update 3, and its watch alone ends it: others wait in a collective operation
+HANGS = """
+import sys, time
+from sew_jax.training import train
+from sew_jax.training.reporter import Reporter
+read, watch, watches = Reporter.read, train.StallWatch, []
+def read_and_hang(self, step, *arguments):
+    read(self, step, *arguments)
+    if step == 3 and "--process_id=0" in sys.argv:
+        watches[0]._limit = 1.0
+        time.sleep(1000)
+def watching(speak, limit, end):
+    watches.append(watch(speak, patience=5.0, limit=1e9, end=end))  # it looks each half second
+    return watches[0]
+Reporter.read, train.StallWatch = read_and_hang, watching
+"""
 
 
 def losses(workdir):
@@ -29,11 +54,12 @@ def stop_after(step, job, number):
 
 def test_two_processes_compute_what_one_does_and_survive_faults(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
-    # a signal to any one of them: all stop after the same update and save it
-    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2, first=APART), number=1)
+    # a signal to any one of them: all stop after the same update and save it, as they save by time after the same ones
+    by_time = [*TINY, "--config.checkpoint_minutes=1e-6"]
+    ended = stop_after(5, Job(corpus, tmp_path / "two", processes=2, options=by_time, first=APART + CLOCK), number=1)
     assert "stopped by a signal to one of the processes" in ended[0][1], ended
     newest, before = sorted((int(path.name) for path in (tmp_path / "two/checkpoints").iterdir()), reverse=True)
-    assert newest == len(read_metrics(tmp_path / "two")) and newest >= 5
+    assert newest == len(read_metrics(tmp_path / "two")) and newest >= 5 and before == newest - 1
 
     # what they have saved is damaged where one of them alone reads, and both go on from the checkpoint before;
     # then one is lost: the other one ends too, and says what to do
@@ -91,6 +117,19 @@ def test_two_processes_measure_the_words_that_one_does(tmp_path):
     assert [status for status, *_ in ended] == [0, 0] and "done: 9 updates" in ended[0][1], ended
     assert [row["step"] for row in read_metrics(tmp_path / "two")] == list(range(1, 10))
     assert [row["step"] for row in read_rows(tmp_path / "two/held_out.jsonl")] == [2, 4, 6, 8, 9]
+
+
+def test_a_stall_of_one_ends_all_to_be_started_again(tmp_path):
+    """That of the first process, with which the service ends that all of them listen to."""
+    corpus = make_corpus(tmp_path / "corpus")
+    options = [*TINY, "--config.compression.squeeze=(1,)", "--config.input.buckets=1"]
+    job = Job(corpus, tmp_path / "run", processes=2, options=options, first=HANGS)
+    job.wait_for("step 2/")
+    begin = time.monotonic()
+    ended = job.end()
+    assert [status for status, *_ in ended] == [75, 75] and time.monotonic() - begin < 60, ended
+    assert "all threads of process 0 were at" in ended[0][2], ended
+    assert "error: process 0 has ended with status 75, and so does this one" in ended[1][2], ended
 
 
 def test_an_error_of_their_own_is_all_they_say(tmp_path):
