@@ -53,8 +53,9 @@ class Encoder(nn.Module):
                 x_BxWxD = run(module, x_BxWxD)
             else:  # drawn in the program: the same on all devices and hosts
                 keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
-                computed = nn.cond(_skips_nothing_or(keep), run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
-                x_BxWxD = jnp.where(keep, computed, x_BxWxD)
+                compute, take = _branch_or_choice(keep)
+                computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
+                x_BxWxD = jnp.where(take, computed, x_BxWxD)
         if config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
@@ -82,13 +83,16 @@ class Encoder(nn.Module):
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
 
 
-def _skips_nothing_or(keep):
-    """Whether a layer is computed: on CPU where it is kept; on accelerators always, as a constant without a branch.
+def _branch_or_choice(keep):
+    """(whether a layer is computed, whether what it gives is taken): one of them is a constant, which XLA folds away.
 
-    There a branch costs more than the layers of a published layer-drop of 0.05: a GPU's host waits for each, and on TPU
-    gradients are summed over the devices inside it, layer by layer (docs/scaling.md).
+    On CPU a layer that is left out costs nothing. On accelerators branches would cost more than the layers that a
+    published layer-drop of 0.05 leaves out: a GPU's host waits for each, and nothing that devices say to each other
+    moves over one (docs/scaling.md).
     """
-    return jax.lax.platform_dependent(keep, cpu=lambda keep: keep, default=jnp.ones_like)
+    return jax.lax.platform_dependent(
+        keep, cpu=lambda keep: (keep, jnp.ones_like(keep)), default=lambda keep: (jnp.ones_like(keep), keep)
+    )
 
 
 def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
