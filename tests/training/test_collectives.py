@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sew_jax.compression import Compression, Draw
@@ -35,6 +36,17 @@ CONFIG = BackboneConfig(
 )
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 ALL_REDUCE = re.compile(r"= (.*) all-reduce(?:-start)?\(")
+
+
+@pytest.fixture
+def no_cache():
+    """Programs for other machines cannot be read from the cache of earlier runs, which warns of it."""
+    before = jax.config.jax_compilation_cache_dir
+    for folder in (None, before):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        if folder is None:
+            yield
 
 
 def micro_loss(params, batch_stats, batch, key, progress, draw):
@@ -82,7 +94,7 @@ def _shapes(types):
     ]
 
 
-def test_gradients_are_summed_over_the_devices_once_an_update():
+def test_gradients_are_summed_over_the_devices_once_an_update(no_cache):
     """After the last micro-batch; but for the positional convolution's kernel, which weight norm takes as summed."""
     params, text = compiled_text(accumulate=2)
     assert " conditional(" not in text  # layer-drop's would hold the sums of a layer inside the loop
