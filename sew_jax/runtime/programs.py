@@ -4,6 +4,7 @@ Executables are called directly, so a shape or setting outside the table is an e
 """
 
 import concurrent.futures
+import contextlib
 import grp
 import os
 import pwd
@@ -87,45 +88,77 @@ def compile_one(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     return lowered.compile(None if quick else _OPTIONS.get(jax.default_backend()))
 
 
+class Compiling:
+    """The programs `jitted(*arguments(key), compression=setting)` of a table, which threads have begun to compile.
+
+    XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap.
+
+    Args:
+      jitted: a jitted function with the static argument `compression`.
+      keys: (setting, bucket in samples); the longest bucket comes first.
+      arguments: from a key to the shapes of its other arguments.
+      what: name of the programs in the progress lines.
+    """
+
+    def __init__(
+        self,
+        jitted: Any,
+        keys: Iterable[tuple[_Setting, int]],
+        arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
+        what: str,
+    ):
+        keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
+        self._begin, self._hits = time.monotonic(), len(_cache_hits)
+        say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
+
+        def timed(key: tuple[_Setting, int]):
+            start = time.monotonic()
+            return key, compile_one(jitted.lower(*arguments(key), compression=key[0])), time.monotonic() - start
+
+        self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)))
+        self._futures = [self._pool.submit(timed, key) for key in keys]
+
+    def __len__(self) -> int:
+        """Programs of the table."""
+        return len(self._futures)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all are compiled, or one could not be."""
+        done = [future for future in self._futures if future.done()]
+        return len(done) == len(self._futures) or any(future.exception() for future in done)
+
+    def finish(self, progress: Callable[[], None] = lambda: None) -> dict[tuple[Any, int], Any]:
+        """Waits for all, with a line for each and a call of `progress`: key -> executable."""
+        done = {}
+        for future in concurrent.futures.as_completed(self._futures):
+            key, program, seconds = future.result()
+            done[key] = program
+            left = (time.monotonic() - self._begin) / len(done) * (len(self._futures) - len(done))
+            say(
+                f"  {len(done)}/{len(self._futures)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
+                f"{_describe(program)}, {format_duration(left)} left"
+            )
+            progress()
+        cached = len(_cache_hits) - self._hits
+        kept = f", {cached} from the cache of earlier runs" if cached else ""
+        say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - self._begin)}{kept}")
+        return done
+
+    def close(self) -> None:
+        """Waits for those that are being compiled, which nothing can interrupt; no other is begun."""
+        self._pool.shutdown(cancel_futures=True)
+
+
 def compile_table(
     jitted: Any,
     keys: Iterable[tuple[_Setting, int]],
     arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
     what: str,
 ) -> dict[tuple[_Setting, int], Any]:
-    """Compiles `jitted(*arguments(key), compression=setting)` for each key, longest bucket first, a line for each.
-
-    Args:
-      jitted: a jitted function with the static argument `compression`.
-      keys: (setting, bucket in samples).
-      arguments: from a key to the shapes of its other arguments.
-      what: name of the program in the progress lines.
-
-    Returns:
-      key -> executable.
-    """
-    keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
-    begin, done, hits = time.monotonic(), {}, len(_cache_hits)
-    say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
-
-    def timed(key: tuple[_Setting, int]):
-        start = time.monotonic()
-        return key, compile_one(jitted.lower(*arguments(key), compression=key[0])), time.monotonic() - start
-
-    # XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap
-    with concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(timed, key) for key in keys]):
-            key, program, seconds = future.result()
-            done[key] = program
-            left = (time.monotonic() - begin) / len(done) * (len(keys) - len(done))
-            say(
-                f"  {len(done)}/{len(keys)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
-                f"{_describe(program)}, {format_duration(left)} left"
-            )
-    cached = len(_cache_hits) - hits
-    kept = f", {cached} from the cache of earlier runs" if cached else ""
-    say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - begin)}{kept}")
-    return done
+    """Compiles a table of programs, see `Compiling`: key -> executable."""
+    with contextlib.closing(Compiling(jitted, keys, arguments, what)) as compiling:
+        return compiling.finish()
 
 
 def _describe(program: jax.stages.Compiled) -> str:

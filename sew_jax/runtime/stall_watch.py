@@ -32,6 +32,7 @@ class StallWatch:
         "audio": "is the storage of config.data reachable, and are the worker processes alive?",
         "the devices": "another process may be late (each says what it waits for), or a device hangs: "
         "see its driver's log",
+        "a program": "it is being compiled, which takes minutes for a large model",
         "a checkpoint": "is the storage of the workdir reachable?",
     }
 

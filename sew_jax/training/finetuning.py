@@ -103,6 +103,7 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
         optimizer=adam(schedule, options, freezing.frozen_until, freezing.lr_scale),
         schedule=schedule,
         watchdog=Watchdog(),
+        frozen_until=freezing.frozen_until,
         origin=pretrained.recorded(),
     )
 

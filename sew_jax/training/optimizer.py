@@ -74,14 +74,19 @@ def _gate(frozen_until: PathFunction) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
 
-        def scale(path, g):
-            start = frozen_until(path_name(path))
-            return jnp.zeros_like(g) if start == float("inf") else g * (state.count >= start)
-
-        updates = jax.tree_util.tree_map_with_path(scale, updates)
-        return updates, optax.ScaleByScheduleState(count=state.count + 1)
+        return moving_alone(updates, frozen_until, state.count), optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def moving_alone(updates: optax.Updates, frozen_until: PathFunction, count: jax.Array | int) -> optax.Updates:
+    """Updates of what moves after `count` of them; zero for what is still frozen."""
+
+    def gated(path, g):
+        start = frozen_until(path_name(path))
+        return jnp.zeros_like(g) if start == float("inf") else jnp.where(count >= start, g, jnp.zeros_like(g))
+
+    return jax.tree_util.tree_map_with_path(gated, updates)
 
 
 def _scale_groups(lr_scale: PathFunction) -> optax.GradientTransformation:

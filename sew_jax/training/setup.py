@@ -1,41 +1,37 @@
 """What happens before the first update: data and model are opened, an earlier run is found, programs are compiled."""
 
 import contextlib
-import functools
 import json
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.checkpoints.leftovers import Leftovers
-from sew_jax.compression import Draw
-from sew_jax.console import format_duration, say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
-from sew_jax.data.pipeline import Batches, label_slots
+from sew_jax.data.pipeline import Batches
 from sew_jax.data.problems import DamagedAudio, write_problems
 from sew_jax.errors import Unavailable
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.agreement import at_all_processes, check_same, check_shared, what_computes
-from sew_jax.runtime.programs import compile_one, compile_table, share_programs
-from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, share_of, tree_shardings
+from sew_jax.runtime.programs import share_programs
+from sew_jax.runtime.sharding import batch_sharding, make_mesh, share_of
 from sew_jax.storage import patient
 from sew_jax.training.finetuning import open_finetuning
 from sew_jax.training.pretraining import open_pretraining
 from sew_jax.training.reporter import first_screen, say_start
 from sew_jax.training.resume import RECORD, changes_since, earlier_record, earlier_rows, wait_for_data
 from sew_jax.training.starts import note_start
-from sew_jax.training.step import Gradients, OfRun, TrainState, make_gradients, make_update, new_state
+from sew_jax.training.step import TrainState
 from sew_jax.training.task import Task
+from sew_jax.training.template import Template
+from sew_jax.training.updates import Updates, compile_updates
 from sew_jax.training.validation import Validation
 
 
@@ -45,7 +41,7 @@ class Run(NamedTuple):
     Attributes:
       record: what the run says of itself in its checkpoints.
       leftovers: of saves that were interrupted; None in all processes but the first.
-      programs: (settings, bucket) -> an update (state, batch) -> (state, metrics); empty where there is nothing to do.
+      updates: none where there is nothing to do.
       start: updates done before.
       state: that of update `start`; the first update takes it over.
     """
@@ -59,7 +55,7 @@ class Run(NamedTuple):
     leftovers: Leftovers | None
     metrics: MetricsFile
     validation: Validation
-    programs: dict[tuple[Draw, int], Any]
+    updates: Updates
     start: int
     state: TrainState
 
@@ -89,7 +85,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     check_same(described | {"left_out": len(task.problems)})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     plan = _plan(config, task, mesh.size, earlier)
-    template = _Template(config, task, mesh)
+    template = Template(config, task, mesh)
     record = json.loads(json.dumps(described | {"parameters": template.parameters, "rows": plan.drawn}))
     changes = changes_since(workdir, earlier, record, config.resume)
     first_screen(config, task, plan, mesh, template.parameters, template.bytes_per_device)
@@ -109,10 +105,10 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         validation = stack.enter_context(
             contextlib.closing(Validation(config, task, mesh, workdir, start, template.like, metrics, checkpoints))
         )
-        programs = {}
+        updates = Updates({}, [])
         if start < config.num_steps and not validation.exhausted:
             checkpoints.prepare(state)
-            programs = _compile(config, task, plan, template)
+            updates = stack.enter_context(contextlib.closing(compile_updates(config, task, plan, template, start)))
         batches = Batches(
             task.source,
             plan,
@@ -126,7 +122,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         )
         damaged = DamagedAudio(config.data, config.input.max_bad, len(task.source), workdir if _first_host() else None)
         yield Run(
-            task, mesh, batches, damaged, record, checkpoints, leftovers, metrics, validation, programs, start, state
+            task, mesh, batches, damaged, record, checkpoints, leftovers, metrics, validation, updates, start, state
         )
 
 
@@ -134,40 +130,6 @@ def _open_when_there(config: ConfigDict, earlier: dict[str, Any] | None) -> Task
     if earlier:
         wait_for_data(earlier, config.data)
     return open_task(config, earlier)
-
-
-class _Template:
-    """Shapes and placement of a run's state, before there is one.
-
-    Attributes:
-      of_run: on all devices.
-      like: shapes of the state, with their shardings.
-      parameters: of the model, counted.
-    """
-
-    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh):
-        self.mesh, self._task = mesh, task
-        self.replicated = NamedSharding(mesh, PartitionSpec())
-        of_run = jax.jit(
-            lambda: OfRun(jax.random.key(config.seed), jnp.array(config.num_steps)), out_shardings=self.replicated
-        )
-        self.of_run = of_run()
-        shapes = jax.eval_shape(self._make_state, self.of_run.key)
-        self.shardings = tree_shardings(mesh, shapes)
-        self.like = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings
-        )
-        self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.params))
-        self.bytes_per_device = bytes_per_device(shapes, self.shardings)
-
-    def _make_state(self, key: jax.Array) -> TrainState:
-        return new_state(self._task.init(key), self._task.optimizer)
-
-    def first_state(self) -> TrainState:
-        """That of a run without checkpoints."""
-        state = jax.jit(self._make_state, out_shardings=self.shardings)(self.of_run.key)
-        params = self._task.warm_start(state.params, self.replicated)
-        return state.replace(params=jax.device_put(params, self.shardings.params))
 
 
 def _first_host() -> bool:
@@ -212,47 +174,3 @@ def _open_files(workdir: Path, task: Task, record: dict[str, Any], start: int) -
         if task.vocabulary:
             task.vocabulary.save(workdir)
         return MetricsFile(workdir / "metrics.jsonl", start)
-
-
-def _compile(config: ConfigDict, task: Task, plan: BatchPlan, template: _Template) -> dict[tuple[Draw, int], Any]:
-    """The program of an update for each of the task's draws and each bucket; it takes its state over."""
-    sums = Gradients(
-        template.shardings.params, template.replicated, template.replicated, template.shardings.batch_stats
-    )
-    jitted = jax.jit(
-        make_gradients(task.micro_loss, config.accumulate), static_argnames="compression", out_shardings=sums
-    )
-    arguments = functools.partial(_arguments, task, plan, template)
-    keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
-    programs = compile_table(jitted, keys, arguments, "training")
-    example = jitted.eval_shape(*arguments(keys[0]), compression=keys[0][0])
-    jitted_update = jax.jit(
-        make_update(task.optimizer, task.schedule),
-        donate_argnums=0,
-        in_shardings=(template.shardings, sums),
-        out_shardings=(template.shardings, template.replicated),
-    )
-    begin = time.monotonic()
-    # gradients are not donated: the new state lies where the old one was, and no output is left to take their place
-    update = compile_one(jitted_update.lower(template.like, example))
-    say(f"compiled the update that all of them share in {format_duration(time.monotonic() - begin)}")
-
-    def run(gradients, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        return update(state, gradients(state, batch, template.of_run))
-
-    return {key: functools.partial(run, gradients) for key, gradients in programs.items()}
-
-
-def _arguments(task: Task, plan: BatchPlan, template: _Template, of: tuple[Draw, int]) -> tuple[Any, ...]:
-    """Shapes of what an update of a bucket takes."""
-    bucket, sharding = of[1], batch_sharding(template.mesh)
-    rows = plan.rows[bucket]
-
-    def shape(dtype, *dims: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=sharding)
-
-    batch = {"wave": shape(jnp.int16, bucket), "length": shape(jnp.int32), "crop": shape(jnp.int32)}
-    if task.transcripts:
-        batch["labels"] = shape(jnp.int32, label_slots(task.transcripts.symbols_U, plan)[bucket])
-        batch["label_length"] = shape(jnp.int32)
-    return template.like, batch, template.of_run

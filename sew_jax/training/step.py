@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from sew_jax.compression import Draw
+from sew_jax.models.parameters import path_name
 from sew_jax.training.losses import Term
-from sew_jax.training.optimizer import applied_updates
+from sew_jax.training.optimizer import PathFunction, applied_updates, moving_alone
 from sew_jax.training.task import MicroLoss, Params
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
@@ -76,18 +77,25 @@ def make_step(
     return step
 
 
-def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
+def make_gradients(
+    micro_loss: MicroLoss, accumulate: int, frozen: Callable[[str], bool] = lambda path: False
+) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
     """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
 
     Row r belongs to micro-batch r % accumulate, so that each device holds its share of every micro-batch. All share one
-    key: noise is drawn by what a row holds, and layers are dropped as in one batch.
+    key: noise is drawn by what a row holds, and layers are dropped as in one batch. Parameters that are `frozen`, by
+    their path, have a gradient of zero, and nothing of a backward pass is computed for them alone.
     """
+
+    def held(path, x: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(x) if frozen(path_name(path)) else x
 
     def gradients(state: TrainState, batch: Batch, run: OfRun, compression: Draw) -> Gradients:
         key, progress = jax.random.fold_in(run.key, state.step), state.step / run.num_steps
 
         def of_micro_batch(batch_stats, micro):
             def loss(params):
+                params = jax.tree_util.tree_map_with_path(held, params)
                 term, aux = micro_loss(params, batch_stats, micro, key, progress, compression)
                 return term.sum, (term.weight, *aux)
 
@@ -106,16 +114,19 @@ def make_gradients(micro_loss: MicroLoss, accumulate: int) -> Callable[[TrainSta
 
 
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule, frozen_until: PathFunction | None = None
 ) -> Callable[[TrainState, Gradients], tuple[TrainState, dict[str, jax.Array]]]:
     """The half of a step that is the same for every draw, so that it is compiled once.
 
     An update whose loss or gradient is not finite, or whose weight is 0 as where none of its audio could be read,
-    changes nothing but the count of updates; its metric `skipped` is 1.
+    changes nothing but the count of updates; its metric `skipped` is 1. `frozen_until` is the optimiser's: `grad_norm`
+    leaves out what does not move yet.
     """
 
     def update(state: TrainState, sums: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), sums.grads)
+        if frozen_until:
+            grads = moving_alone(grads, frozen_until, applied_updates(state.opt_state))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         scalars = {name: term.mean for name, term in sums.metrics.items()}
         scalars |= {

@@ -79,6 +79,7 @@ class Task(NamedTuple):
       init: key -> variables.
       warm_start: (fresh parameters, placement of what is read) -> parameters.
       schedule: learning rate by the number of updates.
+      frozen_until: the number of updates before which a parameter does not move, by its path; None: all move at once.
       origin: what the run starts from, as JSON; None: from nothing.
     """
 
@@ -98,6 +99,7 @@ class Task(NamedTuple):
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     watchdog: Watchdog
+    frozen_until: Callable[[str], float] | None = None
     origin: dict[str, Any] | None = None
 
 

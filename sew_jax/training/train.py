@@ -27,6 +27,7 @@ from sew_jax.runtime.stall_watch import StallWatch, end_stalled
 from sew_jax.training.reporter import Reporter
 from sew_jax.training.setup import Run, open_run
 from sew_jax.training.step import TrainState
+from sew_jax.training.updates import Update
 
 Placed = Iterator[tuple[Batch, dict[str, jax.Array]]]  # batches, and their arrays on the devices
 
@@ -72,7 +73,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
             while step < config.num_steps and not run.validation.exhausted and not (reason := stop_reason(step)):
                 batch, arrays, waited = beside.next_batch(batches)
                 drawn = draw(run.task.draws, config.seed, step)
-                state, scalars = run.programs[drawn, batch.bucket](state, arrays)
+                state, scalars = beside.update_at(step, drawn, batch.bucket)(state, arrays)
                 step += 1
                 beside.read_metrics()  # of the update before, while the device is at this one
                 beside.pending = _Update(step, drawn, batch, scalars, waited)
@@ -89,7 +90,7 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
     seconds = time.monotonic() - begin
     _say_end(config, workdir, run, step, reason, seconds)
     stopped = step < config.num_steps and not run.validation.exhausted
-    return Summary(step, reporter.last, len(run.programs), stopped, seconds)
+    return Summary(step, reporter.last, len(run.updates), stopped, seconds)
 
 
 class _Update(NamedTuple):
@@ -123,6 +124,11 @@ class _Beside:
         device_was_busy = self.pending and not self.pending.scalars["loss"].is_ready()  # type: ignore[attr-defined]
         waited = 0.0 if device_was_busy else time.monotonic() - begin
         return batch, arrays, waited
+
+    def update_at(self, step: int, drawn: Draw, bucket: int) -> Update:
+        """What computes the update after `step` others."""
+        with self._stall.waiting_for("a program"):
+            return self._run.updates.at(step, drawn, bucket, self._stall.progress)
 
     def read_metrics(self) -> None:
         """Waits for the pending update, if there is one, and notes its metrics."""

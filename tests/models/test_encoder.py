@@ -9,6 +9,7 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
+from sew_jax.models import encoder as module
 from sew_jax.models.encoder import Encoder, Layer, PositionalConv, convolve, convolve_group_by_group
 from tests.models import oracle
 from tests.models.build import apply, init, noise, shapes, small
@@ -127,6 +128,29 @@ def test_layerdrop_skips_whole_layers():
     others = [y for y, is_kept in zip(drawn, same, strict=True) if not is_kept]
     assert 8 < sum(same) < 32
     assert all(bool((y == others[0]).all()) for y in others)
+
+
+def test_layers_left_out_by_choice_are_those_left_out_by_a_branch(monkeypatch):
+    """As accelerators do it and as CPUs do: the same output, and the same gradients of all that is not left out."""
+    config = small("logmel", layerdrop=0.5)
+    model = Encoder(config)
+    x, length = jnp.asarray(noise((1, 9, config.width))), jnp.array([9])
+    params = draw(model, x, length, Compression(), True)
+
+    def trained():
+        def loss(params, key):
+            out = model.apply({"params": params}, x, length, Compression(), False, rngs={"layerdrop": key})
+            return jnp.sin(3 * out).sum()
+
+        of_key = jax.jit(jax.value_and_grad(loss))
+        return jax.tree.map(lambda *x: np.stack(x), *[of_key(params, jax.random.key(i)) for i in range(8)])
+
+    by_branch = trained()
+    monkeypatch.setattr(module, "_branch_or_choice", lambda keep: (True, keep))
+    by_choice = trained()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), by_branch, by_choice)
+    gradient = by_choice[1]["layer_0"]["ffn_in"]["kernel"]
+    assert 0 < np.any(gradient, (1, 2)).sum() < len(gradient)
 
 
 @pytest.mark.parametrize("frontend", ["group", "layer", "compact", "logmel"])

@@ -25,6 +25,7 @@ SEVERAL = [(name, count, fsdp) for name in SEVERAL_OF for count in (2, 4) for fs
 def devices_of():
     """The devices of a slice, or of several. libtpu looks for no TPU and asks no metadata server."""
     alone = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    alone |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # another test may have loaded it
     with mock.patch.dict(os.environ, alone):
         yield (
             lambda name, count=1: (
