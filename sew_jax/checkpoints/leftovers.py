@@ -1,11 +1,13 @@
 """What interrupted saves leave in a workdir, which Orbax takes for no checkpoint and nobody else clears away."""
 
 import contextlib
-import shutil
 from pathlib import Path
 
-_PATTERNS = ("checkpoints/*.orbax-checkpoint-tmp*", "best/checkpoints/*.orbax-checkpoint-tmp*", ".*.partial")
-_State = list[tuple[str, int, int]]
+from sew_jax.buckets import is_remote, look_again, remove, state_of
+from sew_jax.checkpoints.checkpointer import BEST, is_whole
+
+_PATTERNS = ("checkpoints/*.orbax-checkpoint-tmp*", f"{BEST}/checkpoints/*.orbax-checkpoint-tmp*", ".*.partial")
+_STEPS = ("checkpoints/*", f"{BEST}/checkpoints/*")
 
 
 class Leftovers:
@@ -15,22 +17,20 @@ class Leftovers:
     """
 
     def __init__(self, workdir: Path):
-        self._found = {path: _state(path) for pattern in _PATTERNS for path in workdir.glob(pattern)}
+        self._found = {path: state_of(path) for path in _find(workdir)}
 
     def clear(self) -> None:
         """Removes those in which nothing has changed; to be called once, when the run's own first save is due."""
         found, self._found = self._found, {}
         for path, state in found.items():
             with contextlib.suppress(OSError):  # the next start finds it again
-                if _state(path) == state:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if state_of(path) == state:
+                    remove(path)
 
 
-def _state(path: Path) -> _State:
-    """Names, sizes and times of all that is in it; of a file, its own."""
-    state = []
-    for part in [path, *sorted(path.rglob("*"))]:
-        with contextlib.suppress(FileNotFoundError):
-            status = part.stat()
-            state.append((str(part), status.st_size, status.st_mtime_ns))
-    return state
+def _find(workdir: Path) -> list[Path]:
+    if not is_remote(workdir):
+        return [path for pattern in _PATTERNS for path in workdir.glob(pattern)]
+    look_again(workdir)
+    steps = [path for pattern in _STEPS for path in workdir.glob(pattern)]
+    return [path for path in steps if path.name.isdigit() and not is_whole(path)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from sew_jax.data.addresses import is_remote
+from sew_jax.buckets import is_remote
 from sew_jax.data.audio_names import is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
 from sew_jax.data.entries import Entry, mark_duplicates

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sew_jax.buckets import as_path
 from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.console import say
@@ -36,7 +37,7 @@ def chosen_setting(
         raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
     if not budget:
         return Compression.parse(setting) if setting else default or Compression()
-    point = choose(read_tradeoff(Path(tradeoff) if tradeoff else _table_of(init_from)), budget)
+    point = choose(read_tradeoff(as_path(tradeoff) if tradeoff else _table_of(init_from)), budget)
     time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
     say(f"  budget    {budget}: {point.setting}, WER {point.wer:.2%} at {time}")
     return Compression.parse(point.setting)

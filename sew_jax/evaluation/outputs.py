@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 import sew_jax
+from sew_jax.buckets import make_folder
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
@@ -150,7 +151,7 @@ def describe(config: ConfigDict, recognizer: Recognizer, sets: Sequence[EvalSet]
 def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
     """transcripts/SETTING.jsonl, and with another decoder than the greedy one SETTING.DECODER.jsonl: all splits."""
     folder = workdir / "transcripts"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files: dict[str, list[str]] = {}
     for one in scored:
         lines = files.setdefault(f"{one.setting}.{one.decoder}" if one.search else str(one.setting), [])

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 import jax
 
+from sew_jax.buckets import look_again, make_folder
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
 from sew_jax.runtime.versions import versions
+from sew_jax.storage import patient
 
 _T = TypeVar("_T")
 _PATIENCE_S = 30.0  # network file systems show a new file within seconds
@@ -74,16 +76,22 @@ def check_shared(workdir: Path) -> None:
     first = jax.process_index() == 0
     token = workdir / f".shared_{of_first_process(secrets.token_hex(8))}"
 
+    @patient
     def write() -> None:
         if first:
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             for old in workdir.glob(".shared_*"):  # of a job that was killed here
-                old.unlink()
+                old.unlink(missing_ok=True)
             token.write_text("")
+
+    @patient
+    def is_there() -> bool:
+        look_again(workdir)
+        return token.exists()
 
     def look() -> None:
         end = time.monotonic() + _PATIENCE_S
-        while not token.exists():
+        while not is_there():
             if time.monotonic() > end:
                 raise UserError(
                     f"workdir: {workdir} is not the one of process 0, whose file did not appear in it within "

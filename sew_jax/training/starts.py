@@ -1,5 +1,6 @@
 """`starts.jsonl`: a row for each start of a run, so that it can be told later what has computed which updates."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax
 
 from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.line_files import LineFile, read_lines
 from sew_jax.runtime.versions import versions
 
 FILE = "starts.jsonl"
@@ -20,16 +22,14 @@ def note_start(workdir: Path, update: int) -> list[str]:
     with writing_to(workdir, WORKDIR_HINT):
         before = _last(path) if update else {}
         if jax.process_index() == 0:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            LineFile(path).append(json.dumps(row).encode() + b"\n")
     return [f"{name} was {before[name]}, is {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
 def _last(path: Path) -> dict[str, str]:
     """The newest row that is whole."""
-    for line in reversed(path.read_bytes().splitlines() if path.exists() else []):
-        try:
-            return json.loads(line)
-        except ValueError:  # a kill cut it short
-            continue
+    with contextlib.suppress(FileNotFoundError):
+        for line in reversed(read_lines(path)):
+            with contextlib.suppress(ValueError):  # a kill cut it short
+                return json.loads(line)
     return {}
