@@ -31,7 +31,7 @@ class StandIn:
       rate: bytes a second of each answer.
       faults: what becomes of the next requests: "refuse" (503), "cut" (half of the answer) or "" (all is well).
       refused: share of requests that are refused beside them, drawn at random.
-      away: whether all are refused.
+      away: whether all are refused; gone: whether connections are closed instead; forbidden: else the status of all.
       methods: how often each method was asked for.
     """
 
@@ -39,7 +39,8 @@ class StandIn:
         self.store, self.lock = {}, threading.Lock()
         self.objects, self.asked, self.sent = objects or self.read, [], 0
         self.delay, self.rate, self.faults, self.counting = 0.0, float("inf"), [], threading.Lock()
-        self.refused, self.away, self.methods, self.uploads = 0.0, False, {}, {}
+        self.refused, self.away, self.gone, self.forbidden = 0.0, False, False, 0
+        self.methods, self.uploads = {}, {}
         self.generations, self.random = itertools.count(1), random.Random(0)
 
     def forget(self) -> None:
@@ -183,7 +184,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with self.stand_in.counting:
             self.stand_in.methods[self.command] = self.stand_in.methods.get(self.command, 0) + 1
         time.sleep(self.stand_in.delay)
+        if self.stand_in.gone:
+            raise ConnectionAbortedError
         self.fault = self.stand_in.fault()
+        if self.stand_in.forbidden:
+            self.fault = ""
+            self.answer(self.stand_in.forbidden, b'{"error": {"code": 403, "message": "no"}}')
+            raise ConnectionAbortedError
         if self.fault == "refuse" and "alt" not in self.query:
             self.answer(503, b'{"error": {"code": 503, "message": "come again"}}')
             raise ConnectionAbortedError
