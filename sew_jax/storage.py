@@ -77,9 +77,9 @@ def _http_status(error: BaseException) -> int:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
-    numbers = [str(x) for x in (getattr(response, "status_code", None), *found) if isinstance(x, (int, str))]
-    return next((int(number) for number in numbers if number.isdigit()), 0)
+    owners = ((response, "status_code"), *((error, name) for name in ("status", "code", "status_code")))
+    found = (getattr(owner, name, None) for owner, name in owners)  # one by one: aiohttp warns of what comes later
+    return next((int(x) for x in found if isinstance(x, (int, str)) and str(x).isdigit()), 0)
 
 
 def _is_gone_with_its_folder(error: BaseException) -> bool:
@@ -194,7 +194,7 @@ def refusal(error: BaseException | None) -> str:
     while error is not None:
         text = " ".join(str(error).split())[:200]
         known = type(error).__name__ in _REFUSALS and type(error).__module__.startswith(("google.", "botocore"))
-        said = text.startswith("Forbidden: http") or "PERMISSION_DENIED" in text  # gcsfs, TensorStore
+        said = text.startswith("Forbidden: ") or "PERMISSION_DENIED" in text  # gcsfs, TensorStore
         if known or said or _http_status(error) in (401, 403):
             return text or type(error).__name__
         error = error.__cause__ or error.__context__

@@ -20,7 +20,7 @@ def _server():
 
 @pytest.fixture
 def google_bucket(monkeypatch):
-    """An empty bucket `gs://bucket` behind gcsfs, google-cloud-storage and TensorStore; tests need the first of them."""
+    """An empty bucket `gs://bucket` behind gcsfs, google-cloud-storage and TensorStore; skipped without them."""
     gcsfs = pytest.importorskip("gcsfs")
     stand_in, address, _ = _server()
     stand_in.store.clear()

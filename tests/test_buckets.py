@@ -1,16 +1,20 @@
 """What writes to a workdir, under gs:// as on a disk; and what the libraries' own errors are taken for."""
 
+import contextlib
 import json
 import os
 
 import fsspec
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sew_jax import line_files, storage
 from sew_jax.buckets import as_path, check_bucket, move_folder, remove, state_of
-from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.checkpoints.checkpointer import Checkpoints, check_place
 from sew_jax.checkpoints.leftovers import Leftovers
 from sew_jax.data.problems import Problem, write_problems
 from sew_jax.errors import Unavailable, UserError
@@ -22,6 +26,7 @@ from sew_jax.metrics.metrics_file import MetricsFile, read_metrics, read_rows
 from sew_jax.runtime.programs import share_programs
 from sew_jax.runtime.stall_watch import STACKS, _write_stacks
 from sew_jax.storage import is_away, refusal
+from sew_jax.training.step import new_state
 from tests.buckets import google_bucket
 from tests.metrics.test_tensorboard import read
 
@@ -156,8 +161,6 @@ def test_what_a_bucket_does_not_take_is_one_line(folder, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["main", f"--config=configs/{config}.py", "--workdir=s3://bucket/run"])
         assert main() == 2 and "writes to a local folder alone" in capsys.readouterr().err
     with pytest.raises(UserError, match="checkpoints can lie on a disk or under gs:// alone"):
-        from sew_jax.checkpoints.checkpointer import check_place
-
         check_place(folder, "workdir")
     with pytest.raises(UserError, match="there is no bucket 'other'"):
         check_bucket(as_path("s3://other/run"), "workdir")
@@ -226,7 +229,11 @@ def test_errors_of_s3fs_are_known(google_bucket, monkeypatch):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(s3fs.core.S3FileSystem, "retries", 1)
     files = s3fs.S3FileSystem(endpoint_url=os.environ["STORAGE_EMULATOR_HOST"], skip_instance_cache=True)
-    actions = [lambda: files.cat_file("bucket/a"), lambda: files.pipe_file("bucket/a", b"1"), lambda: files.find("bucket/")]
+    actions = [
+        lambda: files.cat_file("bucket/a"),
+        lambda: files.pipe_file("bucket/a", b"1"),
+        lambda: files.find("bucket/"),
+    ]
     for fault in ("away", "gone"):
         google_bucket.away = fault == "away"
         google_bucket.gone = fault == "gone"
@@ -241,14 +248,7 @@ def test_errors_of_s3fs_are_known(google_bucket, monkeypatch):
 
 
 def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket):
-    """A part is missing, a bit differs, or the mark is missing: in each case the one before is used."""
-    import contextlib
-
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from sew_jax.training.step import new_state
+    """A part is missing, or the mark: in each case the one before is used, and what was left is out of the way."""
 
     def state(seed):
         return new_state({"params": {"a": jnp.full(64, seed, jnp.float32)}, "batch_stats": {}}, optax.sgd(1e-3))

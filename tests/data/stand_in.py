@@ -107,6 +107,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         span = f"bytes {begin}-{begin + len(part) - 1}/{len(data)}" if len(part) else None
         self.answer(206 if span and "Range" in self.headers else 200, part, span, generation)
 
+    def do_HEAD(self):
+        self.begin()
+        self.answer(404, b"")
+
     def list(self, bucket, query):
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         items, prefixes = [], {}
@@ -213,6 +217,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if more.get("reached"):
             self.send_header("Range", f"bytes=0-{more['reached'] - 1}")
         self.end_headers()
+        if self.command == "HEAD":
+            return
         cut = self.fault == "cut"
         with contextlib.suppress(ConnectionError):  # the client has what it wanted
             for at in range(0, len(body) // (2 if cut else 1), _PIECE):
@@ -238,7 +244,7 @@ class _Server(http.server.ThreadingHTTPServer):
 def serve(stand_in: StandIn) -> Iterator[str]:
     """Serves until exit; gives the address for CLOUD_STORAGE_EMULATOR_ENDPOINT, and for those of `variables`."""
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"stand_in": stand_in}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
