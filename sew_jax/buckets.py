@@ -70,6 +70,21 @@ def look_again(path: Path) -> None:
         file_system(path).invalidate_cache()
 
 
+def children(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none.
+
+    That a bucket does not answer is an error: fsspec's `isdir` would say that there is no such folder.
+    """
+    if not is_remote(folder):
+        return list(folder.iterdir()) if folder.is_dir() else []
+    look_again(folder)
+    try:
+        names = file_system(folder).ls(os.fspath(folder), detail=False)
+    except FileNotFoundError:
+        return []
+    return [folder / name.rstrip("/").rpartition("/")[2] for name in names]
+
+
 def state_of(path: Path) -> _State:
     """Names, sizes and times (in a bucket: generations) of all that is in a folder; of a file, its own."""
     if is_remote(path):

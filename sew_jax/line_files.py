@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from sew_jax.buckets import is_remote, look_again, remove
+from sew_jax.buckets import children, is_remote, remove
 from sew_jax.files import write_whole
 from sew_jax.storage import patient
 
@@ -89,9 +89,7 @@ def _part(path: Path, number: int) -> Path:
 
 @patient
 def _parts(path: Path) -> list[Path]:
-    folder = path.with_suffix("")
-    look_again(folder)
-    return sorted(part for part in folder.iterdir() if part.stem.isdigit()) if folder.is_dir() else []
+    return sorted(part for part in children(path.with_suffix("")) if part.stem.isdigit())
 
 
 @patient

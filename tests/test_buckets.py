@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sew_jax import line_files, storage
 from sew_jax.buckets import as_path, check_bucket, move_folder, remove, state_of
-from sew_jax.checkpoints.checkpointer import Checkpoints, check_place
+from sew_jax.checkpoints.checkpointer import Checkpoints, check_place, load_params, newest_record
 from sew_jax.checkpoints.leftovers import Leftovers
 from sew_jax.data.problems import Problem, write_problems
 from sew_jax.errors import Unavailable, UserError
@@ -247,7 +247,7 @@ def test_errors_of_s3fs_are_known(google_bucket, monkeypatch):
     google_bucket.forbidden = 0
 
 
-def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket):
+def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket, monkeypatch):
     """A part is missing, or the mark: in each case the one before is used, and what was left is out of the way."""
 
     def state(seed):
@@ -273,3 +273,11 @@ def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket):
         checkpoints.save(state(9), 3, {"step": 3})  # in place of what was left
         checkpoints.wait()
         assert checkpoints.restore(like).step == 3
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
+    for fault in ("away", "gone"):  # no folder that is not seen is taken for none
+        setattr(google_bucket, fault, True)
+        for look in (lambda: newest_record(run), lambda: load_params(run, place), lambda: Leftovers(run)):
+            with pytest.raises(Unavailable):
+                look()
+        setattr(google_bucket, fault, False)
+    assert newest_record(run)["step"] == 3

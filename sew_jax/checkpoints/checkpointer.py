@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from sew_jax.buckets import as_path, is_remote, look_again, make_folder, move_folder
+from sew_jax.buckets import as_path, children, is_remote, make_folder, move_folder
 from sew_jax.checkpoints.checksums import checksums, differences
 from sew_jax.console import say
 from sew_jax.errors import Unavailable, UserError
@@ -174,7 +174,7 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
       UserError: the workdir holds no checkpoint, or none that can be read.
     """
     check_place(workdir, "init_from")
-    if not _folder(workdir).is_dir():
+    if not patient(children)(_folder(workdir)):
         raise UserError(
             f"init_from: {workdir} holds no checkpoints; give the workdir of a finished pretrain or finetune run"
         )
@@ -250,10 +250,8 @@ def _steps(workdir: Path) -> list[int]:
 @patient
 def _listed(workdir: Path) -> list[int]:
     """Steps of the finished checkpoints, newest first, as this process sees them."""
-    folder = _folder(workdir)
-    look_again(folder)
-    names = [x for x in folder.iterdir() if x.name.isdigit() and is_whole(x)] if folder.is_dir() else ()
-    return sorted((int(x.name) for x in names), reverse=True)
+    found = [x for x in children(_folder(workdir)) if x.name.isdigit() and is_whole(x)]
+    return sorted((int(x.name) for x in found), reverse=True)
 
 
 def is_whole(step: Path) -> bool:
