@@ -33,6 +33,7 @@ _STATUSES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"
 _CLASSES = {
     *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
     *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
+    *["ProxyError", "ReadTimeout", "ChunkedEncodingError"],  # gcsfs raises the first for 502
 }
 # google.auth's, google.cloud's and botocore's of an account without a name or a right
 _REFUSALS = {"DefaultCredentialsError", "RefreshError", "Forbidden", "Unauthorized", "NoCredentialsError"}

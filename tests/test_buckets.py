@@ -199,6 +199,8 @@ def test_errors_of_gcsfs_are_known(google_bucket):
             assert is_away(error := errors_of(action)), error
     google_bucket.away = google_bucket.gone = False
     assert not is_away(errors_of(as_path("gs://bucket/none").read_bytes))
+    google_bucket.forbidden = 502
+    assert is_away(error := errors_of(path.read_bytes)), error
     for google_bucket.forbidden in (401, 403):
         error = errors_of(path.read_bytes)
         assert refusal(error) and not is_away(error)
