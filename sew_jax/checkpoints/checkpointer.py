@@ -333,9 +333,10 @@ def _meta(workdir: Path, step: int) -> dict[str, Any]:
 
 
 def quiet_orbax() -> None:
-    """Leaves it to this file's callers to say what went wrong: Orbax logs it once for each of its threads and tasks."""
+    """Leaves it to callers to say what went wrong: Orbax logs it for each of its threads, gcsfs for each call."""
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited", category=RuntimeWarning)
     usual = sys.unraisablehook
 
