@@ -4,12 +4,14 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sew_jax.buckets import file_system, is_remote
 from sew_jax.errors import Unavailable, UserError
-from sew_jax.storage import is_away, patient, unavailable
+from sew_jax.storage import is_away, patient, refusal, unavailable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 WORKDIR_HINT = (
@@ -32,7 +34,10 @@ def is_below(path: str, root: str) -> bool:
 
 @patient
 def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file in one move, so that no reader and no crash meets half of it."""
+    """Replaces a file in one move, so that no reader and no crash meets half of it; objects of a bucket are so."""
+    if is_remote(path):
+        file_system(path).pipe_file(os.fspath(path), data)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
     os.replace(partial, path)
@@ -41,6 +46,19 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of a value as JSON."""
     write_whole(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def local_folder(folder: Path) -> Iterator[Path]:
+    """A folder of this machine for what libraries write by a file's name; at the end a remote one has all of it."""
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sew_jax_") as scratch:
+        yield Path(scratch)
+        for path in sorted(Path(scratch).rglob("*")):
+            if path.is_file():
+                write_whole(folder / path.relative_to(scratch).as_posix(), path.read_bytes())
 
 
 @contextlib.contextmanager
@@ -58,7 +76,7 @@ def writing_to(folder: os.PathLike | str, hint: str) -> Iterator[None]:
     except (UserError, Unavailable):
         raise
     except Exception as error:
-        problem = _disk_problem(error)
+        problem = _disk_problem(error) or refusal(error)
         if not problem and is_away(error):
             raise unavailable(error) from error
         if not problem:

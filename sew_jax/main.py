@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from sew_jax.buckets import as_path, check_bucket, is_remote
 from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
 from sew_jax.errors import Unavailable, UserError
@@ -30,6 +30,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 _PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
 _WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
+_LOCAL = ("study", "benchmark")  # whose claims, and profilers, need a disk
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
 
@@ -62,6 +63,8 @@ def main() -> int:
         config, workdir = _parse(argv)
         check_config(config)
         with told():
+            if is_remote(workdir):
+                check_bucket(workdir, "workdir")
             _run(config, workdir)
     except (UserError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -92,13 +95,9 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if mode is None:
         raise UserError("no config; add for example --config=configs/demo.py")
     workdir = _WORKDIR.value or f"runs/{Path(path.partition(':')[0]).stem}"
-    if "://" not in workdir:
-        return config, Path(workdir)
-    if mode != "prepare":
-        raise UserError(
-            f"workdir: {workdir} is remote, which only prepare can write to yet; mount it, or name a local folder"
-        )
-    return config, epath.Path(workdir)
+    if is_remote(workdir) and mode in _LOCAL:
+        raise UserError(f"workdir: {mode} writes to a local folder alone; name one in place of {workdir}")
+    return config, as_path(workdir)
 
 
 def _with_path(argv: list[str]) -> tuple[list[str], str]:

@@ -33,8 +33,11 @@ _STATUSES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"
 _CLASSES = {
     *["FSTimeoutError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"],
     *["EndpointConnectionError", "HTTPClientError", "ProtocolError", "TransportError", "ReadTimeoutError"],
+    *["ProxyError", "ReadTimeout", "ChunkedEncodingError"],  # gcsfs raises the first for 502
 }
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# google.auth's, google.cloud's and botocore's of an account without a name or a right
+_REFUSALS = {"DefaultCredentialsError", "RefreshError", "Forbidden", "Unauthorized", "NoCredentialsError"}
 _lock, _spoke_at = threading.Lock(), float("-inf")
 
 
@@ -78,9 +81,9 @@ def _http_status(error: BaseException) -> int:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    found = [getattr(error, name, None) for name in ("status", "code", "status_code")]
-    numbers = [str(x) for x in (getattr(response, "status_code", None), *found) if isinstance(x, (int, str))]
-    return next((int(number) for number in numbers if number.isdigit()), 0)
+    owners = ((response, "status_code"), *((error, name) for name in ("status", "code", "status_code")))
+    found = (getattr(owner, name, None) for owner, name in owners)  # one by one: aiohttp warns of what comes later
+    return next((int(x) for x in found if isinstance(x, (int, str)) and str(x).isdigit()), 0)
 
 
 def _is_gone_with_its_folder(error: BaseException) -> bool:
@@ -238,13 +241,32 @@ def unavailable(error: BaseException) -> Unavailable:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Turns whatever says that storage is away into `Unavailable`."""
+    """Turns whatever says that storage is away into `Unavailable`, and what says that it refuses into `UserError`."""
     try:
         yield
+    except (UserError, Unavailable):
+        raise
     except Exception as error:
-        if isinstance(error, Unavailable) or not is_away(error):
-            raise
-        raise unavailable(error) from error
+        if is_away(error):
+            raise unavailable(error) from error
+        if why := refusal(error):
+            raise UserError(
+                f"storage refuses this account ({why}); log in (gcloud auth application-default login, or AWS's keys "
+                "in the environment), or have it given the right to list, read, write and delete there"
+            ) from error
+        raise
+
+
+def refusal(error: BaseException | None) -> str:
+    """In words, what an object store says to an account without the right; empty where an error says no such thing."""
+    while error is not None:
+        text = " ".join(str(error).split())[:200]
+        known = type(error).__name__ in _REFUSALS and type(error).__module__.startswith(("google.", "botocore"))
+        said = text.startswith("Forbidden: ") or "PERMISSION_DENIED" in text  # gcsfs, TensorStore
+        if known or said or _http_status(error) in (401, 403):
+            return text or type(error).__name__
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _say_waiting(error: BaseException) -> None:

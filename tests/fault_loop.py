@@ -1,16 +1,20 @@
 """Ends runs at random, starts them again, and compares what they leave with runs that nothing has ended.
 
-  python -m tests.fault_loop --kills=100
+  python -m tests.fault_loop --kills=100 [--bucket]
 
 Two jobs in turn, pre-training (micro-batches, BatchNorm heads, layer-drop, two settings) and fine-tuning (frozen at
 first, layer-drop, two buckets), both with worker processes, which the runs that nothing ends do without. Each life of a
 run ends by SIGKILL, SIGTERM, both, or several SIGTERM, at a random moment: while it starts, between updates, or while
 it saves. Every row of metrics must be the same to the bit: loss, setting, batch and all else but times. Exit status 1
 where one is not.
+
+With --bucket the workdirs of what is ended lie under gs://, which a stand-in on this machine answers for (gcsfs must be
+installed): each answer comes 10 ms late, 5 % are refused, and now and then all are for 3 s.
 """
 
 import argparse
 import collections
+import contextlib
 import os
 import random
 import signal
@@ -19,11 +23,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sew_jax.buckets import as_path
+from sew_jax.checkpoints.checkpointer import COMMIT
 from sew_jax.console import format_duration, say
 from sew_jax.metrics.metrics_file import read_metrics
+from tests.data.stand_in import StandIn, serve, variables
 from tests.runs import make_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -108,8 +116,13 @@ def rows_of(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
 
 
-def fault_loop(kills: int, seed: int, folder: Path, updates: int = UPDATES) -> collections.Counter[str]:
+def fault_loop(
+    kills: int, seed: int, folder: Path, updates: int = UPDATES, bucket: StandIn | None = None
+) -> collections.Counter[str]:
     """Ends runs of so many updates `kills` times in all; returns how often each way.
+
+    Args:
+      bucket: what answers for gs://, where these runs then have their workdirs.
 
     Raises:
       AssertionError: a run failed, or left other rows than the unbroken one.
@@ -128,7 +141,7 @@ def fault_loop(kills: int, seed: int, folder: Path, updates: int = UPDATES) -> c
             finish(start(job, folder / f"unbroken-{job.name}", folder, workers=0))
             whole[job.name] = rows_of(folder / f"unbroken-{job.name}")
             assert len(whole[job.name]) == updates
-        workdir, ended = folder / f"broken-{run}-{job.name}", True
+        workdir, ended = (as_path("gs://bucket") if bucket else folder) / f"broken-{run}-{job.name}", True
         while ended and done.total() < kills:
             ended = live(start(job, workdir, folder), random_)
             done[ended] += bool(ended)
@@ -137,19 +150,59 @@ def fault_loop(kills: int, seed: int, folder: Path, updates: int = UPDATES) -> c
             finish(start(job, workdir, folder))
         for row, expected in zip(rows_of(workdir), whole[job.name], strict=True):
             assert row == expected, f"{workdir} differs from the unbroken run: {row} instead of {expected}"
+        if bucket:
+            _check_left(bucket, f"bucket/{workdir.name}/")
         run += 1
     return done
+
+
+def _check_left(bucket: StandIn, prefix: str) -> None:
+    """Raises AssertionError where a run has left part of a checkpoint, or what no page names."""
+    names = bucket.names(prefix)
+    steps = {name.rsplit("checkpoints/", 1)[1].partition("/")[0] for name in names if "checkpoints/" in name}
+    parts = {step for step in steps if not any(name.endswith(f"/{step}/{COMMIT}") for name in names)}
+    usual = ("checkpoints/", "metrics/", "starts/", "left_out/", "events.out.tfevents.", "config.json")
+    others = [name for name in names if not name.startswith((*usual, "vocab.json", "tokenizer_config.json"))]
+    assert not parts and not others, f"{prefix} holds parts of {parts}, and {others}"
+
+
+@contextlib.contextmanager
+def faulty_bucket() -> Iterator[StandIn]:
+    """A stand-in for gs://, of this process and those that it starts."""
+    bucket = StandIn()
+    ended = threading.Event()
+
+    def go_away() -> None:
+        while not ended.wait(20):
+            bucket.away = True
+            ended.wait(3)
+            bucket.away = False
+
+    with serve(bucket) as address:
+        os.environ |= variables(address)
+        bucket.delay, bucket.refused = 0.01, 0.05
+        thread = threading.Thread(target=go_away)
+        thread.start()
+        try:
+            yield bucket
+        finally:
+            ended.set()
+            thread.join()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bucket", action="store_true")
     arguments = parser.parse_args()
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sew_jax_faults_") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="sew_jax_faults_") as folder,
+        faulty_bucket() if arguments.bucket else contextlib.nullcontext() as bucket,
+    ):
         try:
-            done = fault_loop(arguments.kills, arguments.seed, Path(folder))
+            done = fault_loop(arguments.kills, arguments.seed, Path(folder), bucket=bucket)
         except AssertionError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

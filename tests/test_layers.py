@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "files"],
-    *["tables", "processes", "compression"],
+    *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "buckets", "files"],
+    *["tables", "line_files", "processes", "compression"],
     *["models", "engines", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
     *["transcription", "export", "study", "benchmarks", "demo", "api", "serving", "main"],
 ]

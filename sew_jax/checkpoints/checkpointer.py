@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -15,18 +14,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import absl.logging
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from sew_jax.buckets import as_path, children, is_remote, make_folder, move_folder
+from sew_jax.checkpoints.checksums import checksums, differences
 from sew_jax.console import say
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
-from sew_jax.models.parameters import path_name
 from sew_jax.runtime.distributed import all_processes, same_everywhere
 from sew_jax.storage import believed, patient
 
+COMMIT = "commit_success.txt"  # Orbax writes it last, in a bucket
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _T = TypeVar("_T")
 _SMALLEST_SLICE = 2**20  # bytes of a copied array that a device writes: more and smaller ones hold the loop for longer
@@ -53,11 +53,14 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int | None = 2, keep_every: int = 0):
         """Keeps some of the checkpoints under `workdir`/checkpoints.
 
+        In a bucket, which cannot rename a folder in one move, Orbax ends a checkpoint by a file `commit_success.txt`:
+        a step without it is none.
+
         Args:
           keep: the newest ones; None: all but what `discard` takes away.
           keep_every: beside them, for ever, those after so many updates each; 0: none.
         """
-        self._workdir = Path(workdir).absolute()
+        self._workdir = _absolute(workdir)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
         )
@@ -84,7 +87,7 @@ class Checkpoints:
 
     def prepare(self, state: Any) -> None:
         """Compiles what the first save would wait for."""
-        _checksums(_items(state))
+        checksums(_items(state))
 
     def save(self, state: Any, step: int, meta: dict[str, Any]) -> None:
         """Copies the state and writes it in the background; returns at once unless the last save still runs."""
@@ -98,7 +101,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 params=ocp.args.PyTreeSave(items["params"]),
                 train=ocp.args.PyTreeSave(items["train"]),
-                meta=ocp.args.JsonSave(meta | {"checksums": _checksums(items)}),
+                meta=ocp.args.JsonSave(meta | {"checksums": checksums(items)}),
             ),
             force=True,  # an error, rather than nothing, where it cannot be
         )
@@ -144,11 +147,11 @@ class Checkpoints:
     def _put_aside(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
             aside = self._workdir / "damaged"
-            aside.mkdir(exist_ok=True)
+            make_folder(aside)
             for step in steps:
                 names = (f"{step}.{number}" if number else str(step) for number in itertools.count())
                 free = next(name for name in names if not (aside / name).exists())
-                os.replace(_folder(self._workdir) / str(step), aside / free)
+                move_folder(_folder(self._workdir) / str(step), aside / free)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
         _steps(self._workdir)  # once all processes see it
@@ -170,7 +173,8 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
     Raises:
       UserError: the workdir holds no checkpoint, or none that can be read.
     """
-    if not _folder(workdir).is_dir():
+    check_place(workdir, "init_from")
+    if not patient(children)(_folder(workdir)):
         raise UserError(
             f"init_from: {workdir} holds no checkpoints; give the workdir of a finished pretrain or finetune run"
         )
@@ -198,8 +202,21 @@ def newest_record(workdir: Path) -> dict[str, Any] | None:
     return None
 
 
+def check_place(workdir: Path, key: str) -> None:
+    """Raises UserError where Orbax writes no checkpoints: TensorStore's driver for s3:// is not within its reach."""
+    if is_remote(workdir) and not str(workdir).startswith("gs://"):
+        raise UserError(
+            f"{key}: {workdir}: checkpoints can lie on a disk or under gs:// alone (Orbax {ocp.__version__}); "
+            "name a folder there, or mount the bucket"
+        )
+
+
+def _absolute(workdir: Path) -> Path:
+    return as_path(workdir) if is_remote(workdir) else Path(workdir).absolute()
+
+
 def _folder(workdir: Path) -> Path:
-    return Path(workdir).absolute() / "checkpoints"
+    return _absolute(workdir) / "checkpoints"
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:
@@ -233,8 +250,13 @@ def _steps(workdir: Path) -> list[int]:
 @patient
 def _listed(workdir: Path) -> list[int]:
     """Steps of the finished checkpoints, newest first, as this process sees them."""
-    folder = _folder(workdir)
-    return sorted((int(x.name) for x in folder.iterdir() if x.name.isdigit()) if folder.is_dir() else (), reverse=True)
+    found = [x for x in children(_folder(workdir)) if x.name.isdigit() and is_whole(x)]
+    return sorted((int(x.name) for x in found), reverse=True)
+
+
+def is_whole(step: Path) -> bool:
+    """Whether a folder named by a step is a checkpoint, rather than what an interrupted save has left in a bucket."""
+    return not is_remote(step) or (step / COMMIT).exists()
 
 
 def _newest_whole(
@@ -250,7 +272,7 @@ def _newest_whole(
             value, reason = _try_twice(believed(read, _folder(workdir) / str(step)), step, whose)
             if all_processes(not reason):
                 meta = value.pop("meta")
-                wrong = _differences(value, meta)  # sums over all devices: all processes take part
+                wrong = differences(value, meta)  # sums over all devices: all processes take part
                 reason = f"{wrong[0]} differs from what was saved" if wrong else ""
                 if all_processes(not reason):
                     return step, value, damaged
@@ -310,35 +332,11 @@ def _meta(workdir: Path, step: int) -> dict[str, Any]:
     return meta
 
 
-def _differences(items: dict[str, Any], meta: dict[str, Any]) -> list[str]:
-    """Names of the arrays that are not as they were saved."""
-    return [name for name, value in _checksums(items).items() if meta["checksums"].get(name) != value]
-
-
-def _checksums(items: dict[str, Any]) -> dict[str, int]:
-    """For each array the sum of its bits, weighted by place; the mesh and the order of adding change nothing."""
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    sums = jax.device_get(_bit_sums([x for _, x in leaves]))
-    return {path_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
-
-
-@jax.jit
-def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
-    def total(x):
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-        weight, stride = jnp.uint32(1), 2  # 1 + 2 * place: odd, so that no change of a bit is multiplied away
-        for axis in reversed(range(x.ndim)):
-            weight += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            stride *= x.shape[axis]
-        return (bits * weight).sum(dtype=jnp.uint32)
-
-    return [total(x) for x in arrays]
-
-
 def quiet_orbax() -> None:
-    """Leaves it to this file's callers to say what went wrong: Orbax logs it once for each of its threads and tasks."""
+    """Leaves it to callers to say what went wrong: Orbax logs it for each of its threads, gcsfs for each call."""
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited", category=RuntimeWarning)
     usual = sys.unraisablehook
 

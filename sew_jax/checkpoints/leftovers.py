@@ -1,14 +1,12 @@
 """What interrupted saves leave in a workdir, which Orbax takes for no checkpoint and nobody else clears away."""
 
-import contextlib
-import shutil
 from pathlib import Path
 
-from sew_jax.errors import Unavailable
-from sew_jax.storage import patient
+from sew_jax.buckets import children, is_remote, remove, state_of
+from sew_jax.checkpoints.checkpointer import BEST, is_whole
+from sew_jax.storage import is_away, patient
 
-_PATTERNS = ("checkpoints/*.orbax-checkpoint-tmp*", "best/checkpoints/*.orbax-checkpoint-tmp*", ".*.partial")
-_State = list[tuple[str, int, int]]
+_PATTERNS = ("checkpoints/*.orbax-checkpoint-tmp*", f"{BEST}/checkpoints/*.orbax-checkpoint-tmp*", ".*.partial")
 
 
 class Leftovers:
@@ -18,33 +16,23 @@ class Leftovers:
     """
 
     def __init__(self, workdir: Path):
-        self._found = _states(workdir)
+        self._found = {path: state_of(path) for path in _find(workdir)}
 
     def clear(self) -> None:
         """Removes those in which nothing has changed; to be called once, when the run's own first save is due."""
         found, self._found = self._found, {}
         for path, state in found.items():
-            with contextlib.suppress(OSError, Unavailable):  # the next start finds it again
-                if _state(path) == state:
-                    patient(_remove)(path)
+            try:
+                if state_of(path) == state:
+                    remove(path)
+            except Exception as error:
+                if not isinstance(error, OSError) and not is_away(error):
+                    raise  # else the next start finds it again
 
 
 @patient
-def _states(workdir: Path) -> dict[Path, _State]:
-    return {path: _state(path) for pattern in _PATTERNS for path in workdir.glob(pattern)}
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@patient
-def _state(path: Path) -> _State:
-    """Names, sizes and times of all that is in it; of a file, its own."""
-    state = []
-    for part in [path, *sorted(path.rglob("*"))]:
-        with contextlib.suppress(FileNotFoundError):
-            status = part.stat()
-            state.append((str(part), status.st_size, status.st_mtime_ns))
-    return state
+def _find(workdir: Path) -> list[Path]:
+    if not is_remote(workdir):
+        return [path for pattern in _PATTERNS for path in workdir.glob(pattern)]
+    steps = [*children(workdir / "checkpoints"), *children(workdir / BEST / "checkpoints")]
+    return [path for path in steps if path.name.isdigit() and not is_whole(path)]

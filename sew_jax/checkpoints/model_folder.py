@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
+from sew_jax.buckets import as_path, is_remote
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
@@ -29,7 +30,7 @@ def shipped_models() -> list[str]:
 
 def folder_of(init_from: str) -> Path:
     """The folder that `init_from` names: that of a shipped model, where there is none of this name here."""
-    path = Path(init_from)
+    path = as_path(init_from)
     return _SHIPPED / init_from if not path.exists() and init_from in shipped_models() else path
 
 
@@ -65,7 +66,8 @@ def read_weights(folder: Path) -> dict[str, Any]:
       UserError: the file is damaged.
     """
     try:
-        tensors = load_file(folder / WEIGHTS)
+        file = folder / WEIGHTS
+        tensors = load(file.read_bytes()) if is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"init_from: {folder / WEIGHTS} cannot be read ({error})") from error
     return unflatten_dict({tuple(name.split("/")): x.astype(np.float32) for name, x in tensors.items()})

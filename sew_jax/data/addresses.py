@@ -6,16 +6,13 @@ import urllib.parse
 
 from etils import epath
 
+from sew_jax.buckets import is_remote
+
 _ROOTS = ("{data_root}/", "$data_root/")  # SpeechBrain's words for where relative names begin
 
 
 class AddressError(ValueError):
     """An address that nothing is read from; the message says so, without the address."""
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names an object store rather than a file of this machine."""
-    return "://" in path
 
 
 def open_address(path: str) -> epath.Path:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from etils import epath
 
+from sew_jax.buckets import is_remote
 from sew_jax.console import Progress, say
 from sew_jax.data import audio, known_lengths, packed
-from sew_jax.data.addresses import AddressError, is_remote, open_address
+from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE

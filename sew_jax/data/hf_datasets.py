@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from etils import epath
 
-from sew_jax.data.addresses import is_remote
+from sew_jax.buckets import is_remote
 from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sew_jax.buckets import is_remote
 from sew_jax.console import say
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.packed import file_of
 from sew_jax.files import cache_folder, write_whole
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from etils import epath
 
+from sew_jax.buckets import is_remote
 from sew_jax.console import say
 from sew_jax.data import text_files
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio_names import audio_kinds, is_left_behind
 from sew_jax.data.entries import Entry, in_threads, is_audio_file
 from sew_jax.data.manifests import printable

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from sew_jax.buckets import is_remote
 from sew_jax.data import audio
-from sew_jax.data.addresses import AddressError, find_name, is_remote, open_address
+from sew_jax.data.addresses import AddressError, find_name, open_address
 from sew_jax.data.entries import TOLERANCE, Entry
 from sew_jax.data.problems import AudioError
 from sew_jax.data.text_files import is_text

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from sew_jax.data.addresses import AddressError, is_remote, open_address
+from sew_jax.buckets import is_remote
+from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.problems import AudioError
 from sew_jax.files import is_below
 

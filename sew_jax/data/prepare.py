@@ -21,10 +21,10 @@ import pyarrow as pa
 from etils import epath
 from ml_collections import ConfigDict
 
+from sew_jax.buckets import is_remote
 from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import records
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.audio import AudioError
 from sew_jax.data.convert import Limits, convert
 from sew_jax.data.corpora import list_root, list_splits

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sew_jax.console import say
 from sew_jax.errors import UserError
-from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
-from sew_jax.storage import patient
+from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.line_files import LineFile
 
 
 class AudioError(Exception):
@@ -50,15 +50,13 @@ class DamagedAudio:
             if problem.id not in self._seen:
                 self._seen[problem.id] = problem
                 if self._workdir:
-                    write_problems(self._workdir, [problem], add=True)
+                    write_problems(self._workdir, [problem], afresh=False)
                 say(f"  ! {problem.id} {problem.reason}; it is skipped ({len(self._seen)} so far)")
         check_damaged(list(self._seen.values()), self._data, self._max_bad, self._utterances)
 
 
-def write_problems(workdir: Path, problems: Iterable[Problem], add: bool = False) -> None:
+def write_problems(workdir: Path, problems: Iterable[Problem], afresh: bool = True) -> None:
     """Writes what was left out, or adds to it. Raises UserError where the disk is full."""
     lines = [json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in problems]
-    path = workdir / "left_out.jsonl"
     with writing_to(workdir, WORKDIR_HINT):
-        before = patient(path.read_bytes)() if add else b""
-        write_whole(path, before + "".join(lines).encode())
+        LineFile(workdir / "left_out.jsonl", keep=lambda line: not afresh).append("".join(lines).encode())

@@ -10,8 +10,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
+from sew_jax.buckets import is_remote
 from sew_jax.data import riegeli
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.problems import AudioError
 from sew_jax.errors import UserError
 

@@ -21,9 +21,9 @@ import pyarrow as pa
 from etils import epath
 from google.protobuf.message import DecodeError
 
+from sew_jax.buckets import is_remote
 from sew_jax.console import say
 from sew_jax.data import audio
-from sew_jax.data.addresses import is_remote
 from sew_jax.data.problems import AudioError
 from sew_jax.data.record_files import RecordFile, Records, open_records
 from sew_jax.errors import UserError

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import TextIO
 
+from sew_jax.buckets import as_path
+
 _KINDS = "UTF-8, or UTF-16 with a byte order mark"
 
 
@@ -60,8 +62,8 @@ def is_text(line: str) -> bool:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A local file's text. Raises OSError and TextError."""
-    with open(path, "rb") as file:
+    """A file's text. Raises OSError and TextError."""
+    with as_path(path).open("rb") as file:
         return decode(file.read())
 
 

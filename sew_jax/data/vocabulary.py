@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sew_jax.buckets import as_path
 from sew_jax.data.normalize_text import JOINERS, lower_case, normalize_text, write_text
 from sew_jax.data.tokenizer_files import VOCABULARY_FILE, read_tokenizer, write_tokenizer
 from sew_jax.errors import UserError
@@ -200,7 +201,7 @@ class Vocabulary:
         Raises:
           UserError: there is no such file, or it is no vocabulary.
         """
-        return cls(**read_tokenizer(Path(path), most, pad_id))
+        return cls(**read_tokenizer(as_path(path), most, pad_id))
 
 
 _SAVED = ("blank_symbol", "delimiter", "bos", "eos", "unknown_symbol", "lower_case", "normalizer")

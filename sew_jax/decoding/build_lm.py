@@ -13,7 +13,7 @@ from sew_jax.data.text_files import open_lines
 from sew_jax.decoding.beam import sentence_log10
 from sew_jax.decoding.ngram import NGram, arpa, estimate
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole, writing_to
+from sew_jax.files import local_folder, write_whole, writing_to
 
 
 def build_lm(config: ConfigDict, workdir: Path) -> Path:
@@ -41,11 +41,11 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
     if len(model.orders) < config.order:
         say(f"  ! no sentence is long enough for order {config.order}; it is {len(model.orders)}")
     path = workdir / "lm.arpa"
-    with writing_to(workdir, "mend that or name another --workdir"):
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, arpa(model).encode())
-    if config.eval_split:
-        _say_perplexity(config, model, path)
+    with writing_to(workdir, "mend that or name another --workdir"), local_folder(workdir) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / path.name, arpa(model).encode())
+        if config.eval_split:
+            _say_perplexity(config, model, folder / path.name)
     say(f"done in {format_duration(time.monotonic() - begin)}: {path}")
     return path
 

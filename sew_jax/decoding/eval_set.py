@@ -1,9 +1,9 @@
 """Splits to evaluate on: utterances with references, in batches that wait on the devices."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,7 +19,8 @@ from sew_jax.data.transcripts import text_notes
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.recognizer import Output, Recognizer
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.runtime.distributed import whole
+from sew_jax.runtime.agreement import check_same
+from sew_jax.runtime.distributed import on_host, texts_of_all, whole
 from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
 
 
@@ -42,11 +43,14 @@ class EvalSet:
         config: ConfigDict,
         normalize: Callable[[str], str],
     ):
-        """Reads all audio; `rows` is bucket length -> utterances of a batch, `normalize` is done to references.
+        """Reads all audio, of which each process of a job has a share.
+
+        `rows` is bucket length -> utterances of a batch, `normalize` is done to references.
 
         Raises:
-          UserError: more than `config.input.max_bad` utterances cannot be decoded.
+          UserError: more than `config.input.max_bad` utterances cannot be decoded, or processes list others.
         """
+        check_same({f"data of {source.name}": [len(source), source.fingerprint()]})
         plan = BatchPlan(source.samples, rows, seed=0, shuffle=False)
         sharding = batch_sharding(mesh)
         batches = Batches(
@@ -54,7 +58,7 @@ class EvalSet:
         )
         with read_ahead(batches, workers=config.input.workers, threads=config.input.threads) as data:
             loaded = list(data)
-        _report_damaged([p for batch in loaded for p in batch.problems], config, len(source))
+        _report_damaged(_of_all([p for batch in loaded for p in batch.problems]), config, len(source))
         placed = [place_batch({name: batch.arrays[name] for name in ("wave", "length")}, sharding) for batch in loaded]
         members = [
             [
@@ -86,7 +90,7 @@ class EvalSet:
         outputs, spent = [np.empty(0)] * len(self.ids), 0.0
         for _, arrays, members in self.batches:
             start = time.perf_counter()
-            frames, length = jax.device_get(recognizer.run(output, setting, arrays))
+            frames, length = on_host(recognizer.run(output, setting, arrays))
             spent += time.perf_counter() - start
             for row, utterance in members:
                 outputs[utterance] = frames[row, : length[row]]
@@ -136,6 +140,11 @@ def compile_for(
     """Compiles the programs of an output that sets need at settings, those that are not there yet."""
     rows = {bucket: len(arrays["length"]) for part in sets for bucket, arrays, _ in part.batches}
     recognizer.compile(output, settings, rows, what)
+
+
+def _of_all(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that any process of the job has met."""
+    return [Problem(*problem) for text in texts_of_all(json.dumps(problems)) for problem in json.loads(text)]
 
 
 def _report_damaged(problems: Sequence[Problem], config: ConfigDict, utterances: int) -> None:

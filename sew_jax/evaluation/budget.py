@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sew_jax.buckets import as_path
 from sew_jax.checkpoints.model_folder import folder_of
 from sew_jax.compression import Compression
 from sew_jax.console import say
@@ -51,7 +52,7 @@ def chosen(
         raise UserError(f"setting={setting} and budget={budget} are both given; one picks the setting")
     if not budget:
         return Choice(Compression.parse(setting) if setting else default or Compression(), None)
-    where = Path(tradeoff) if tradeoff else _table_of(init_from)
+    where = as_path(tradeoff) if tradeoff else _table_of(init_from)
     measured = read_tradeoff(where)
     points = [p for p in measured if p.runtime in runtimes and dtype in ("", p.dtype)]
     if not points:

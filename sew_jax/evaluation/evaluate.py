@@ -28,24 +28,26 @@ from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
 from sew_jax.decoding.recognizer import Recognizer, best_symbols, load_recognizer, log_probs
 from sew_jax.engines.run_times import PRECISIONS, Engine
-from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import describe, format_table, write_outputs
 from sew_jax.evaluation.scoring import Scored, Search, points_of, score
 from sew_jax.evaluation.tradeoff import Point, mark_front
 from sew_jax.evaluation.tune_decoder import tune
 from sew_jax.names import split_names
+from sew_jax.runtime.agreement import check_same, what_computes
 from sew_jax.runtime.sharding import make_mesh
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     """Writes tradeoff.json, .csv, .png, .html and transcripts/ into the workdir, shows the table, returns its points.
 
+    Each process of a job computes its share of each batch, and all gather what came of it: texts are the same, times
+    are those of the process, and the first one writes.
+
     Raises:
       UserError: config, data or checkpoint do not fit.
     """
     check_config(config)
-    if jax.process_count() > 1:
-        raise UserError("evaluate runs in one process; start it on one host")
+    check_same({"config": config.to_dict(), "versions": what_computes()})
     options = chosen_options(config)
     begin = time.monotonic()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -72,7 +74,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
         for one in recognizers if pool else ():
             scored += _beam(config, one, table, sets, dev, pool)
     points = mark_front([point for part in sets for point in points_of(scored, part, device)])
-    write_outputs(workdir, points, scored, describe(config, recognizers, sets, device))
+    if jax.process_index() == 0:
+        write_outputs(workdir, points, scored, describe(config, recognizers, sets, device))
     say(format_table(points))
     files = "tradeoff.html, .json, .csv, .png and transcripts/"
     say(f"done in {format_duration(time.monotonic() - begin)}: {files} are in {workdir}")

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import sew_jax
+from sew_jax.buckets import make_folder
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
@@ -156,7 +157,7 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
     Of several run times each has its own files, SETTING.RUNTIME.DTYPE.jsonl.
     """
     folder = workdir / "transcripts"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     several = len({one.engine for one in scored}) > 1
     files: dict[str, list[str]] = {}
     for one in scored:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from sew_jax.buckets import as_path
 from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 
@@ -98,7 +99,7 @@ def read_tradeoff(where: Path | str) -> list[Point]:
     Raises:
       UserError: there are none, or the file is something else.
     """
-    path = Path(where) if Path(where).name == "tradeoff.json" else Path(where) / "tradeoff.json"
+    path = as_path(where) if Path(where).name == "tradeoff.json" else as_path(where) / "tradeoff.json"
     fields = {key: field for field, key in _KEYS.items()}
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
 from sew_jax.export.model_card import folder_use, onnx_use, programs_use, shared_record, transformers_use, write_card
 from sew_jax.export.stablehlo import parse_buckets, write_programs
-from sew_jax.files import write_json, writing_to
+from sew_jax.files import local_folder, write_json, writing_to
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
 
@@ -44,15 +44,16 @@ def export(config: ConfigDict, workdir: Path) -> None:
         options = {"init_from": config.init_from, "runtimes": runtimes}
         settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
     points = _points(config.tradeoff, settings) if config.tradeoff else []
-    with writing_to(workdir, "mend that or name another --workdir"):
+    with writing_to(workdir, "mend that or name another --workdir"), local_folder(workdir) as folder:
         if config.format == "hf":
-            _hugging_face(config, pretrained, settings, points, workdir)
+            said = _hugging_face(config, pretrained, settings, points, folder)
         elif config.format == "sew_jax":
-            _folder(config, pretrained, settings, points, workdir)
+            said = _folder(config, pretrained, settings, points, folder)
         elif config.format == "onnx":
-            _onnx(config, pretrained, settings, points, workdir)
+            said = _onnx(config, pretrained, settings, points, folder)
         else:
-            _stablehlo(config, pretrained, settings, points, workdir)
+            said = _stablehlo(config, pretrained, settings, points, folder)
+    say(f"{workdir} holds {said}")
 
 
 def _points(tradeoff: str, settings: Sequence[Compression]) -> list[Point]:
@@ -72,17 +73,17 @@ def _stablehlo(
     pretrained: Pretrained,
     settings: Sequence[Compression],
     points: Sequence[Point],
-    workdir: Path,
-) -> None:
+    folder: Path,
+) -> str:
     buckets = parse_buckets(config.buckets, pretrained.backbone)
     say(f"sew_jax export: {len(settings)} settings x {len(buckets)} lengths as StableHLO")
     recognizer = load_recognizer(config.init_from, config.dtype, make_mesh(1, 1, jax.devices()[:1]))
     pretrained = pretrained._replace(backbone=recognizer.model.backbone)
-    programs = write_programs(workdir, recognizer, settings, buckets)
-    recognizer.vocabulary.save(workdir)
+    programs = write_programs(folder, recognizer, settings, buckets)
+    recognizer.vocabulary.save(folder)
     use = programs_use(programs, recognizer.vocabulary)
-    write_card(workdir, pretrained, recognizer.state, settings, points, use, "jax")
-    say(f"{workdir}/README.md says how they are run")
+    write_card(folder, pretrained, recognizer.state, settings, points, use, "jax")
+    return f"{len(programs)} programs; its README.md says how they are run"
 
 
 def _onnx(
@@ -90,19 +91,19 @@ def _onnx(
     pretrained: Pretrained,
     settings: Sequence[Compression],
     points: Sequence[Point],
-    workdir: Path,
-) -> None:
+    folder: Path,
+) -> str:
     need_runtime("onnxruntime", "format")
     from sew_jax.export.onnx_files import write_onnx  # which knows onnx
 
     say(f"sew_jax export: {len(settings)} settings as ONNX, weights in {config.weights}")
     recognizer = load_recognizer(config.init_from, "float32", make_mesh(1, 1, jax.devices()[:1]))
     pretrained = pretrained._replace(backbone=recognizer.model.backbone)
-    write_onnx(workdir, recognizer, settings, config.weights)
-    recognizer.vocabulary.save(workdir)
+    write_onnx(folder, recognizer, settings, config.weights)
+    recognizer.vocabulary.save(folder)
     use = onnx_use(settings, recognizer.vocabulary, config.weights)
-    write_card(workdir, pretrained, recognizer.state, settings, points, use, "onnx")
-    say(f"{workdir}/README.md says how they are run")
+    write_card(folder, pretrained, recognizer.state, settings, points, use, "onnx")
+    return f"{len(settings)} graphs; its README.md says how they are run"
 
 
 def _hugging_face(
@@ -110,8 +111,8 @@ def _hugging_face(
     pretrained: Pretrained,
     settings: Sequence[Compression],
     points: Sequence[Point],
-    workdir: Path,
-) -> None:
+    folder: Path,
+) -> str:
     if len(settings) > 1:
         raise UserError(
             f"setting: a Hugging Face folder holds one, not {len(settings)}; --config.format=stablehlo takes several"
@@ -123,12 +124,12 @@ def _hugging_face(
         )
     family, architecture = _expressed(pretrained, setting, config.drop_tail)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
-    write_folder(workdir, family, architecture, params, pretrained.vocabulary)
+    write_folder(folder, family, architecture, params, pretrained.vocabulary)
     name = write_architecture(family, architecture)["architectures"][0]
     exported = pretrained._replace(backbone=architecture.backbone, head=architecture.head)
-    write_card(workdir, exported, state, settings, points, transformers_use(architecture, name), "transformers")
+    write_card(folder, exported, state, settings, points, transformers_use(architecture, name), "transformers")
     aside = listed("left behind", pretrained.left_behind)
-    say(f"{pretrained.name}, {state}, at {setting}: {workdir} holds it as {name} for transformers{aside}")
+    return f"{pretrained.name}, {state}, at {setting} as {name} for transformers{aside}"
 
 
 def _folder(
@@ -136,18 +137,18 @@ def _folder(
     pretrained: Pretrained,
     settings: Sequence[Compression],
     points: Sequence[Point],
-    workdir: Path,
-) -> None:
+    folder: Path,
+) -> str:
     if not pretrained.record:
         raise UserError(f"format: {pretrained.name} is a released checkpoint; sew_jax exports what it has trained")
     pretrained = pretrained._replace(record=shared_record(pretrained.record), name=Path(pretrained.name).name)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
-    write_model(workdir, {**pretrained.record, "state": state}, params, pretrained.vocabulary, config.weights)
+    write_model(folder, {**pretrained.record, "state": state}, params, pretrained.vocabulary, config.weights)
     if points:
-        write_json(workdir / "tradeoff.json", to_objects(points))  # a budget picks from it
-    write_card(workdir, pretrained, state, settings, points, folder_use(pretrained.vocabulary), "sew_jax")
-    size = (workdir / WEIGHTS).stat().st_size / 1e6
-    say(f"{pretrained.name}, {state}: {workdir} holds it for sew_jax, {size:.1f} MB in {config.weights}")
+        write_json(folder / "tradeoff.json", to_objects(points))  # a budget picks from it
+    write_card(folder, pretrained, state, settings, points, folder_use(pretrained.vocabulary), "sew_jax")
+    size = (folder / WEIGHTS).stat().st_size / 1e6
+    return f"{pretrained.name}, {state}, for sew_jax, {size:.1f} MB in {config.weights}"
 
 
 def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) -> tuple[str, Architecture]:

@@ -4,14 +4,14 @@
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from sew_jax.buckets import as_path
 from sew_jax.errors import UserError
-from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
+from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.line_files import LineFile, read_lines
 from sew_jax.metrics.tensorboard import EventFile
-from sew_jax.storage import exists, patient
 
 
 class MetricsFile:
@@ -30,10 +30,7 @@ class MetricsFile:
         self._path, self._beside = path, beside
         if path is None:
             return
-        lines = patient(path.read_bytes)().splitlines(keepends=True) if exists(path) else []
-        kept = b"".join(line for line in lines if _step(line) <= step)
-        write_whole(path, kept)
-        self._size, self._waiting = len(kept), b""
+        self._lines, self._waiting = LineFile(path, keep=lambda line: _step(line) <= step), b""
         self._events = beside._events if beside else EventFile(path.parent, step)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -66,17 +63,9 @@ class MetricsFile:
                     if not self._beside:
                         self._events.close()
 
-    @patient
     def _append(self, to_disk: bool = False) -> None:
-        """Opened anew each time, as a handle does not outlive its mount; half of a write is written over."""
-        with self._path.open("r+b") as file:
-            file.seek(self._size)
-            file.truncate()
-            file.write(self._waiting)
-            file.flush()
-            if to_disk:
-                os.fsync(file.fileno())
-        self._size, self._waiting = self._size + len(self._waiting), b""
+        self._lines.append(self._waiting, to_disk)
+        self._waiting = b""
 
     def _writing(self):
         return writing_to(self._path, WORKDIR_HINT)
@@ -89,15 +78,15 @@ def _step(line: bytes) -> float:
         return float("inf")  # a line that a kill cut short
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: Path | str) -> list[dict[str, Any]]:
     """All rows of a run."""
-    return read_rows(Path(workdir) / "metrics.jsonl")
+    return read_rows(as_path(workdir) / "metrics.jsonl")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a file. Raises UserError where there is none."""
     try:
-        lines = patient(path.read_text)(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); is that the workdir of a run?") from error
     return [json.loads(line) for line in lines]

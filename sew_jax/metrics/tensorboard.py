@@ -4,9 +4,12 @@ The one file that knows tensorboardX. Files lie in the workdir itself, so that `
 by its workdir's name. They are written by the thread that calls: a queue would hide a full disk.
 """
 
+import contextlib
 import math
 import os
+import shutil
 import struct
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +21,9 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import text
 
+from sew_jax.buckets import is_remote
+from sew_jax.files import local_folder, write_whole
+from sew_jax.line_files import PART
 from sew_jax.storage import patient
 
 _PREFIX = "events"  # files are events.out.tfevents.SECONDS.HOST.SUFFIX
@@ -26,7 +32,7 @@ _SCHEME = "sew_jax"  # before the paths of files that tensorboardX writes throug
 
 
 class _Appended:
-    """A file to which what waits is added at `flush`, however often its storage has to be asked; as `MetricsFile`'s."""
+    """A file to which what waits is added at `flush`, however often its storage has to be asked; as `LineFile`'s."""
 
     def __init__(self, address: str):
         self._path = Path(address.removeprefix(f"{_SCHEME}:"))
@@ -63,7 +69,8 @@ class EventFile:
     """An update's numbers: `training/NAME`, its loss also `loss/SETTING`; an evaluation's: `held-out NAME/SETTING`.
 
     One file for each start of a run that has rows: TensorBoard reads a folder's files one after the other, so that rows
-    of one start must not lie in two of them.
+    of one start must not lie in two of them. In a bucket such a file is parts, of which the last is written whole each
+    time, until it is full.
 
     Args:
       folder: where the file goes.
@@ -74,6 +81,7 @@ class EventFile:
         self._folder, self._step = folder, step
         self._events: list[Event] = []
         self._writer: EventsWriter | None = None
+        self._scratch, self._begun = Path(folder), False
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keeps the row of an update until `flush`."""
@@ -101,19 +109,43 @@ class EventFile:
         if not self._events:
             return
         if not self._writer:  # two starts within a second get names of their own
-            self._writer = EventsWriter(f"{_SCHEME}:{self._folder / _PREFIX}", f".{self._step:09d}")
-            start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
+            self._open(self._events[0].step if self._begun else self._step)
         events, self._events = self._events, []  # from here on the writer keeps them
         for event in events:
             self._writer.write_event(event)
         self._writer.flush()
+        if is_remote(self._folder):
+            self._send()
+
+    def _open(self, step: int) -> None:
+        address = f"{_SCHEME}:{self._folder / _PREFIX}"
+        if is_remote(self._folder):
+            self._scratch = Path(tempfile.mkdtemp(prefix="sew_jax_"))
+            address = str(self._scratch / _PREFIX)
+        self._writer = EventsWriter(address, f".{step:09d}")
+        if not self._begun:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
+        self._begun = True
+
+    def _send(self) -> None:
+        """Writes the part, and ends it where it is full."""
+        (path,) = self._scratch.iterdir()
+        write_whole(self._folder / path.name, path.read_bytes())
+        if path.stat().st_size >= PART:
+            self._end()
+
+    def _end(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
+            if is_remote(self._folder):
+                shutil.rmtree(self._scratch, ignore_errors=True)
 
     def close(self) -> None:
         """Flushes too."""
         self.flush()
-        if self._writer:
-            self._writer.close()
+        self._end()
 
 
 def write_evaluation_events(folder: Path, plot_png: bytes, texts: Mapping[str, str]) -> None:
@@ -130,10 +162,9 @@ def write_evaluation_events(folder: Path, plot_png: bytes, texts: Mapping[str, s
     summaries += [text(tag, markdown) for tag, markdown in texts.items()]
     for path in earlier:
         path.unlink()
-    writer = EventsWriter(str(folder / _PREFIX), _EVALUATION)
-    for summary in summaries:
-        writer.write_event(Event(wall_time=time.time(), step=0, summary=summary))
-    writer.close()
+    with local_folder(folder) as place, contextlib.closing(EventsWriter(str(place / _PREFIX), _EVALUATION)) as writer:
+        for summary in summaries:
+            writer.write_event(Event(wall_time=time.time(), step=0, summary=summary))
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from sew_jax.buckets import look_again, make_folder
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
 from sew_jax.runtime.versions import versions
@@ -79,14 +80,19 @@ def check_shared(workdir: Path) -> None:
     @patient
     def write() -> None:
         if first:
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             for old in workdir.glob(".shared_*"):  # of a job that was killed here
                 old.unlink(missing_ok=True)
             token.write_text("")
 
+    @patient
+    def is_there() -> bool:
+        look_again(workdir)
+        return exists(token)
+
     def look() -> None:
         end = time.monotonic() + _PATIENCE_S
-        while not exists(token):
+        while not is_there():
             if time.monotonic() > end:
                 raise UserError(
                     f"workdir: {workdir} is not the one of process 0, whose file did not appear in it within "

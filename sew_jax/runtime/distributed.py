@@ -180,6 +180,12 @@ def whole(array: jax.Array) -> np.ndarray:
     )
 
 
+def on_host(arrays: tuple[jax.Array, ...]) -> tuple[np.ndarray, ...]:
+    """Copies of arrays, of which each process may hold a share; each must ask."""
+    together = all(array.is_fully_addressable for array in arrays)
+    return jax.device_get(arrays) if together else tuple(map(whole, arrays))
+
+
 def texts_of_all(text: str) -> list[str]:
     """The texts of all processes, in their order; each must ask."""
     if jax.process_count() == 1:

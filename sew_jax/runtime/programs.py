@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from sew_jax.buckets import is_remote
 from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
 from sew_jax.files import cache_folder
@@ -44,10 +45,16 @@ def share_programs(workdir: Path) -> None:
 
     JAX has the first process alone write what was compiled, and all read it, under keys that are the same for all: in
     a cache of each host's own the others would find nothing. Programs are machine code, so a folder that other users
-    could write to is not used.
+    could write to is not used, and neither is a bucket, which does not tell who may.
     """
     usual = jax.config.jax_compilation_cache_dir == str(cache_folder() / "xla")  # type: ignore[attr-defined]
     if jax.process_count() == 1 or not all_processes(usual):
+        return
+    if is_remote(workdir):
+        say(
+            "  ! compiled programs are kept for process 0 alone, as a bucket does not tell who may write to it; "
+            "JAX_COMPILATION_CACHE_DIR names a place that all processes share"
+        )
         return
     folder = workdir / "programs"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sew_jax.console import format_duration
 from sew_jax.errors import Unavailable
+from sew_jax.files import local_folder
 from sew_jax.runtime.distributed import tell_end
 
 _PATIENCE_S = 300.0
@@ -105,9 +106,12 @@ def end_stalled(sentence: str, folder: Path, process: int) -> None:
 
 
 def _write_stacks(folder: Path, sentence: str, process: int) -> None:
-    name = Path(STACKS)
-    with contextlib.suppress(OSError):
-        file = (folder / (f"{name.stem}-{process}{name.suffix}" if process else name)).open("w", encoding="utf-8")
-        with file:
-            print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {sentence}", file=file, flush=True)
-            faulthandler.dump_traceback(file, all_threads=True)
+    stem, _, suffix = STACKS.partition(".")
+    name = f"{stem}-{process}.{suffix}" if process else STACKS
+    with (
+        contextlib.suppress(Exception),  # whatever it is, the process is to end
+        local_folder(folder) as place,
+        (place / name).open("w", encoding="utf-8") as file,
+    ):
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {sentence}", file=file, flush=True)
+        faulthandler.dump_traceback(file, all_threads=True)

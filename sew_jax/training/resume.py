@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sew_jax.buckets import is_remote
 from sew_jax.checkpoints.checkpointer import newest_record
 from sew_jax.checks.check import recorded_defaults
-from sew_jax.data.addresses import is_remote
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.names import split_names

@@ -10,7 +10,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.buckets import make_folder
+from sew_jax.checkpoints.checkpointer import Checkpoints, check_place
 from sew_jax.checkpoints.leftovers import Leftovers
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches
@@ -76,6 +77,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Raises:
       UserError: config, data, or an earlier run in the workdir do not fit; or the workdir cannot be written.
     """
+    check_place(workdir, "workdir")
     check_same({"config": config.to_dict(), "versions": what_computes()})
     check_shared(workdir)
     share_programs(workdir)
@@ -92,7 +94,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
 
     with contextlib.ExitStack() as stack:
         with writing_to(workdir, WORKDIR_HINT):
-            patient(workdir.mkdir)(parents=True, exist_ok=True)
+            make_folder(workdir)
         leftovers = Leftovers(workdir) if _first_host() else None
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, keep_every=config.keep_every)))
         restored = checkpoints.restore(template.like)

@@ -1,14 +1,15 @@
 """`starts.jsonl`: a row for each start of a run, so that it can be told later what has computed which updates."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
 
 import jax
 
-from sew_jax.files import WORKDIR_HINT, write_whole, writing_to
+from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.line_files import LineFile, read_lines
 from sew_jax.runtime.versions import versions
-from sew_jax.storage import exists, patient
 
 FILE = "starts.jsonl"
 
@@ -19,23 +20,16 @@ def note_start(workdir: Path, update: int) -> list[str]:
     row = {"time": round(time.time(), 3), "update": update, **now}
     row |= {"devices": jax.device_count(), "processes": jax.process_count()}
     with writing_to(workdir, WORKDIR_HINT):
-        data = _read(path)
+        before = _last(path) if update else {}
         if jax.process_index() == 0:
-            write_whole(path, data + json.dumps(row).encode() + b"\n")
-    before = _last(data) if update else {}
+            LineFile(path).append(json.dumps(row).encode() + b"\n")
     return [f"{name} was {before[name]}, is {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
-@patient
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if exists(path) else b""
-
-
-def _last(data: bytes) -> dict[str, str]:
+def _last(path: Path) -> dict[str, str]:
     """The newest row that is whole."""
-    for line in reversed(data.splitlines()):
-        try:
-            return json.loads(line)
-        except ValueError:  # a kill cut it short, where it was added to the file
-            continue
+    with contextlib.suppress(FileNotFoundError):
+        for line in reversed(read_lines(path)):
+            with contextlib.suppress(ValueError):  # a kill cut it short
+                return json.loads(line)
     return {}

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sew_jax.buckets import as_path
 from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
 from sew_jax.console import say
 from sew_jax.errors import UserError
@@ -174,7 +175,7 @@ def _baseline(config: ConfigDict) -> dict[int, dict[str, dict[str, Any]]]:
     """Rows of the run from random weights that `eval.baseline` names: step -> setting -> row."""
     if not config.eval.baseline:
         return {}
-    rows = read_rows(Path(config.eval.baseline) / FILE)
+    rows = read_rows(as_path(config.eval.baseline) / FILE)
     if not all("wer" in row for row in rows):
         raise UserError(f"eval.baseline: {config.eval.baseline} is no fine-tuning run: its evaluations have no WER")
     return {step: {row["setting"]: row for row in rows} for step, rows in _by_step(rows).items()}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from sew_jax.buckets import make_folder
 from sew_jax.compression import Compression
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.errors import UserError
@@ -130,7 +131,7 @@ class TranscriptWriter:
             if not self._alone:
                 file = self._file(recording)
                 with writing_to(self._workdir, "mend that or name another --workdir"):
-                    file.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(file.parent)
                     write_whole(file, text.encode())
                 text = f"{file}\n"
         self._out.write(text)

@@ -13,6 +13,7 @@ import pytest
 from sew_jax import storage
 from sew_jax.checkpoints import checkpointer as checkpoint
 from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.checkpoints.checksums import checksums
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.sharding import make_mesh, tree_shardings
 from sew_jax.training.step import new_state
@@ -156,6 +157,6 @@ def test_a_run_that_goes_on_meanwhile_is_read_again(saved, tmp_path, monkeypatch
 
 def test_checksums_know_places():
     values = jax.random.normal(jax.random.key(0), (6, 5, 4))
-    sums = checkpoint._checksums({"a": values})
+    sums = checksums({"a": values})
     for other in (values[::-1], values[:, ::-1], values[:, :, ::-1], values.at[2, 3, 1].set(0.0)):
-        assert checkpoint._checksums({"a": other}) != sums
+        assert checksums({"a": other}) != sums

@@ -13,6 +13,7 @@ from sew_jax.decoding.build_lm import build_lm
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.metrics.wer import ErrorCounts, count_errors
+from tests.jobs import Job
 from tests.metrics.test_tensorboard import files, read
 from tests.runs import begin_finetuned
 
@@ -41,6 +42,17 @@ def evaluated(runs):
 def transcripts(workdir, setting):
     lines = (workdir / "transcripts" / f"{setting}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_two_processes_write_what_one_does(runs, evaluated, tmp_path):
+    """Each computes its rows of each batch; texts and errors are those of one process, and the first one writes."""
+    options = [f"--config.init_from={runs / 'finetune'}", "--config.repeats=1", "--config.input.buckets=2"]
+    options += ["--config.split=test", "--config.settings=s1q1k1"]
+    ended = Job(runs / "corpus", tmp_path / "two", processes=2, config="evaluate", options=options).end()
+    assert [status for status, *_ in ended] == [0, 0] and "WER" not in ended[1][1], ended
+    assert transcripts(tmp_path / "two", "s1q1k1") == transcripts(evaluated[0], "s1q1k1")
+    two, one = (json.loads((place / "tradeoff.json").read_text())[0] for place in (tmp_path / "two", evaluated[0]))
+    assert all(two[key] == one[key] for key in ("wer", "wer_low", "cer", "sub", "del", "ins", "words", "utterances"))
 
 
 def test_rows_are_the_sums_of_the_transcripts(evaluated):

@@ -8,19 +8,23 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from sew_jax.buckets import as_path
 from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.checkpoints.leftovers import Leftovers
-from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
+from sew_jax.metrics.metrics_file import MetricsFile, read_metrics, read_rows
 from sew_jax.runtime import versions
 from sew_jax.runtime.stall_watch import StallWatch
 from sew_jax.training import reporter, starts
 from sew_jax.training import train as loop
 from sew_jax.training.train import train
+from tests.buckets import google_bucket
 from tests.runs import make_corpus, pretraining
-from tests.training.test_train import stopping_after, values
+from tests.training.test_train import load, stopping_after, values
 
+__all__ = ["google_bucket"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -100,6 +104,24 @@ def test_interrupted_saves_are_cleared_unless_they_go_on(corpus, unbroken, tmp_p
     assert ours.exists()  # it has changed since then, too
     Leftovers(workdir).clear()
     assert not ours.exists()
+
+
+def test_a_bucket_takes_a_run_as_a_disk_does(corpus, unbroken, google_bucket):
+    """Some of what it asks is refused, and it is stopped and goes on: rows and weights are those of an unbroken one."""
+    google_bucket.refused = 0.05
+    workdir = as_path("gs://bucket/run")
+    with stopping_after(7):
+        train(pretraining(corpus), workdir)
+    half = "checkpoints/11/params/d/part"
+    google_bucket.store[f"bucket/run/{half}"] = (1, b"of a save that was interrupted")
+    assert train(pretraining(corpus), workdir).step == 12
+    assert values(workdir) == values(unbroken)
+    jax.tree.map(np.testing.assert_array_equal, load(workdir), load(unbroken))
+    names = google_bucket.names("bucket/run/")
+    assert {name.split("/")[1] for name in names if name.startswith("checkpoints/")} == {"10", "12"}
+    others = {name.split("/")[0] for name in names if not name.startswith(("checkpoints/", "events.out.tfevents."))}
+    assert others == {"config.json", "left_out", "metrics", "starts"} and half not in names
+    assert [row["update"] for row in read_rows(workdir / "starts.jsonl")] == [0, 8]
 
 
 def test_nothing_is_compiled_for_the_first_save(corpus, tmp_path, monkeypatch):
