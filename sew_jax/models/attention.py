@@ -3,7 +3,6 @@
 B utterances, Q query frames, K key frames, H heads, E channels of a head, D = H * E.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -11,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
+from sew_jax.models.attention_by_blocks import MASKED, attend_by_blocks
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
 
-_MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
 
 
@@ -37,24 +36,33 @@ class Attention(nn.Module):
 
         q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
-        valid_BxHxK = jnp.broadcast_to(
-            mask_from_lengths(key_length_B, key_BxKxD.shape[1])[:, None], k_BxHxKxE.shape[:3]
-        )
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
             key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
             seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
-        out_BxHxQxE = jax.lax.platform_dependent(
-            q_BxHxQxE,
-            k_BxHxKxE,
-            v_BxHxKxE,
-            valid_BxHxK,
-            seed_BxHx2,
-            cpu=functools.partial(attend_pair_by_pair, rate=rate),
-            default=functools.partial(attend, rate=rate),
-        )
+        out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate)
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
+
+
+def attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, *, rate: float):
+    """softmax(q k^T) v over valid keys, (B, H, Q, E), in the form that the platform computes best.
+
+    The forms draw the same dropout.
+    """
+    batch, heads, keys = k_BxHxKxE.shape[:3]
+    valid_BxK = mask_from_lengths(key_length_B, keys)
+
+    def on_cpu(q, k, v, valid_BxK, seed):
+        valid_BxHxK = jnp.broadcast_to(valid_BxK[:, None], (batch, heads, keys))
+        return attend_pair_by_pair(q, k, v, valid_BxHxK, seed, rate=rate)
+
+    def elsewhere(q, k, v, valid_BxK, seed):
+        return attend_by_blocks(q, k, v, valid_BxK, seed, rate)
+
+    return jax.lax.platform_dependent(
+        q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, cpu=on_cpu, default=elsewhere
+    )
 
 
 def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, *, rate: float):
@@ -63,7 +71,7 @@ def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, *, rate: float):
     The weights are divided by their sum after they have been applied, which is one pass over them less.
     """
     score_xQxK = jnp.einsum("...qe,...ke->...qk", q_xQxE, k_xKxE, preferred_element_type=jnp.float32)
-    score_xQxK = jnp.where(valid_xK[..., None, :], score_xQxK, _MASKED)
+    score_xQxK = jnp.where(valid_xK[..., None, :], score_xQxK, MASKED)
     weight_xQxK = jnp.exp(score_xQxK - jax.lax.stop_gradient(score_xQxK.max(-1, keepdims=True)))
     total_xQx1 = weight_xQxK.sum(-1, keepdims=True)
     weight_xQxK = weight_xQxK.astype(v_xKxE.dtype)
