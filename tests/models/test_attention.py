@@ -1,12 +1,11 @@
-"""Attention against numpy; a pair of heads, and a block of queries, after the other as all at once."""
+"""Attention against numpy; a pair of heads, and a head, after the other as all at once."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sew_jax.models import attention, attention_by_blocks
-from sew_jax.models.attention_by_blocks import attend_by_blocks
+from sew_jax.models import attention
 from sew_jax.models.lengths import mask_from_lengths
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 5, 7, 4
@@ -58,7 +57,7 @@ def test_pair_by_pair_gives_what_all_at_once_gives_and_its_gradients(rate, monke
 
 
 def long_arguments(dtype="float32", queries=40, keys=23):
-    """Of several blocks; one utterance is shorter, one is a filler row without a valid key."""
+    """One utterance is shorter, one is a filler row without a valid key."""
     random = np.random.default_rng(1)
     q, k, v = (jnp.asarray(random.normal(size=(3, 2, n, 16)), dtype) for n in (queries, keys, keys))
     words = jnp.asarray(random.integers(2**32, size=(3, 2, 2), dtype=np.uint32))
@@ -71,8 +70,8 @@ def plain(q, k, v, key_length_B, words, rate):
     return attention.attend(q, k, v, jnp.broadcast_to(valid_BxK[:, None], k.shape[:3]), words, rate=rate)
 
 
-def by_blocks(q, k, v, key_length_B, words, rate):
-    return attend_by_blocks(q, k, v, mask_from_lengths(key_length_B, k.shape[2]), words, rate)
+def head_by_head(q, k, v, key_length_B, words, rate):
+    return attention.attend_head_by_head(q, k, v, mask_from_lengths(key_length_B, k.shape[2]), words, rate)
 
 
 def gradients(function, arguments, rate):
@@ -88,29 +87,27 @@ def gradients(function, arguments, rate):
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 @pytest.mark.parametrize(("queries", "keys"), [(40, 23), (16, 48)], ids=str)
-def test_by_blocks_gives_what_all_at_once_gives_and_its_gradients(rate, queries, keys, monkeypatch):
+def test_head_by_head_gives_what_all_at_once_gives_and_its_gradients(rate, queries, keys):
     """With the same dropout, at rates of queries and of keys that differ."""
-    monkeypatch.setattr(attention_by_blocks, "_BLOCK", 16)
     arguments = long_arguments("float32", queries, keys)
-    ours, whole = (gradients(function, arguments, rate) for function in (by_blocks, plain))
+    ours, whole = (gradients(function, arguments, rate) for function in (head_by_head, plain))
     for mine, theirs in zip(ours, whole, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_by_blocks_rounds_no_more_than_all_at_once_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(attention_by_blocks, "_BLOCK", 16)
+def test_head_by_head_rounds_no_more_than_all_at_once_in_bfloat16():
     arguments = long_arguments("bfloat16")
     exact = gradients(plain, (*(x.astype("float32") for x in arguments[:3]), *arguments[3:]), 0.25)
-    ours, whole = (gradients(function, arguments, 0.25) for function in (by_blocks, plain))
+    ours, whole = (gradients(function, arguments, 0.25) for function in (head_by_head, plain))
     for mine, theirs, truth in zip(ours, whole, exact, strict=True):
         error, usual = (np.linalg.norm(x - truth) / np.linalg.norm(truth) for x in (mine, theirs))
         assert error < max(1.5 * usual, 2**-8), (error, usual)
 
 
-def test_by_blocks_all_products_take_operands_of_the_dtype_on_gpus():
+def test_head_by_head_all_products_take_operands_of_the_dtype_on_gpus():
     """Also those of the backward pass, whose gradients of float32 sums XLA would keep in float32."""
     arguments = jax.eval_shape(lambda: long_arguments("bfloat16", 200, 150))
-    pull = lambda *a: jax.vjp(lambda q, k, v: by_blocks(q, k, v, *a[3:], 0.1), *a[:3])[1](a[0])  # noqa: E731
+    pull = lambda *a: jax.vjp(lambda q, k, v: head_by_head(q, k, v, *a[3:], 0.1), *a[:3])[1](a[0])  # noqa: E731
     program = jax.export.export(jax.jit(pull), platforms=["cuda"])(*arguments).mlir_module()
     operands = [
         line.rsplit(" : (", 1)[1].split(") ->")[0] for line in program.splitlines() if "stablehlo.dot_general " in line

@@ -1,6 +1,7 @@
 """What an accelerator's branches become on 8 devices, compiled for 8 virtual ones: each holds its own rows alone."""
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.models import attention_by_blocks, encoder
+from sew_jax.models import encoder
 from sew_jax.models.backbone import Backbone
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
@@ -58,16 +59,15 @@ def sizes(text):
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", accelerators_branch)
-    monkeypatch.setattr(attention_by_blocks, "_BLOCK", 16)
 
 
-def test_no_device_holds_the_batch_and_none_holds_an_utterances_scores(on_an_accelerator):
-    """Its part of the batch has 7 rows. Scores are those of 16 queries at a time."""
+def test_no_device_holds_the_batch_and_none_holds_the_scores_of_all_heads(on_an_accelerator):
+    """Its part of the batch has 7 rows. Scores are those of a head at a time."""
     arrays = sizes(compiled_text())
     assert any(ROWS // 8 in axes for axes in arrays)
     assert not [axes for axes in arrays if ROWS in axes]
-    assert any(axes[-2:] == (16, FRAMES) for axes in arrays)
-    assert not [axes for axes in arrays if axes.count(FRAMES) > 1 or axes[-2:] == (48, FRAMES)]
+    scores = [math.prod(axes) for axes in arrays if axes.count(FRAMES) == 2]
+    assert max(scores) == ROWS // 8 * FRAMES**2
 
 
 def test_the_grouped_convolution_would_gather_it(monkeypatch):
