@@ -56,6 +56,11 @@ def sizes(text):
     return [tuple(map(int, axes.split(","))) for axes in set(re.findall(r"\w\[([\d,]+)\]", text)) if "," in axes]
 
 
+def sizes_of_scores(text):
+    """Elements of arrays with queries and keys."""
+    return [math.prod(axes) for axes in sizes(text) if axes.count(FRAMES) == 2]
+
+
 @pytest.fixture
 def on_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", accelerators_branch)
@@ -63,11 +68,11 @@ def on_an_accelerator(monkeypatch):
 
 def test_no_device_holds_the_batch_and_none_holds_the_scores_of_all_heads(on_an_accelerator):
     """Its part of the batch has 7 rows. Scores are those of a head at a time."""
-    arrays = sizes(compiled_text())
+    text = compiled_text()
+    arrays = sizes(text)
     assert any(ROWS // 8 in axes for axes in arrays)
     assert not [axes for axes in arrays if ROWS in axes]
-    scores = [math.prod(axes) for axes in arrays if axes.count(FRAMES) == 2]
-    assert max(scores) == ROWS // 8 * FRAMES**2
+    assert max(sizes_of_scores(text)) == ROWS // 8 * FRAMES**2
 
 
 def test_the_grouped_convolution_would_gather_it(monkeypatch):
