@@ -27,7 +27,8 @@ from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
 from sew_jax.decoding.greedy import greedy
 from sew_jax.decoding.recognizer import Recognizer, best_symbols, load_recognizer, log_probs
-from sew_jax.engines.run_times import PRECISIONS, Engine
+from sew_jax.engines.run_times import PRECISIONS, RUNTIMES, Engine
+from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import describe, format_table, write_outputs
 from sew_jax.evaluation.scoring import Scored, Search, points_of, score
 from sew_jax.evaluation.tradeoff import Point, mark_front
@@ -89,6 +90,8 @@ def _describe_devices(mesh: Mesh) -> str:
 
 def _recognizers(config: ConfigDict, recognizer: Recognizer) -> list[Recognizer]:
     """The model by each run time in each precision that it has, the named ones."""
+    if jax.process_count() > 1 and split_names(config.runtimes) != [RUNTIMES[0]]:
+        raise UserError("runtimes: several processes compute by jax alone; start one for the others")
     made = []
     for runtime in split_names(config.runtimes):
         own = config.dtype or default_dtype(recognizer, runtime)

@@ -37,24 +37,33 @@ class Attention(nn.Module):
 
         q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
-        valid_BxHxK = jnp.broadcast_to(
-            mask_from_lengths(key_length_B, key_BxKxD.shape[1])[:, None], k_BxHxKxE.shape[:3]
-        )
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
             key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
             seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
-        out_BxHxQxE = jax.lax.platform_dependent(
-            q_BxHxQxE,
-            k_BxHxKxE,
-            v_BxHxKxE,
-            valid_BxHxK,
-            seed_BxHx2,
-            cpu=functools.partial(attend_pair_by_pair, rate=rate),
-            default=functools.partial(attend, rate=rate),
-        )
+        out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate)
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
+
+
+def attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, *, rate: float):
+    """softmax(q k^T) v over valid keys, (B, H, Q, E), in the form that the platform computes best.
+
+    The forms draw the same dropout.
+    """
+    batch, heads, keys = k_BxHxKxE.shape[:3]
+    valid_BxK = mask_from_lengths(key_length_B, keys)
+
+    def on_cpu(q, k, v, valid_BxK, seed):
+        valid_BxHxK = jnp.broadcast_to(valid_BxK[:, None], (batch, heads, keys))
+        return attend_pair_by_pair(q, k, v, valid_BxHxK, seed, rate=rate)
+
+    def elsewhere(q, k, v, valid_BxK, seed):
+        return attend_head_by_head(q, k, v, valid_BxK, seed, rate)
+
+    return jax.lax.platform_dependent(
+        q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, cpu=on_cpu, default=elsewhere
+    )
 
 
 def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, *, rate: float):
@@ -88,3 +97,74 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
     return out.reshape(q_BxHxQxE.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attend_head_by_head(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, rate: float):
+    """The same on accelerators, a head of all utterances after the other: no more scores than these lie in memory.
+
+    The backward pass computes a head's weights again (as FlashAttention does, Dao et al. 2022). Operands of products
+    are of v's dtype in both passes, where gradients of float32 sums would have stayed in float32; sums are float32.
+    Utterances stay on their devices.
+    """
+    return _forward(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, rate)[0]
+
+
+def _forward(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, rate: float):
+    dtype = v_BxHxKxE.dtype
+
+    def of_head(head):
+        q_BxQxE, k_BxKxE, v_BxKxE, seed_Bx2 = head
+        score_BxQxK = _scores(q_BxQxE, k_BxKxE, valid_BxK)
+        highest_BxQ = score_BxQxK.max(-1)
+        weight_BxQxK = jnp.exp(score_BxQxK - highest_BxQ[..., None])
+        total_BxQ = weight_BxQxK.sum(-1)
+        dropped_BxQxK = _dropped(weight_BxQxK.astype(dtype), rate, seed_Bx2)
+        out_BxQxE = _product("bqk,bke->bqe", dropped_BxQxK, v_BxKxE)
+        return (out_BxQxE / total_BxQ[..., None]).astype(dtype), highest_BxQ, total_BxQ
+
+    heads = _heads_first(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, seed_BxHx2)
+    out_HxBxQxE, highest_HxBxQ, total_HxBxQ = jax.lax.map(of_head, heads)
+    return out_HxBxQxE.swapaxes(0, 1), (heads, valid_BxK, out_HxBxQxE, highest_HxBxQ, total_HxBxQ)
+
+
+def _backward(rate: float, kept, dout_BxHxQxE):
+    heads, valid_BxK, out_HxBxQxE, highest_HxBxQ, total_HxBxQ = kept
+    dtype = dout_BxHxQxE.dtype
+
+    def of_head(parts):
+        (q_BxQxE, k_BxKxE, v_BxKxE, seed_Bx2), out_BxQxE, highest_BxQ, total_BxQ, dout_BxQxE = parts
+        score_BxQxK = _scores(q_BxQxE, k_BxKxE, valid_BxK)
+        weight_BxQxK = jnp.exp(score_BxQxK - highest_BxQ[..., None]) / total_BxQ[..., None]
+        dropped_BxQxK = _dropped(weight_BxQxK.astype(dtype), rate, seed_Bx2)
+        dv_BxKxE = _product("bqk,bqe->bke", dropped_BxQxK, dout_BxQxE)
+        dweight_BxQxK = _dropped(_product("bqe,bke->bqk", dout_BxQxE, v_BxKxE), rate, seed_Bx2)
+        # the mean over keys of a weight's gradient is what the output and its gradient say together
+        mean_BxQ = (out_BxQxE.astype(jnp.float32) * dout_BxQxE.astype(jnp.float32)).sum(-1)
+        dscore_BxQxK = (weight_BxQxK * (dweight_BxQxK - mean_BxQ[..., None])).astype(dtype)
+        dq_BxQxE = _product("bqk,bke->bqe", dscore_BxQxK, k_BxKxE)
+        dk_BxKxE = _product("bqk,bqe->bke", dscore_BxQxK, q_BxQxE)
+        return tuple(x.astype(dtype) for x in (dq_BxQxE, dk_BxKxE, dv_BxKxE))
+
+    (dout_HxBxQxE,) = _heads_first(dout_BxHxQxE)
+    gradients = jax.lax.map(of_head, (heads, out_HxBxQxE, highest_HxBxQ, total_HxBxQ, dout_HxBxQxE))
+    return (*(x.swapaxes(0, 1) for x in gradients), None, None)
+
+
+attend_head_by_head.defvjp(_forward, _backward)
+
+
+def _heads_first(*arrays):
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), arrays)
+
+
+def _scores(q_BxQxE, k_BxKxE, valid_BxK):
+    return jnp.where(valid_BxK[:, None], _product("bqe,bke->bqk", q_BxQxE, k_BxKxE), _MASKED)
+
+
+def _product(axes: str, a, b):
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
+
+
+def _dropped(x_BxQxK, rate: float, seed_Bx2):
+    return dropout(x_BxQxK, rate, seed_Bx2) if rate else x_BxQxK

@@ -124,7 +124,11 @@ def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
 
 
 def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same. XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient."""
+    """The same, for all but TPUs.
+
+    XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient, and the partitioner of CPUs
+    and GPUs gathers the whole batch on each device for a grouped convolution (openxla/xla issue 47945).
+    """
     pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
     return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
 
@@ -150,8 +154,8 @@ class PositionalConv(nn.Module):
         y = jax.lax.platform_dependent(
             x_BxTxD,
             kernel_KxIxO,
-            cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-            default=functools.partial(convolve, stride=stride, groups=groups),
+            tpu=functools.partial(convolve, stride=stride, groups=groups),
+            default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
         )
         return y + bias_D.astype(y.dtype)
 

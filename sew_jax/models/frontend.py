@@ -115,7 +115,8 @@ class ConvExtractor(nn.Module):
             if config.conv_norm == "layer":
                 x = layer_norm(config.dtype, name=f"norm_{i}")(x)
             elif i == 0:
-                x = TimeNorm(name="norm_0")(x, length_B)
+                # computed again in the backward pass: kept, it is several float32 copies of the model's largest array
+                x = nn.remat(TimeNorm)(name="norm_0")(x, length_B)
             x = gelu(x)
         return x
 

@@ -93,10 +93,20 @@ def dropout(x, rate: float, seed_x2):
       seed_x2: uint32 (..., 2), a seed for each part of x that its leading axes name.
     """
     dropped = round(rate * 256)
-    *lead, width = x.shape
-    words = hash_words(seed_x2, (*lead[seed_x2.ndim - 1 :], -(-width // 4)))
-    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*lead, -1)[..., :width]
-    return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
+    *rows, width = x.shape[seed_x2.ndim - 1 :]
+    words = -(-width // 4)
+
+    def bytes_of_words(seed_x2):
+        words_xW = hash_words(seed_x2, (*rows, words))
+        return jax.lax.bitcast_convert_type(words_xW, jnp.uint8).reshape(*x.shape[:-1], -1)[..., :width] >= dropped
+
+    def one_by_one(seed_x2):  # taking words apart across its lanes costs a TPU more than hashing each four times
+        column = jax.lax.broadcasted_iota(jnp.uint32, (*rows, width), len(rows))
+        words_x = _hash(seed_x2, _positions((*rows, 1)) * np.uint32(words) + column // 4)
+        return (words_x >> (column % 4 * 8)) & 0xFF >= dropped
+
+    kept = jax.lax.platform_dependent(seed_x2, cpu=bytes_of_words, default=one_by_one)
+    return jnp.where(kept, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
 
 
 def hash_words(seed_x2, shape: tuple[int, ...]):
@@ -105,10 +115,19 @@ def hash_words(seed_x2, shape: tuple[int, ...]):
     Two rounds of lowbias32 (C. Wellons' hash-prospector). JAX's own threefry took 13 times as long on CPU (2 cores,
     3.6 M words); any device computes its part alone.
     """
+    return _hash(seed_x2, _positions(shape))
+
+
+def _positions(shape: tuple[int, ...]):
+    """Numbers of an array's elements in their order, uint32."""
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + len(shape))) for s in jnp.moveaxis(seed_x2, -1, 0))
+    return position
+
+
+def _hash(seed_x2, position):
+    first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
     return _mix(_mix(position + first) + second)
 
 

@@ -173,17 +173,16 @@ def of_first_process(value: str) -> str:
     return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()
 
 
-def whole(array: jax.Array) -> np.ndarray:
+def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array that lies on the devices of all processes, at each of them; each must ask."""
-    return np.asarray(
-        array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True), array.dtype
-    )
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True), array.dtype)
+    return np.asarray(array)
 
 
-def on_host(arrays: tuple[jax.Array, ...]) -> tuple[np.ndarray, ...]:
+def on_host(arrays: tuple[jax.Array | np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     """Copies of arrays, of which each process may hold a share; each must ask."""
-    together = all(array.is_fully_addressable for array in arrays)
-    return jax.device_get(arrays) if together else tuple(map(whole, arrays))
+    return tuple(map(whole, arrays))
 
 
 def texts_of_all(text: str) -> list[str]:

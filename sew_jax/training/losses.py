@@ -52,8 +52,40 @@ def contrastive_logits(prediction_BxMxF, target_BxMxF, codes_BxMxG, negative_BxM
     logits_BxMxM = cosine_matrix(prediction_BxMxF, target_BxMxF) / temperature
     positive_BxM = jnp.diagonal(logits_BxMxM, axis1=1, axis2=2)
     same_BxMxM = (codes_BxMxG[:, :, None] == codes_BxMxG[:, None, :]).all(-1)
-    negative = jnp.take_along_axis(jnp.where(same_BxMxM, _EXCLUDED, logits_BxMxM), negative_BxMxN, axis=2)
+    negative = _take_along_rows(jnp.where(same_BxMxM, _EXCLUDED, logits_BxMxM), negative_BxMxN)
     return jnp.concatenate([positive_BxM[:, :, None], negative], axis=2)
+
+
+@jax.custom_vjp
+def _take_along_rows(x_BxMxM, index_BxMxN) -> jax.Array:
+    """x[b, m, index[b, m, n]], with a gradient whose sums over repeated indices have one order on every platform.
+
+    A gather's gradient is a scatter, whose sums GPUs take in the order in which threads arrive.
+    """
+    return jnp.take_along_axis(x_BxMxM, index_BxMxN, axis=2)
+
+
+def _take_forward(x_BxMxM, index_BxMxN):
+    return _take_along_rows(x_BxMxM, index_BxMxN), (x_BxMxM.shape[2], index_BxMxN)
+
+
+def _take_backward(kept, dy_BxMxN):
+    slots, index_BxMxN = kept
+
+    def by_scatter(index_BxMxN, dy_BxMxN):
+        zeros = jnp.zeros((*dy_BxMxN.shape[:2], slots), dy_BxMxN.dtype)
+        return jax.vjp(lambda x: jnp.take_along_axis(x, index_BxMxN, axis=2), zeros)[1](dy_BxMxN)[0]
+
+    def by_comparison(index_BxMxN, dy_BxMxN):
+        equal_BxMxMxN = index_BxMxN[:, :, None] == jnp.arange(slots)[:, None]
+        return jnp.where(equal_BxMxMxN, dy_BxMxN[:, :, None], 0.0).sum(-1)
+
+    # CPUs scatter in order, and take 160 times as long to compare
+    dx_BxMxM = jax.lax.platform_dependent(index_BxMxN, dy_BxMxN, cpu=by_scatter, default=by_comparison)
+    return dx_BxMxM, None
+
+
+_take_along_rows.defvjp(_take_forward, _take_backward)
 
 
 def contrastive(logits_BxMxC, valid_BxM) -> tuple[Term, Term]:

@@ -42,6 +42,14 @@ def test_every_position_of_any_shape_has_its_own_word():
     assert len(np.unique(words)) == words.size
 
 
+def test_dropout_is_the_same_on_accelerators(monkeypatch):
+    """Which take no words apart."""
+    seeds, x = jnp.array([[1, 2], [3, 4]], jnp.uint32), jnp.ones((2, 5, 13))
+    cpu = dropout(x, 0.3, seeds)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arguments, cpu, default: default(*arguments))
+    np.testing.assert_array_equal(dropout(x, 0.3, seeds), cpu)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_mean(rate):
     x = dropout(jnp.ones((400, 401)), rate, jnp.array([1, 2], jnp.uint32))

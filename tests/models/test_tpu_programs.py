@@ -1,0 +1,49 @@
+"""What the compiler of TPUs makes of the model's parts, without a TPU; skipped where libtpu is not installed."""
+
+import os
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sew_jax.models.attention import attend_to_valid
+from sew_jax.models.encoder import PositionalConv
+from sew_jax.runtime.sharding import batch_sharding, make_mesh
+from tests.models.build import small
+from tests.models.test_partitioning import FRAMES, ROWS, sizes, sizes_of_scores
+
+pytest.importorskip("libtpu")
+
+ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+CONV = PositionalConv(small("logmel"))
+
+
+def attended_and_convolved(x_BxTxD, conv, length_B, seed_BxHx2):
+    """As in a training step: with dropout, and its gradients."""
+
+    def loss(x_BxTxD, conv):
+        head_BxHxTxE = CONV.apply(conv, x_BxTxD, 1).reshape(*x_BxTxD.shape[:2], 3, 8).swapaxes(1, 2)
+        out = attend_to_valid(head_BxHxTxE, head_BxHxTxE, head_BxHxTxE, length_B, seed_BxHx2, rate=0.1)
+        return jnp.square(out.astype(jnp.float32)).sum()
+
+    return jax.grad(loss, argnums=(0, 1))(x_BxTxD, conv)
+
+
+def test_each_chip_holds_its_rows_and_the_scores_of_a_head():
+    with mock.patch.dict(os.environ, ALONE | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}):
+        mesh = make_mesh(2, 2, topologies.get_topology_desc("v5e:2x2", platform="tpu").devices)
+    rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+
+    def of(sharding, dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    x = of(rows, jnp.bfloat16, ROWS, FRAMES, 24)
+    conv = jax.eval_shape(lambda: CONV.init(jax.random.key(0), jnp.zeros((1, FRAMES, 24)), 1))
+    conv = jax.tree.map(lambda p: of(everywhere, p.dtype, *p.shape), conv)
+    arguments = x, conv, of(rows, jnp.int32, ROWS), of(rows, jnp.uint32, ROWS, 3, 2)
+    text = jax.jit(attended_and_convolved).lower(*arguments).compile().as_text()
+    assert not [axes for axes in sizes(text) if ROWS in axes]
+    assert max(sizes_of_scores(text)) == ROWS // 4 * FRAMES**2
