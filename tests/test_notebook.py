@@ -75,7 +75,7 @@ def test_it_runs(model, tmp_path):
         int(size) > 1000 for _, size, _ in shown[:2]
     )
     assert 1 <= len(shown[2:]) <= 2 and all(kind == "Markdown" and "WER" in text for kind, _, text in shown[2:])
-    measured = set(re.findall(r"test (\w+), greedy: WER", done.stdout))
+    measured = set(re.findall(r"test (\w+), greedy, jax float32: WER", done.stdout))
     assert measured == {"s1q1k1", *chosen.get("SETTINGS", "s1q1k1").split(",")} and "2-1-0000: ONE" in done.stdout
     assert (tmp_path / "out/demo/finetune").exists() == (model == "the demo")
 

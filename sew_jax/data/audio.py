@@ -35,11 +35,14 @@ def _with_cause(function: Callable[..., Any]) -> Callable[..., Any]:
     def asked(data: str | bytes, *arguments: Any, **options: Any) -> Any:
         try:
             return function(data, *arguments, **options)
-        except AudioError:
+        except AudioError as error:
             content = _content(data) if isinstance(data, str) else None
             if content is None:
                 raise
-            return function(content, *arguments, **options)
+            try:
+                return function(content, *arguments, **options)
+            except AudioError:
+                raise error from None  # it knows the file's name
 
     return asked
 

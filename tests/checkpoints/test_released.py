@@ -112,7 +112,10 @@ BAD = {
     "pooling": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s3q2k1"], "s3q1k1 can be exported"),
     "no up-sampler": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1"], "has those of: 3"),
     "no origin": (["pretrain.py:inherit", "--config.data=CORPUS"], "init_from is empty; pretrain:inherit"),
-    "no form": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.format=onnx"], "format: 'onnx' is unknown"),
+    "no form": (
+        ["export.py", "--config.init_from=hf:SEW_CTC", "--config.format=tflite"],
+        "format: 'tflite' is unknown",
+    ),
 }
 
 

@@ -209,7 +209,9 @@ def test_the_language_model_decides_between_what_sounds_alike(tmp_path):
 
 @pytest.mark.parametrize("kind", ["lm.arpa", ""])
 def test_sure_blanks_between_change_times_alone(kind, files):
-    beam = Beam(AB, BeamOptions(lm=str(files / kind) if kind else "", nbest=2, log_add=True))
+    # without an n-gram the second best are equal, and which of them flashlight gives changes from run to run
+    options = BeamOptions(lm=str(files / kind), nbest=2, log_add=True) if kind else BeamOptions()
+    beam = Beam(AB, options)
     short = spoken("AB|.A|.", AB, frames=2, sure=0.8)
     sure = np.log(np.array([1 - 4e-6, *[1e-6] * 4], np.float32))
     apart = np.concatenate(
@@ -240,7 +242,7 @@ def test_any_layout_and_width_of_numbers(files):
 def test_processes_give_what_one_gives_in_order(files, capfd, monkeypatch, tmp_path):
     """Whatever is shared at once; and they import no main module, which may be a script that starts them."""
     (tmp_path / "script.py").write_text("raise SystemExit('the script ran again')")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(beam_pool, "_SHARED", 500)
     options = BeamOptions(lm=str(files / "lm.arpa"), nbest=2)
