@@ -43,7 +43,10 @@ def test_the_wheel_holds_all_code_configs_and_templates_and_nothing_else(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(f"sew_jax-{sew_jax.__version__}.dist-info/METADATA").decode()
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "sew_jax").rglob("*") if path.suffix in (".py", ".html")}
-    assert names == code | {f"sew_jax/_configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    models = {str(path.relative_to(ROOT)) for path in (ROOT / "sew_jax/shipped").rglob("*") if path.is_file()}
+    assert len(models) > 5 and names == code | models | {
+        f"sew_jax/_configs/{path.name}" for path in (ROOT / "configs").glob("*.py")
+    }
     assert any(name.endswith(".html") for name in names)
     for extra in ("tpu", "cuda", "gcs", "s3", "serve", "torch", "test"):
         assert f"Provides-Extra: {extra}\n" in metadata

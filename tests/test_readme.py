@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -138,6 +139,7 @@ def test_text_from_python(tmp_path, monkeypatch, capsys):
     audio = next(begin_finetuned(tmp_path / "runs/demo").rglob("*.flac"))
     for name in ("a.flac", "b.flac"):
         (tmp_path / name).write_bytes(audio.read_bytes())
+    shutil.copytree(ROOT / "tests/digits", tmp_path / "tests/digits")
     monkeypatch.chdir(tmp_path)
     assert any(name == "README.md" and "sew_jax.load(" in code for name, code in blocks("python"))
     for code in TEXT:

@@ -1,6 +1,7 @@
 """Folders of our own: the weights come back as they were, nothing of this machine goes out, `init_from` takes them."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -107,3 +108,19 @@ def test_a_damaged_file_is_named(runs, tmp_path):
         (folder / WEIGHTS).write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
             read_weights(folder)
+
+
+def test_the_model_that_comes_with_the_package_hears_what_a_stranger_says():
+    """A speaker that it was not trained on, at each setting; small, and with its data's licences on its card."""
+    folder = model_folder.folder_of("digits")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
+    card = (folder / "README.md").read_text("utf-8")
+    assert "license: cc-by-sa-4.0" in card and all(
+        name in card for name in ("Free Spoken Digit", "LibriSpeech", "dc_tts")
+    )
+    model = sew_jax.load("digits")
+    clip = Path(__file__).parents[1] / "digits/906-1-0004.flac"
+    for setting in model.settings:
+        assert model.transcribe(clip, setting=setting).text == "SIX FIVE THREE EIGHT ONE TWO"
+    fast = model.transcribe(clip, budget="0.4")
+    assert str(fast.setting) == "s4q1k1" and fast.text == "SIX FIVE THREE EIGHT ONE TWO"
