@@ -63,7 +63,7 @@ def test_the_installed_command_runs_in_an_empty_folder(wheel, tmp_path):
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "JAX_PLATFORMS": "cpu", "PYTHONUTF8": "1"}
         command = [sys.executable, *words]
         cwd = tmp_path / "empty"
-        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=100)
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
 
     command = str(tmp_path / "site/bin/sew-jax")
     assert run("-c", "import sew_jax; print(sew_jax.__file__)").stdout.startswith(str(tmp_path / "site"))
