@@ -118,11 +118,10 @@ class EventFile:
             self._send()
 
     def _open(self, step: int) -> None:
-        address = f"{_SCHEME}:{self._folder / _PREFIX}"
         if is_remote(self._folder):
             self._scratch = Path(tempfile.mkdtemp(prefix="sew_jax_"))
-            address = str(self._scratch / _PREFIX)
-        self._writer = EventsWriter(address, f".{step:09d}")
+        address = str(self._scratch / _PREFIX)
+        self._writer = EventsWriter(address if is_remote(self._folder) else f"{_SCHEME}:{address}", f".{step:09d}")
         if not self._begun:
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
