@@ -37,7 +37,8 @@ def widen(*arrays):
 def cpu_product(a, b, contracted: tuple[tuple[int, ...], tuple[int, ...]] | None = None):
     """Product of arrays of one dtype on this CPU, summed in float32; by default a @ b where b is a matrix."""
     dimensions = (contracted or ((a.ndim - 1,), (0,)), ((), ()))
-    return jax.lax.dot_general(*widen(a, b), dimensions, preferred_element_type=jnp.float32)
+    a, b = widen(a, b)
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def dense_product(x, kernel_IxO, dimensions, precision=None):

@@ -60,7 +60,7 @@ def _convolve_by_products(x_BxNxC, kernel_KxCxD, *, stride: int):
     (batch, frames, _), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
     windows = (frames - taps) // stride + 1
     x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
-    total_BxTxD, tap = 0.0, 0
+    total_BxTxD, tap = jnp.zeros((), jnp.float32), 0
     while tap < taps:
         count = stride if tap + stride <= taps else 1
         if count == stride:

@@ -1,24 +1,27 @@
 """What libtpu's compiler says of an update's programs on a slice of TPUs, on a machine that has none."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sew_jax.compression import Draw
 from sew_jax.machines import Slice
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, Remat
-from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
+from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
 from sew_jax.training.pretraining import pretraining
 from sew_jax.training.step import Gradients, OfRun, make_gradients, new_state
 
@@ -44,7 +47,7 @@ class Compiled(NamedTuple):
     """What the compiler says of a program of gradients, of one device.
 
     Attributes:
-      needs: bytes of arguments, results and work space; None where it refused the program for want of memory.
+      needs: bytes of the state, gradients and work space; None where it refused the program for want of memory.
       work: bytes of work space alone.
       flop: of a loop one round alone is counted, as of micro-batches and heads of attention.
       accessed: bytes.
@@ -58,6 +61,19 @@ class Compiled(NamedTuple):
     accessed: float
     collectives: dict[str, int]
     cpu_seconds: float
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """Programs for other machines cannot be read from the cache of earlier runs, which warns of it."""
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 def can_compile(where: Slice) -> bool:
@@ -110,13 +126,15 @@ def compile_gradients(
     )
     lowered, begin = jitted.lower(state, batch, of_run, compression=draw), time.process_time()
     try:
-        program = lowered.compile()
+        with _no_cache():
+            program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Compiled(None, 0, 0.0, 0.0, {}, time.process_time() - begin)
     seconds, memory, cost = time.process_time() - begin, program.memory_analysis(), program.cost_analysis() or {}
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # moments lie there, too, though no gradient asks for them
+    held = bytes_per_device(shapes, shardings) + memory.output_size_in_bytes
     return Compiled(
         needs=held + memory.temp_size_in_bytes,
         work=memory.temp_size_in_bytes,

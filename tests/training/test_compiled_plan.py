@@ -1,15 +1,21 @@
 """Plans by the compiler's word: which way is asked about next, and one program compiled by libtpu where it is there."""
 
 import importlib.util
+from types import SimpleNamespace
 
+import jax.numpy as jnp
+import optax
 import pytest
 
 from configs import plan
+from sew_jax.compression import Compression, Draw
 from sew_jax.errors import UserError
 from sew_jax.machines import MACHINES, slice_named
-from sew_jax.training import compiled_way, memory_plan
-from sew_jax.training.compiled_plan import Compiled, Way
+from sew_jax.models.config import BackboneConfig
+from sew_jax.training import compiled_plan, compiled_way, memory_plan
+from sew_jax.training.compiled_plan import Compiled, Way, compile_gradients
 from sew_jax.training.compiled_way import Estimates
+from sew_jax.training.losses import Term
 
 GIB = 2**30
 NEEDS = {"none": (3 * GIB, 0), "dots": (2 * GIB, GIB // 2), "layers": (GIB // 2, GIB)}  # of an utterance
@@ -97,16 +103,26 @@ def test_slices_of_gpus_are_estimated(capsys, monkeypatch):
     assert not asked and said[0].endswith("8 devices of 80 GiB")
 
 
+def loss_of_one_product(params, batch_stats, batch, key, progress, draw):
+    y = batch["wave"][:, :512].astype(jnp.float32) @ params["kernel"]
+    loss = Term(jnp.square(y).sum(), jnp.ones(()))
+    return loss, ({"loss": loss}, batch_stats)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_libtpu_is_asked(capsys):
-    config = plan.get_config("demo")
-    config.update({"machine": "v5e-4", "programs": "largest"})
-    config.pretrain.compression.names = "s1q1k1"
-    small = {"layers": 1, "width": 32, "heads": 1, "ffn_width": 32, "pos_kernel": 3, "pos_groups": 1, "conv_width": 8}
-    config.pretrain.model.update(small)
-    config.pretrain.input.update({"crop_seconds": 0.6, "batch_seconds": 2.4, "min_seconds": 0.5})
-    memory_plan.plan_memory(config)
-    said = capsys.readouterr().out.splitlines()
-    row = next(line.split() for line in said if "all-reduce" in line)
-    assert row[:4] == ["1", "none", "1", "s1q1k1"] and 0 < float(row[4]) < 1
-    assert said[-1] == "--config.mesh.fsdp=1 --config.remat=none --config.accumulate=1"
+def test_libtpu_is_asked(monkeypatch):
+    """Of a model that compiles in a second: its weight is split over the chips, its gradient summed."""
+    model = SimpleNamespace(initialize=lambda key: {"params": {"kernel": jnp.zeros((512, 256))}})
+    learning = SimpleNamespace(model=model, optimizer=optax.adam(1.0), micro_loss=loss_of_one_product)
+    monkeypatch.setattr(compiled_plan, "pretraining", lambda *_: learning)
+    pretrain, where = plan.get_config("demo").pretrain, slice_named("v5e-4")
+    backbone, draw = BackboneConfig(), Draw(Compression())
+    said = {
+        fsdp: compile_gradients(pretrain, backbone, where, Way(fsdp, "none", 1), draw, rows=2, samples=16_000)
+        for fsdp in (1, 4)
+    }
+    weights = 4 * 4 * 512 * 256  # float32: itself, two moments, its gradient
+    assert said[1].needs > weights > said[4].needs - said[4].work > weights / 4
+    assert said[1].flop == pytest.approx(2 * 2 * 2 * 512 * 256, rel=0.2)  # two products of two rows
+    assert sum(said[1].collectives.values()) and set(said[1].collectives) == {"all-reduce"}
+    assert said[4].collectives and all(one.cpu_seconds > 0 for one in said.values())
