@@ -17,6 +17,7 @@ from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.parameters import cast_ahead
 from sew_jax.runtime.programs import compile_one
 from sew_jax.training.pretraining import pretraining
 from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
@@ -30,7 +31,7 @@ def inference(
     """Waveforms (batch, samples) to logits, once for each setting; `peak_gflops` where it has been measured before."""
     _configure()
     model = CTCModel(backbone, CTCHeadConfig())
-    params = jax.jit(model.initialize)(jax.random.key(0))["params"]
+    params = cast_ahead(jax.jit(model.initialize)(jax.random.key(0))["params"], backbone.dtype)
 
     def logits(params, wave, length, compression):
         return model.apply({"params": params}, wave, length, compression, deterministic=True)

@@ -28,7 +28,7 @@ from sew_jax.checks.training import FINETUNE, PRETRAIN, needs_an_architecture
 from sew_jax.compression import parse_table, settings_table
 from sew_jax.engines.run_times import ALL_PRECISIONS, RUNTIMES
 from sew_jax.errors import UserError
-from sew_jax.machines import MACHINE_NAMES
+from sew_jax.machines import slice_named
 from sew_jax.models.sizes import SIZES, published
 from sew_jax.names import split_names
 
@@ -136,7 +136,8 @@ PLAN = Mode(
         "flop": at_least(0, "0: none"),
         "device_hours": at_least(0, "0: none"),
         "kwh": at_least(0, "0: none"),
-        "machine": choice(*MACHINE_NAMES),
+        "machine": Parsed("name a device or a slice, such as v5e-16", slice_named),
+        "programs": choice("none", "largest", "three"),
         "utilization": Number("a part of the promised speed", 0, 1, above=True),
         "price": at_least(0, "of a device hour; 0: none is said"),
         "hours": at_least(0, "of audio; 0: those of pretrain.data"),

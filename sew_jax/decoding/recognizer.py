@@ -26,7 +26,7 @@ from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.encoder import Layer
 from sew_jax.models.lengths import repeat_frames, zero_padding
-from sew_jax.models.parameters import merge_params
+from sew_jax.models.parameters import cast_ahead, merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
 
@@ -70,6 +70,12 @@ class Recognizer:
         """What computes it: JAX here."""
         return Engine("jax", self.model.backbone.dtype)
 
+    @functools.cached_property
+    def _operands(self) -> Any:
+        """Parameters as its programs take them."""
+        dtype = self.model.backbone.dtype
+        return self.params if dtype == "float32" else cast_ahead(self.params, dtype)
+
     def compile(
         self,
         output: Output,
@@ -99,7 +105,10 @@ class Recognizer:
         def shapes(key):
             count = rows[key[1]]
             wave = jax.ShapeDtypeStruct((count, key[1]), dtype, sharding=sharding)
-            return self.params, {"wave": wave, "length": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)}
+            return self._operands, {
+                "wave": wave,
+                "length": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding),
+            }
 
         jitted = jax.jit(functools.partial(output, self.model), static_argnames="compression")
         compiled = compile_table(jitted, missing, shapes, what)
@@ -109,7 +118,7 @@ class Recognizer:
     def run(self, output: Output, setting: Compression, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """What a compiled program gives of a batch that lies on the mesh; it returns before the devices are done."""
         rows, bucket = batch["wave"].shape
-        return self.programs[self._key(output, setting, bucket, rows, batch["wave"].dtype)](self.params, batch)
+        return self.programs[self._key(output, setting, bucket, rows, batch["wave"].dtype)](self._operands, batch)
 
     @staticmethod
     def _key(output: Output, setting: Compression, bucket: int, rows: int, dtype) -> tuple:

@@ -14,6 +14,7 @@ from jax.export import is_symbolic_dim
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+from sew_jax.models.products import widen
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
@@ -56,7 +57,7 @@ def attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, *
 
     def on_cpu(q, k, v, valid_BxK, seed):
         valid_BxHxK = jnp.broadcast_to(valid_BxK[:, None], (batch, heads, keys))
-        return attend_pair_by_pair(q, k, v, valid_BxHxK, seed, rate=rate)
+        return attend_pair_by_pair(*widen(q, k, v), valid_BxHxK, seed, rate=rate).astype(v.dtype)
 
     def elsewhere(q, k, v, valid_BxK, seed):
         return attend_head_by_head(q, k, v, valid_BxK, seed, rate)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
-from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
+from sew_jax.models.layers import Dropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
+from sew_jax.models.products import PRODUCT, wide_on_cpu
 
 
 class Encoder(nn.Module):
@@ -106,7 +107,7 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     """`Layer` that keeps for its backward pass what `BackboneConfig.remat` says."""
     if remat == "none":
         return layer
-    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    keep = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "dots" else None
     return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
 
 
@@ -151,12 +152,12 @@ class PositionalConv(nn.Module):
         bias_D = self.param("bias", nn.initializers.zeros, (width,))
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
         kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-        y = jax.lax.platform_dependent(
-            x_BxTxD,
-            kernel_KxIxO,
+        by_platform = functools.partial(
+            jax.lax.platform_dependent,
             tpu=functools.partial(convolve, stride=stride, groups=groups),
             default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
         )
+        y = wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
         return y + bias_D.astype(y.dtype)
 
 
@@ -174,7 +175,7 @@ class ResidualUpsampler(nn.Module):
     def __call__(self, x_BxWxD):
         batch, windows, width = x_BxWxD.shape
         zeros = nn.initializers.zeros
-        difference = nn.Dense(width * self.factor, dtype=self.dtype, kernel_init=zeros, name="difference")(x_BxWxD)
+        difference = dense(width * self.factor, self.dtype, zeros, name="difference")(x_BxWxD)
         difference_BxWxSxD = difference.reshape(batch, windows, self.factor, width)
         return (x_BxWxD[:, :, None] + difference_BxWxSxD).reshape(batch, windows * self.factor, width)
 
@@ -193,7 +194,7 @@ class LinearUpsampler(nn.Module):
     def __call__(self, x_BxWxD):
         batch, windows, width = x_BxWxD.shape
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        y = nn.Dense(width * self.factor, dtype=self.dtype, kernel_init=init, name="linear")(x_BxWxD)
+        y = dense(width * self.factor, self.dtype, init, name="linear")(x_BxWxD)
         return gelu(y).reshape(batch, windows * self.factor, width)
 
 

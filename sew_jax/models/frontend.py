@@ -7,11 +7,13 @@ valid samples only: statistics over time count valid frames, and the tail is zer
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import EPSILON, gelu, kaiming_normal, layer_norm, torch_uniform
 from sew_jax.models.lengths import conv_length, mask_from_lengths, normalize_over_time, zero_padding
+from sew_jax.models.products import dense_product, wide_on_cpu
 from sew_jax.models.spectrum import HOP, MEL_BINS, WINDOW, kaldi_fbank, log_mel
 from sew_jax.models.strided_conv import StridedConv
 
@@ -141,6 +143,7 @@ class FbankConvs(nn.Module):
                 dtype=config.dtype,
                 kernel_init=kaiming_normal,
                 bias_init=torch_uniform(9 * x_BxTxFxC.shape[-1]),
+                conv_general_dilated=_convolve,
                 name=f"conv_{i}",
             )(x_BxTxFxC)
             # over bins and channels at once: of a bin alone the norm would hide how loud it is
@@ -161,12 +164,18 @@ class FilterBank(nn.Module):
         (filters, taps, hop), (averages, span, stride) = FILTERS, ENVELOPES
         filter_KxC = self.param("filters", kaiming_normal, (taps, filters)).astype(dtype)
         average_KxE = self.param("envelopes", kaiming_normal, (span, averages)).astype(dtype)
-        x_BxTxC = jnp.abs(_windows(wave_BxN.astype(dtype)[..., None], taps, hop)[..., 0] @ filter_KxC)
+        window_BxTxK = _windows(wave_BxN.astype(dtype)[..., None], taps, hop)[..., 0]
+        x_BxTxC = jnp.abs(dense_product(window_BxTxK, filter_KxC, (((2,), (0,)), ((), ()))))
         windows_BxTxKxC = _windows(x_BxTxC, span, stride)
         y_BxTxCxE = jnp.einsum("btkc,ke->btce", windows_BxTxKxC, average_KxE).astype(jnp.float32)
         # RWTH's 2.5th root; the slope of a root is infinite at zero, where digital silence lies
         root_BxTxC = ((jnp.abs(y_BxTxCxE) + 1e-3) ** 0.4).reshape(*y_BxTxCxE.shape[:2], filters * averages)
         return _stack(root_BxTxC).astype(dtype)
+
+
+def _convolve(x, kernel, *arguments, **options):
+    """`jax.lax.conv_general_dilated`, for flax's `Conv`."""
+    return wide_on_cpu(lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, *arguments, **options), x, kernel)
 
 
 def _windows(x_BxNxC, size: int, hop: int):

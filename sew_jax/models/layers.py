@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+from sew_jax.models.products import dense_product
 
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
 # Of the heads' products, which are small: by default accelerators round float32 to bfloat16 or TF32 first
@@ -45,9 +46,14 @@ def layer_norm(dtype, name: str | None = None, axes: int | tuple[int, ...] = -1)
     return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=dtype, reduction_axes=axes, name=name)
 
 
+def dense(features: int, dtype, kernel_init, name: str | None = None, **options) -> nn.Dense:
+    """Linear layer whose product is computed as the platform does it best."""
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, dot_general=dense_product, name=name, **options)
+
+
 def transformer_dense(features: int, dtype, name: str | None = None) -> nn.Dense:
     """Linear layer with BERT's initialisation, N(0, 0.02) and zero bias (fairseq `init_bert_params`)."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+    return dense(features, dtype, nn.initializers.normal(0.02), name)
 
 
 def torch_uniform(fan_in: int):
@@ -63,7 +69,7 @@ def torch_uniform(fan_in: int):
 def torch_dense(features: int, fan_in: int, dtype, name: str | None = None, precision=None) -> nn.Dense:
     """Linear layer whose kernel and bias are drawn as torch draws them."""
     init = torch_uniform(fan_in)
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, precision=precision, name=name)
+    return dense(features, dtype, init, name, bias_init=init, precision=precision)
 
 
 def exact_dense(features: int, kernel_init, name: str, use_bias: bool = True) -> nn.Dense:

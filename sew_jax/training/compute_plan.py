@@ -13,7 +13,7 @@ from sew_jax.config_files import load_config
 from sew_jax.console import say
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
-from sew_jax.machines import MACHINES, Machine, machine_named
+from sew_jax.machines import MACHINES, Machine, machine_named, slice_named
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.sizes import SIZES
@@ -70,6 +70,10 @@ def plan_compute(config: ConfigDict) -> list[Plan]:
       UserError: the data cannot be opened, the machine's watts are not published, or the budget buys nothing.
     """
     check_config(config)
+    where = slice_named(config.machine)
+    if where:
+        config = config.copy_and_resolve_references()
+        config.machine, config.devices = where.machine.name, where.devices
     machine = machine_named(config.machine)
     flop = _budget(config, machine)
     hours, data = _hours(config)

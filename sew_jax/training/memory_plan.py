@@ -10,11 +10,14 @@ from ml_collections import ConfigDict
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.console import say
-from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig
+from sew_jax.machines import slice_named
+from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig, Remat
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
 from sew_jax.training import optimizer as optim
+from sew_jax.training.compiled_plan import can_compile
+from sew_jax.training.compiled_way import Estimates, at_once, compiled_way
 from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
 from sew_jax.training.step import new_state
 from sew_jax.training.task import SpanMask
@@ -26,7 +29,8 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     """Says what each way to divide a model needs, and the flags of the first that fits.
 
     Args:
-      config: `pretrain` is the config of that mode; `devices` and `memory_gib` describe the machine.
+      config: `pretrain` is the config of that mode; `machine`, where it names a slice, else `devices` and `memory_gib`
+        describe the machine.
       workdir: of all modes; nothing is written.
 
     Raises:
@@ -34,7 +38,9 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     """
     check_config(config)
     jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
-    pretrain, devices = config.pretrain, config.devices
+    where, pretrain = slice_named(config.machine), config.pretrain
+    devices = where.devices if where else config.devices
+    memory = (where.machine.memory_gib or 0) if where else config.memory_gib
     crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
     rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
     factors = tuple(setting.squeeze for setting in settings_table(**pretrain.compression))
@@ -47,7 +53,7 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
 
     state = jax.eval_shape(make_state, jax.random.key(0))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    say(f"{parameters / 1e6:.1f} M parameters; {devices} devices of {config.memory_gib:g} GiB")
+    say(f"{parameters / 1e6:.1f} M parameters; {devices} devices of {memory:g} GiB")
     say(f"an update is {rows} utterances of {pretrain.input.crop_seconds:g} s a device, {pretrain.dtype}, at s1q1k1\n")
 
     needs = _needs(pretrain, backbone, head, crop)
@@ -57,39 +63,41 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     say("  (an estimate: XLA merges some of it and needs room of its own; what it needs is printed before training)\n")
 
     say("  fsdp  state GiB  gradients GiB  utterances at once:" + "".join(f"{f'remat={r}':>14}" for r in REMAT))
-    fits = []
+    held = {}
     for fsdp in (n for n in range(1, devices + 1) if devices % n == 0):
         mesh = abstract_mesh(devices // fsdp, fsdp)
-        held = bytes_per_device(state, tree_shardings(mesh, state))
+        of_state = bytes_per_device(state, tree_shardings(mesh, state))
         gradients = bytes_per_device(state.params, tree_shardings(mesh, state.params))
-        free = config.memory_gib * _GIB - held - gradients
-        most = {remat: max(int(free // sum(needs[remat])), 0) for remat in REMAT}
-        fits += [(fsdp, remat, -(-rows // at_once)) for remat, at_once in most.items() if at_once]
-        counts = "".join(f"{n:14}" for n in most.values())
-        say(f"  {fsdp:4}  {held / _GIB:9.2f}  {gradients / _GIB:13.2f}  {'':19}{counts}")
-    if not fits:
+        held[fsdp] = of_state + gradients
+        counts = "".join(f"{at_once(memory * _GIB - held[fsdp], need):14}" for need in needs.values())
+        say(f"  {fsdp:4}  {of_state / _GIB:9.2f}  {gradients / _GIB:13.2f}  {'':19}{counts}")
+    estimates = Estimates(memory * _GIB, rows, held, needs)
+    if where and config.programs != "none" and can_compile(where):
+        way = compiled_way(config, backbone, where, estimates, crop)
+    else:
+        way = estimates.best(1.0)
+    if way is None:
         say("\nnothing fits: take more devices, or of more memory")
         return
-    # what computes least again, then what communicates least, then fewest micro-batches
-    fsdp, remat, accumulate = min(fits, key=lambda fit: (REMAT.index(fit[1]), fit[0], fit[2]))
-    say(f"\n--config.mesh.fsdp={fsdp} --config.remat={remat} --config.accumulate={accumulate}")
+    say(f"\n--config.mesh.fsdp={way.fsdp} --config.remat={way.remat} --config.accumulate={way.accumulate}")
 
 
 def _needs(
     pretrain: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig, samples: int
-) -> dict[str, tuple[int, int]]:
+) -> dict[Remat, tuple[int, int]]:
     """For each remat the bytes an utterance keeps for its backward pass, and those of the largest part computed again.
 
     Each layer keeps the same, so that one and two layers tell of any number.
     """
-    layer, rest = {}, {}
+    layer: dict[Remat, int] = {}
+    rest: dict[Remat, int] = {}
     for remat in REMAT:
         one, two = (
             _bytes_kept(dataclasses.replace(backbone, remat=remat, layers=layers), head, pretrain, samples)
             for layers in (1, 2)
         )
         layer[remat], rest[remat] = two - one, 2 * one - two
-    again = {
+    again: dict[Remat, int] = {
         "none": 0,
         "dots": layer["none"] - layer["dots"],
         "layers": max(layer["none"] - layer["layers"], rest["none"] - rest["layers"]),
