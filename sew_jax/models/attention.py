@@ -13,7 +13,7 @@ from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+from sew_jax.models.noise import row_seeds, rows_or_places
 from sew_jax.models.products import widen
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
@@ -41,8 +41,8 @@ class Attention(nn.Module):
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
-            key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
-            seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
+            row_B = rows_or_places(row_B, k_BxHxKxE.shape[0])
+            seed_BxHx2 = row_seeds(self.make_rng("dropout"), row_B, (self.heads,))
         out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate)
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
 

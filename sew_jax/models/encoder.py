@@ -44,17 +44,19 @@ class Encoder(nn.Module):
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
         layer = rematerialized(Layer, config.remat)
+        drops_layers = config.layerdrop > 0 and not (deterministic or self.is_initializing())
+        if drops_layers:  # drawn in the program: the same on all devices and hosts
+            keep_L = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop, (config.layers,))
         for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
 
             def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
                 return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
 
             module = layer(config, name=f"layer_{i}")
-            if deterministic or config.layerdrop == 0 or self.is_initializing():
+            if not drops_layers:
                 x_BxWxD = run(module, x_BxWxD)
-            else:  # drawn in the program: the same on all devices and hosts
-                keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
-                compute, take = _branch_or_choice(keep)
+            else:
+                compute, take = _branch_or_choice(keep_L[i])
                 computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
                 x_BxWxD = jnp.where(take, computed, x_BxWxD)
         if config.pre_norm:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+from sew_jax.models.noise import hash_positions, hash_words, positions, row_seeds, rows_or_places
 from sew_jax.models.products import dense_product
 
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
@@ -86,8 +86,8 @@ class Dropout(nn.Module):
     def __call__(self, x, deterministic: bool, row_B=None):
         if deterministic or self.rate == 0:
             return x
-        keys = row_keys(self.make_rng("dropout"), rows_or_places(row_B, x.shape[0]))
-        return dropout(x, self.rate, draw_rows(jax.random.bits, keys, (2,), "uint32"))
+        seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x.shape[0]), ())
+        return dropout(x, self.rate, seed_Bx2)
 
 
 def dropout(x, rate: float, seed_x2):
@@ -108,36 +108,8 @@ def dropout(x, rate: float, seed_x2):
 
     def one_by_one(seed_x2):  # taking words apart across its lanes costs a TPU more than hashing each four times
         column = jax.lax.broadcasted_iota(jnp.uint32, (*rows, width), len(rows))
-        words_x = _hash(seed_x2, _positions((*rows, 1)) * np.uint32(words) + column // 4)
+        words_x = hash_positions(seed_x2, positions((*rows, 1)) * np.uint32(words) + column // 4)
         return (words_x >> (column % 4 * 8)) & 0xFF >= dropped
 
     kept = jax.lax.platform_dependent(seed_x2, cpu=bytes_of_words, default=one_by_one)
     return jnp.where(kept, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
-
-
-def hash_words(seed_x2, shape: tuple[int, ...]):
-    """Random uint32 (..., *shape) for seeds (..., 2): a hash of seed and position.
-
-    Two rounds of lowbias32 (C. Wellons' hash-prospector). JAX's own threefry took 13 times as long on CPU (2 cores,
-    3.6 M words); any device computes its part alone.
-    """
-    return _hash(seed_x2, _positions(shape))
-
-
-def _positions(shape: tuple[int, ...]):
-    """Numbers of an array's elements in their order, uint32."""
-    position = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
-        position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return position
-
-
-def _hash(seed_x2, position):
-    first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
-    return _mix(_mix(position + first) + second)
-
-
-def _mix(x):
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
-    return x ^ (x >> 16)
