@@ -4,6 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -87,12 +88,13 @@ def _configure() -> None:
 
 
 def _compile(jitted, arguments: tuple, table: Sequence[Compression | Draw]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each setting's name its program, and what XLA says of it."""
+    """For each setting's name its program, and what XLA says of it; at once but on CPUs, which have few cores."""
     programs, facts = {}, {}
-    for setting in table:
-        lower = functools.partial(jitted.lower, *arguments, compression=setting)
-        programs[setting.name], facts[setting.name] = _compile_one(lower)
-        say(f"    {setting}: compiled in {facts[setting.name]['compile_seconds']:.1f} s")
+    lowers = {s: functools.partial(jitted.lower, *arguments, compression=s) for s in table}
+    with ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else len(table)) as pool:
+        for setting, (program, of_it) in zip(lowers, pool.map(_compile_one, lowers.values()), strict=True):
+            programs[setting.name], facts[setting.name] = program, of_it
+            say(f"    {setting}: compiled in {of_it['compile_seconds']:.1f} s")
     return programs, facts
 
 

@@ -61,24 +61,13 @@ def inference(config: dict[str, Any], dtype: str, batch: int, samples: int, plat
             function(wave)
         _synchronize(torch, device)
 
-    compiled = torch.compile(model)
-    cases: dict[str, Callable[[], object]] = {"eager": lambda: logits(model)}
-    problems = []
-    begin = time.perf_counter()
-    try:
-        logits(compiled)
-    except Exception as error:  # compilers fail in many ways; the model itself runs in any case
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        problems.append(f"torch.compile failed: {(lines or [type(error).__name__])[0][:200]}")
-    else:
-        cases["compiled"] = lambda: logits(compiled)
-    seconds = {"eager": 0.0, "compiled": time.perf_counter() - begin}
+    cases, seconds, problems = _with_compiled(torch, model, lambda model: lambda: logits(model))
     facts = {name: _facts(model) | {"compile_seconds": seconds[name]} for name in cases}
     return _bench(torch, device, cases, facts, problems)
 
 
 def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platform: str) -> Bench:
-    """Updates of pre-training on waveforms (batch, samples): `eager`; in bfloat16 by autocast.
+    """Updates of pre-training on waveforms (batch, samples): `eager`, and `compiled` as above; in bfloat16 by autocast.
 
     Masks and negatives are drawn once, before anything is timed, where ours are drawn in every update.
     """
@@ -99,15 +88,33 @@ def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platf
     inputs = {name: torch.tensor(array, device=device) for name, array in inputs.items()}
     half = torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
-    def update() -> None:
+    def update(function) -> None:
         with half:
-            loss = model(wave, **inputs).loss
+            loss = function(wave, **inputs).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         _synchronize(torch, device)
 
-    return _bench(torch, device, {"eager": update}, {"eager": _facts(model)}, [])
+    if device == "cpu":  # where it takes minutes and gains nothing
+        return _bench(torch, device, {"eager": lambda: update(model)}, {"eager": _facts(model)}, [])
+    cases, seconds, problems = _with_compiled(torch, model, lambda model: lambda: update(model))
+    facts = {name: _facts(model) | {"compile_seconds": seconds[name]} for name in cases}
+    return _bench(torch, device, cases, facts, problems)
+
+
+def _with_compiled(
+    torch: Any, model: Any, case: Callable[[Any], Callable[[], object]]
+) -> tuple[dict[str, Callable[[], object]], dict[str, float], list[str]]:
+    """The case of a model, and that of its torch.compile if it works; seconds to compile each; what failed."""
+    eager, compiled = case(model), case(torch.compile(model))
+    begin = time.perf_counter()
+    try:
+        compiled()
+    except Exception as error:  # compilers fail in many ways; the model itself runs in any case
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return {"eager": eager}, {"eager": 0.0}, [f"torch.compile failed: {(lines or [type(error).__name__])[0][:200]}"]
+    return {"eager": eager, "compiled": compiled}, {"eager": 0.0, "compiled": time.perf_counter() - begin}, []
 
 
 def _open_torch(platform: str) -> tuple[Any, str]:

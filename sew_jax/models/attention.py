@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
+from sew_jax.models.flash_attention import flash_attention
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.noise import row_seeds, rows_or_places
@@ -39,7 +40,7 @@ class Attention(nn.Module):
         q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
         rate = 0.0 if deterministic else self.dropout
-        seed_BxHx2 = None
+        seed_BxHx2 = jnp.zeros((query_BxQxD.shape[0], self.heads, 2), jnp.uint32)
         if rate:
             row_B = rows_or_places(row_B, k_BxHxKxE.shape[0])
             seed_BxHx2 = row_seeds(self.make_rng("dropout"), row_B, (self.heads,))
@@ -55,15 +56,21 @@ def attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, *
     batch, heads, keys = k_BxHxKxE.shape[:3]
     valid_BxK = mask_from_lengths(key_length_B, keys)
 
-    def on_cpu(q, k, v, valid_BxK, seed):
+    def on_cpu(q, k, v, length_B, valid_BxK, seed):
         valid_BxHxK = jnp.broadcast_to(valid_BxK[:, None], (batch, heads, keys))
         return attend_pair_by_pair(*widen(q, k, v), valid_BxHxK, seed, rate=rate).astype(v.dtype)
 
-    def elsewhere(q, k, v, valid_BxK, seed):
+    def in_blocks(q, k, v, length_B, valid_BxK, seed):
+        return flash_attention(q, k, v, length_B, seed, rate)
+
+    def elsewhere(q, k, v, length_B, valid_BxK, seed):
         return attend_head_by_head(q, k, v, valid_BxK, seed, rate)
 
+    forms = {"cpu": on_cpu, "default": elsewhere}
+    if v_BxHxKxE.dtype == jnp.bfloat16:
+        forms["cuda"] = in_blocks
     return jax.lax.platform_dependent(
-        q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, cpu=on_cpu, default=elsewhere
+        q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, valid_BxK, seed_BxHx2, **forms
     )
 
 

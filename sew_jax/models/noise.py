@@ -61,10 +61,10 @@ def positions(shape: tuple[int, ...]):
 
 def hash_positions(seed_x2, position):
     first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
-    return _mix(_mix(position + first) + second)
+    return mix(mix(position + first) + second)
 
 
-def _mix(x):
+def mix(x):
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)
