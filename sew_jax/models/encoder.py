@@ -3,7 +3,6 @@
 B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -15,6 +14,8 @@ from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
+from sew_jax.models.positions import PositionalConv, PositionalStack
+from sew_jax.models.relative import RelativeBias
 
 
 class Encoder(nn.Module):
@@ -30,9 +31,11 @@ class Encoder(nn.Module):
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
         config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
-        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
-            PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
-        )
+        if config.pos_layers > 1:
+            positions_BxWxD = PositionalStack(config, name="pos_conv")(x_BxTxD, length_B, squeeze)
+        else:
+            positions_BxWxD = PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
+        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(positions_BxWxD)
         if config.tail == "drop":
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
@@ -43,10 +46,13 @@ class Encoder(nn.Module):
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
         layer = rematerialized(Layer, config.remat)
-        for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
+        pools = compression.layer_pools(config.layers)
+        bias_by_pools = self._biases(pools, squeeze, x_BxWxD.shape[1])
+        for i, (query_pool, kv_pool) in enumerate(pools):
+            bias_HxL = bias_by_pools.get((query_pool, kv_pool))
 
-            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
+            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool, bias_HxL=bias_HxL):
+                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, squeeze, row_B, bias_HxL)
 
             module = layer(config, name=f"layer_{i}")
             if deterministic or config.layerdrop == 0 or self.is_initializing():
@@ -62,6 +68,17 @@ class Encoder(nn.Module):
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
+
+    def _biases(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
+        """By pooling factors of layers, the bias that they all share."""
+        config = self.config
+        if not config.rel_buckets:
+            return {}
+        relative = RelativeBias(config.heads, config.rel_buckets, config.rel_furthest, name="relative_bias")
+        return {
+            (q, kv): relative(pooled_length(windows, q), pooled_length(windows, kv), squeeze * q, squeeze * kv)
+            for q, kv in dict.fromkeys(pools)
+        }
 
     def _upsample(self, x_BxWxD, squeeze: int, frames: int):
         kind, factors = self.config.upsampler, self.config.upsample_factors
@@ -107,57 +124,7 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     if remat == "none":
         return layer
     keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
-
-
-def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
-    taps = kernel_KxIxO.shape[0]
-    return jax.lax.conv_general_dilated(
-        x_BxTxD,
-        kernel_KxIxO,
-        (stride,),
-        [(taps // 2, (taps - 1) // 2)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups,
-    )
-
-
-def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same, for all but TPUs.
-
-    XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient, and the partitioner of CPUs
-    and GPUs gathers the whole batch on each device for a grouped convolution (openxla/xla issue 47945).
-    """
-    pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
-    return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
-
-
-class PositionalConv(nn.Module):
-    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor, one kernel for all.
-
-    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad`
-    convolution.
-    """
-
-    config: BackboneConfig
-
-    @nn.compact
-    def __call__(self, x_BxTxD, stride: int):
-        taps, groups, width = self.config.pos_kernel, self.config.pos_groups, self.config.width
-        init = nn.initializers.normal(math.sqrt(4 / (taps * width)))
-        v_KxIxO = self.param("weight_v", init, (taps, width // groups, width))
-        gain_K = self.param("weight_g", lambda key: jnp.sqrt(jnp.square(v_KxIxO).sum((1, 2))))
-        bias_D = self.param("bias", nn.initializers.zeros, (width,))
-        scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
-        kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-        y = jax.lax.platform_dependent(
-            x_BxTxD,
-            kernel_KxIxO,
-            tpu=functools.partial(convolve, stride=stride, groups=groups),
-            default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-        )
-        return y + bias_D.astype(y.dtype)
+    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5, 6))  # query_pool to squeeze, after self
 
 
 class ResidualUpsampler(nn.Module):
@@ -208,7 +175,17 @@ class Layer(nn.Module):
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxWxD,
+        length_B,
+        query_pool: int,
+        kv_pool: int,
+        deterministic: bool,
+        squeeze: int = 1,
+        row_B=None,
+        bias_HxL=None,
+    ):
         config, frames = self.config, x_BxWxD.shape[1]
         attention_norm = layer_norm(config.dtype, name="attention_norm")
         ffn_norm = layer_norm(config.dtype, name="ffn_norm")
@@ -217,7 +194,13 @@ class Layer(nn.Module):
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
         update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic, row_B
+            query_BxQxD,
+            key_BxKxD,
+            pooled_length(length_B, kv_pool),
+            deterministic,
+            row_B,
+            bias_HxL,
+            (squeeze * query_pool, squeeze * kv_pool),
         )
         update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
 
@@ -227,6 +210,8 @@ class Layer(nn.Module):
         y_BxLxD = base_BxLxD + update_BxLxD
         if config.pre_norm:
             y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
+            if config.adapter_width:
+                y_BxLxD = y_BxLxD + Adapter(config.adapter_width, config.dtype, name="adapter")(y_BxLxD)
         else:
             y_BxLxD = attention_norm(y_BxLxD)
             y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
@@ -238,3 +223,18 @@ class Layer(nn.Module):
         x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
         return Dropout(config.dropout)(x, deterministic, row_B)
+
+
+class Adapter(nn.Module):
+    """MMS's addition to a layer's output, the part that a language owns: norm, a narrow layer, ReLU, and back.
+
+    A fresh one adds nothing.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        down = transformer_dense(self.width, self.dtype, name="down")(layer_norm(self.dtype, name="norm")(x))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="up")(nn.relu(down))

@@ -1,6 +1,7 @@
 """Makes the reference folders and outputs beside this file; needs torch and transformers 4.57, which the tests do not.
 
-  python -m tests.released.make tests/released
+  python -m tests.released.make tests/released          # all of them
+  python -m tests.released.make tests/released wavlm    # one, the others stay as they are
 
 Random weights, as `save_pretrained` writes them, and what transformers computes with them in float32.
 """
@@ -32,6 +33,9 @@ CONV = dict(conv_dim=[16] * 7)
 CODES = dict(
     num_codevectors_per_group=8, codevector_dim=16, proj_codevector_dim=12, num_negatives=5, feat_quantizer_dropout=0.0
 )
+DATA2VEC = {key: value for key, value in (BASE | CONV).items() if key != "num_conv_pos_embeddings"}
+DATA2VEC |= dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
+WAVLM = BASE | CONV | dict(num_buckets=16, max_bucket_distance=12)  # narrower than the utterances are long
 SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
 # name -> (class, configuration, whether the processor normalises)
 MODELS = {
@@ -41,6 +45,12 @@ MODELS = {
     "xlsr_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE), True),
     "hubert": (hf.HubertModel, hf.HubertConfig(**BASE, **CONV, **LARGE), True),
     "hubert_ctc": (hf.HubertForCTC, hf.HubertConfig(**BASE, **CONV), True),
+    "unispeech_ctc": (hf.UniSpeechForCTC, hf.UniSpeechConfig(**BASE, **CONV, **LARGE), True),
+    "unispeech_sat": (hf.UniSpeechSatModel, hf.UniSpeechSatConfig(**BASE, **CONV), False),
+    "data2vec": (hf.Data2VecAudioModel, hf.Data2VecAudioConfig(**DATA2VEC), True),
+    "data2vec_ctc": (hf.Data2VecAudioForCTC, hf.Data2VecAudioConfig(**DATA2VEC, conv_bias=True), True),
+    "wavlm": (hf.WavLMModel, hf.WavLMConfig(**WAVLM), False),
+    "wavlm_ctc": (hf.WavLMForCTC, hf.WavLMConfig(**WAVLM, **LARGE), True),
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
     "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
 }
@@ -55,7 +65,7 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
         for parameter in model.parameters():  # none at a special value: zero biases would hide a forgotten one
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    mask = config.feat_extract_norm == "layer"
+    mask = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec has no other
     extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
     if name.endswith("ctc"):
         folder.joinpath("vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
@@ -116,7 +126,8 @@ def pretraining_loss(model, extractor, name: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    outputs: dict[str, np.ndarray] = {}
-    for model in MODELS:
-        outputs |= make(model, root / model)
+    names = sys.argv[2:] or list(MODELS)
+    outputs = dict(np.load(root / "outputs.npz")) if sys.argv[2:] else {}
+    for name in names:
+        outputs |= make(name, root / name)
     np.savez_compressed(root / "outputs.npz", **outputs)
