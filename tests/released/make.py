@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as hf
+from safetensors.torch import save_file
 
 from tests.released.inputs import VOCABULARY, waves
 
@@ -37,6 +38,8 @@ DATA2VEC = {key: value for key, value in (BASE | CONV).items() if key != "num_co
 DATA2VEC |= dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
 WAVLM = BASE | CONV | dict(num_buckets=16, max_bucket_distance=12)  # narrower than the utterances are long
 SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
+SWAHILI = {s: i for i, s in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *"aiunkmwteholysbjrgdpfzvc'"))}
+OTHER = dict(target_lang="swh", ignore_mismatched_sizes=True)  # as its users load a language
 # name -> (class, configuration, whether the processor normalises)
 MODELS = {
     "wav2vec2": (hf.Wav2Vec2Model, hf.Wav2Vec2Config(**BASE, **CONV), False),
@@ -51,6 +54,7 @@ MODELS = {
     "data2vec_ctc": (hf.Data2VecAudioForCTC, hf.Data2VecAudioConfig(**DATA2VEC, conv_bias=True), True),
     "wavlm": (hf.WavLMModel, hf.WavLMConfig(**WAVLM), False),
     "wavlm_ctc": (hf.WavLMForCTC, hf.WavLMConfig(**WAVLM, **LARGE), True),
+    "mms_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE, adapter_attn_dim=8), True),
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
     "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
 }
@@ -68,11 +72,36 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
     mask = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec has no other
     extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
     if name.endswith("ctc"):
-        folder.joinpath("vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
-        tokenizer = hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+        symbols = {s: i for i, s in enumerate(VOCABULARY)}
+        languages = {"eng": symbols, "swh": SWAHILI} if name.startswith("mms") else {}
+        folder.joinpath("vocab.json").write_text(json.dumps(languages or symbols))
+        target = "eng" if languages else None
+        tokenizer = hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), target_lang=target)
+        for language, symbols in languages.items():
+            write_adapter(model, folder, language, len(symbols))
         hf.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
     else:
         extractor.save_pretrained(folder)
+        if languages:
+            folder.joinpath("vocab.json").write_text(json.dumps(languages))
+    outputs = run(model, name, extractor, mask)
+    if name.startswith("mms"):
+        outputs |= run(hf.AutoModelForCTC.from_pretrained(folder, **OTHER).eval(), f"{name}#swh", extractor, mask)
+    if name.endswith("pretraining"):
+        outputs |= pretraining_loss(model, extractor, name)
+    return outputs
+
+
+def write_adapter(model, folder: Path, language: str, symbols: int) -> None:
+    """A language's adapters and head, as facebook/mms-1b-all has them: English's are those in the model's own file."""
+    tensors = {k: x for k, x in model.state_dict().items() if ".adapter_layer." in k or k.startswith("lm_head.")}
+    if language != "eng":
+        tensors = {k: torch.randn(symbols if "lm_head" in k else len(x), *x.shape[1:]) / 5 for k, x in tensors.items()}
+    save_file({k: x.contiguous() for k, x in tensors.items()}, folder / f"adapter.{language}.safetensors")
+
+
+def run(model, name: str, extractor, mask: bool) -> dict[str, np.ndarray]:
+    """Outputs of each utterance alone, and of all in a padded batch where the model is run with a mask."""
     outputs = {}
     for wave in waves():
         inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
@@ -88,8 +117,6 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
         with torch.no_grad():
             out = model(**inputs)
         outputs[f"{name}/padded/head"] = (out.logits if "logits" in out else out[0]).numpy()
-    if name.endswith("pretraining"):
-        outputs |= pretraining_loss(model, extractor, name)
     return outputs
 
 
