@@ -54,6 +54,7 @@ _BEAM: Rules = {
 _BEAM_OF_MANY: Rules = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
 _EVALUATE: Rules = {
     "init_from": INIT_FROM,
+    "language": LANGUAGE,
     "data": DATA,
     "split": Text(),
     "text_normalizer": TEXT_NORMALIZER,
@@ -159,7 +160,7 @@ def _bytes_are_for_onnx(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 _BEAM_SEARCH = (_a_lexicon_is_for_beam_search, _beam_holds_its_results, _weights_are_of_something)
 EVALUATE = Mode(
-    keys={"mode": mode("evaluate"), "settings": Settings(), "language": LANGUAGE, **_EVALUATE},
+    keys={"mode": mode("evaluate"), "settings": Settings(), **_EVALUATE},
     together=(
         *_BEAM_SEARCH,
         _each_run_time_has_a_precision,
@@ -179,7 +180,7 @@ SEARCH = Mode(
         "factors": Factors(),
         "seed": SEED,
     },
-    together=(*_BEAM_SEARCH, _each_run_time_has_a_precision, one_axis_is_the_rest, _dev_is_not_test, _one_is_a_factor),
+    together=(*EVALUATE.together, _dev_is_not_test, _one_is_a_factor),
 )
 TRANSCRIBE = Mode(
     keys={
