@@ -7,10 +7,9 @@ from sew_jax.checkpoints.hf_families import DEFAULTS, FAMILIES, PRETRAIN_HEAD, R
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import conv_stack, feature_width
-from sew_jax.models.layers import EPSILON
 
 # Fields in which a family may differ from wav2vec 2.0 base, and which those that have no key for them must leave alone
-_PARTS = ("conv_norm", "pre_norm", "pos_layers", "rel_buckets", "adapter_width")
+_PARTS = ("conv_norm", "pre_norm", "pos_layers", "rel_buckets", "adapter_width", "input_norm", "norm_epsilon")
 
 
 class Architecture(NamedTuple):
@@ -47,8 +46,9 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
                 f"{source}: {family.fields[field]} is {c[family.fields[field]]}; it must be {least} or more"
             )
     unread = {"adapter_attn_dim": 0} if "adapter_width" not in family.fields else {}
-    for key, value in (REQUIRED | unread).items():
-        if c[key] != value:
+    read = set(family.fields.values())
+    for key, value in {**REQUIRED, **unread, **family.required}.items():
+        if key not in read and c[key] != value:
             raise UserError(f"{source}: {key} is {c[key]!r}; only {value!r} can be loaded")
     try:
         backbone = BackboneConfig(
@@ -79,7 +79,8 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.json` with the defaults of its family where it is silent or null."""
     given = {key: value for key, value in config.items() if value is not None}
-    return {**DEFAULTS, **FAMILIES[config["model_type"]].defaults, **REQUIRED, **given}
+    family = FAMILIES[config["model_type"]]
+    return {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
 
 
 def read_head(kind: str, config: Mapping[str, Any]) -> PretrainHeadConfig | CTCHeadConfig | None:
@@ -107,9 +108,9 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
         "architectures": [class_name(family, head)],
         "torch_dtype": "float32",
     }
+    c |= {**REQUIRED, **kind.required}
     c |= {theirs: getattr(backbone, ours) for ours, theirs in kind.fields.items()}
     c |= dict(zip(("conv_dim", "conv_kernel", "conv_stride"), map(list, zip(*stack, strict=True)), strict=True))
-    c |= {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": EPSILON}
     if not backbone.adapter_width:
         c.pop("adapter_attn_dim", None)  # for transformers, adapters of no width are adapters
     if kind.squeezes:
@@ -131,7 +132,7 @@ def class_name(family: str, head: PretrainHeadConfig | CTCHeadConfig | None) -> 
 def family_of(backbone: BackboneConfig, squeeze: int) -> str:
     """The family that computes what a backbone does at a squeeze factor, if any does."""
     if squeeze > 1:
-        return "sew"
+        return "sew-d" if backbone.rel_buckets and backbone.rel_form == "disentangled" else "sew"
     if backbone.rel_buckets:
         return "wavlm"
     return "data2vec-audio" if backbone.pos_layers > 1 else "wav2vec2"

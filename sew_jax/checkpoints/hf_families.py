@@ -38,6 +38,7 @@ class Family(NamedTuple):
     shared: Mapping[str, Any] = {}  # fields of BackboneConfig that all its models have
     least: Mapping[str, int] = {}  # of fields, without which it would be another family
     defaults: Mapping[str, Any] = {}  # of its configuration class, where they are not wav2vec 2.0's
+    required: Mapping[str, Any] = {}  # beside REQUIRED, or in its place
     squeezes: bool = False
 
 
@@ -75,6 +76,32 @@ FAMILIES = {
     ),
 }
 
+_COMPACT = FAMILIES["sew"]
+FAMILIES["sew-d"] = _COMPACT._replace(
+    stem="SEWD",
+    prefix="sew_d",
+    fields={key: name for key, name in _SEW.items() if key not in ("dropout", "activation_dropout", "layerdrop")}
+    | {
+        "dropout": "activation_dropout",
+        "rel_buckets": "position_buckets",
+        "rel_furthest": "max_position_embeddings",
+        "rel_unit": "squeeze_factor",
+        "norm_epsilon": "layer_norm_eps",
+    },
+    shared={**_COMPACT.shared, "rel_form": "disentangled", "input_norm": False},
+    least={"rel_buckets": 4},
+    defaults={**_COMPACT.defaults, "layer_norm_eps": 1e-7},
+    required={
+        "hidden_act": "gelu_python",
+        "relative_attention": True,
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 0,
+        "feature_layer_norm_eps": EPSILON,
+    },
+)
+
 # What transformers' configuration classes assume where config.json is silent (4.57.6)
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32,
@@ -98,6 +125,8 @@ DEFAULTS: dict[str, Any] = {
     "max_bucket_distance": 800,
     "adapter_attn_dim": 0,  # theirs is null
     "squeeze_factor": 1,
+    "position_buckets": 256,
+    "max_position_embeddings": 512,
     "num_codevectors_per_group": 320,
     "num_codevector_groups": 2,
     "contrastive_logits_temperature": 0.1,

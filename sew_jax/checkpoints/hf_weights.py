@@ -91,11 +91,25 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
     else:
         for i in range(backbone.pos_layers):
             affine(f"{ours}/pos_conv/conv_{i}", f"{theirs}.pos_conv_embed.layers.{i}.conv")
-    if backbone.rel_buckets:
+    if backbone.rel_form == "disentangled":
+        names[f"{ours}/relative_embeddings/embedding"] = (f"{theirs}.encoder.rel_embeddings.weight", _SAME)
+        norm(f"{ours}/relative_embeddings/norm", f"{theirs}.encoder.LayerNorm")
+    elif backbone.rel_buckets:
         names[f"{ours}/relative_bias/embedding"] = (f"{theirs}.layers.0.attention.rel_attn_embed.weight", _SAME)
-    norm(f"{ours}/norm", f"{theirs}.layer_norm")
+    if backbone.input_norm:
+        norm(f"{ours}/norm", f"{theirs}.layer_norm")
     for i in range(backbone.layers):
         layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.layers.{i}"
+        if family == "sew-d":  # BERT's names
+            their_layer = f"{theirs}.encoder.layer.{i}"
+            for part in ("query", "key", "value"):
+                affine(f"{layer}/attention/{part}", f"{their_layer}.attention.self.{part}_proj")
+            affine(f"{layer}/attention/out", f"{their_layer}.attention.output.dense")
+            norm(f"{layer}/attention_norm", f"{their_layer}.attention.output.LayerNorm")
+            affine(f"{layer}/ffn_in", f"{their_layer}.intermediate.dense")
+            affine(f"{layer}/ffn_out", f"{their_layer}.output.dense")
+            norm(f"{layer}/ffn_norm", f"{their_layer}.output.LayerNorm")
+            continue
         for part, short in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
             affine(f"{layer}/attention/{part}", f"{their_layer}.attention.{short}_proj")
         norm(f"{layer}/attention_norm", f"{their_layer}.layer_norm")

@@ -16,7 +16,7 @@ from jax.export import is_symbolic_dim
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
-from sew_jax.models.relative import Gate, gated
+from sew_jax.models.relative import Gate, disentangled, gated
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
@@ -35,12 +35,14 @@ class Bias(NamedTuple):
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(E)) v over valid keys; projections in `dtype`, softmax in float32.
 
-    With a bias by distance (see `relative`), scores gain it, times a factor that each query computes.
+    What `relative` says of distances is added to scores: a bias (H, L), times a factor that each query computes, or
+    with embeddings (L, D) what queries and keys make of them, by the projections that they share, over sqrt(3 E) then.
     """
 
     heads: int
     dropout: float
     dtype: str
+    form: str = "gated"
 
     @nn.compact
     def __call__(
@@ -50,7 +52,7 @@ class Attention(nn.Module):
         key_length_B,
         deterministic: bool,
         row_B=None,
-        bias_HxL=None,
+        relative=None,
         steps: tuple[int, int] = (1, 1),
     ):
         """Queries from one sequence, keys and values from the other: returns (B, Q, D).
@@ -60,11 +62,14 @@ class Attention(nn.Module):
         """
         width = query_BxQxD.shape[-1]
 
-        def project(name, x):
-            y = transformer_dense(width, self.dtype, name=name)(x)
-            return y.reshape(*x.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
+        dense = {name: transformer_dense(width, self.dtype, name=name) for name in ("query", "key", "value")}
 
-        q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
+        def project(name, x):
+            return dense[name](x).reshape(*x.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
+
+        entangled = relative is not None and self.form == "disentangled"
+        scale = (width // self.heads * (3 if entangled else 1)) ** -0.5
+        q_BxHxQxE = project("query", query_BxQxD) * scale
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
@@ -72,10 +77,14 @@ class Attention(nn.Module):
             key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
             seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
         bias = None
-        if bias_HxL is not None:
+        if entangled:
+            key_HxLxE, query_HxLxE = project("key", relative[None])[0], project("query", relative[None])[0] * scale
+            of_head = functools.partial(disentangled, query_step=steps[0], key_step=steps[1])
+            bias = Bias(of_head, (*_heads_first(q_BxHxQxE, k_BxHxKxE), key_HxLxE, query_HxLxE))
+        elif relative is not None:
             gate_HxBxQ = jnp.moveaxis(Gate(self.heads, name="gate")(query_BxQxD), -1, 0)
             of_head = functools.partial(gated, keys=key_BxKxD.shape[1], query_step=steps[0], key_step=steps[1])
-            bias = Bias(of_head, (gate_HxBxQ, bias_HxL))
+            bias = Bias(of_head, (gate_HxBxQ, relative))
         out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate, bias=bias)
         return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
 

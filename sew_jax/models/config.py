@@ -33,7 +33,13 @@ class BackboneConfig:
     pos_groups: int = 16
     pos_layers: int = 1  # positional convolutions; above 1 they have no weight norm, but norms after them: data2vec's
     rel_buckets: int = 0  # of distances whose learned biases attention adds to its scores, as WavLM does; 0: none
-    rel_furthest: int = 800  # frames from which on all distances share a bucket
+    rel_furthest: int = 800  # units from which on all distances share a bucket
+    rel_unit: int = 1  # frames of a unit of distance: the squeeze factor that the buckets were trained at
+    # WavLM's biases, gated by each query; or embeddings that queries and keys are compared with, as in SEW-D, of
+    # `rel_buckets` to each side
+    rel_form: Literal["gated", "disentangled"] = "gated"
+    input_norm: bool = True  # a norm before post-LN layers, which SEW-D lacks
+    norm_epsilon: float = 1e-5  # of the transformer's norms
     adapter_width: int = 0  # of the adapter after each pre-LN layer, as in MMS; 0: none
     # back to 50 Hz: frames repeated, plus a learned difference that starts at zero; SEW's own; or repeated alone
     upsampler: Literal["residual", "linear", "repeat"] = "residual"
@@ -74,6 +80,8 @@ class BackboneConfig:
                 f"model.rel_buckets {self.rel_buckets} must be 0 or at least 4, and less than four times "
                 f"model.rel_furthest {self.rel_furthest}"
             )
+        if not self.input_norm and self.pre_norm:
+            raise UserError("model.input_norm is off; it goes with model.pre_norm=False")
         if self.adapter_width and not self.pre_norm:
             raise UserError("model.adapter_width is set; adapters come with model.pre_norm=True")
 
@@ -107,6 +115,10 @@ ARCHITECTURE = (
     "pos_layers",
     "rel_buckets",
     "rel_furthest",
+    "rel_unit",
+    "rel_form",
+    "input_norm",
+    "norm_epsilon",
     "adapter_width",
     "tail",
 )
@@ -118,6 +130,7 @@ _CHOICES = {
     "mel_scale": ("bin", "utterance"),
     "upsampler": ("residual", "linear", "repeat"),
     "tail": ("keep", "drop"),
+    "rel_form": ("gated", "disentangled"),
     "dtype": ("float32", "bfloat16"),
     "remat": REMAT,
 }

@@ -15,7 +15,7 @@ from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
 from sew_jax.models.positions import PositionalConv, PositionalStack
-from sew_jax.models.relative import RelativeBias
+from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
 
 
 class Encoder(nn.Module):
@@ -41,18 +41,18 @@ class Encoder(nn.Module):
         else:
             squeezed_B = pooled_length(length_B, squeeze)
 
-        norm = layer_norm(config.dtype, name="norm")
-        if not config.pre_norm:
+        norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
+        if norm and not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
         layer = rematerialized(Layer, config.remat)
         pools = compression.layer_pools(config.layers)
-        bias_by_pools = self._biases(pools, squeeze, x_BxWxD.shape[1])
+        relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
         for i, (query_pool, kv_pool) in enumerate(pools):
-            bias_HxL = bias_by_pools.get((query_pool, kv_pool))
+            relative = relative_by_pools.get((query_pool, kv_pool))
 
-            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool, bias_HxL=bias_HxL):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, squeeze, row_B, bias_HxL)
+            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool, relative=relative):
+                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, squeeze, row_B, relative)
 
             module = layer(config, name=f"layer_{i}")
             if deterministic or config.layerdrop == 0 or self.is_initializing():
@@ -62,19 +62,23 @@ class Encoder(nn.Module):
                 compute, take = _branch_or_choice(keep)
                 computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
                 x_BxWxD = jnp.where(take, computed, x_BxWxD)
-        if config.pre_norm:
+        if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
-    def _biases(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
-        """By pooling factors of layers, the bias that they all share."""
+    def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
+        """By pooling factors of layers, what they all know of distances (see `Attention`)."""
         config = self.config
         if not config.rel_buckets:
             return {}
-        relative = RelativeBias(config.heads, config.rel_buckets, config.rel_furthest, name="relative_bias")
+        if config.rel_form == "gated":
+            buckets = config.rel_buckets, config.rel_furthest, config.rel_unit
+            relative = RelativeBias(config.heads, *buckets, name="relative_bias")
+        else:
+            relative = RelativeEmbeddings(config, name="relative_embeddings")
         return {
             (q, kv): relative(pooled_length(windows, q), pooled_length(windows, kv), squeeze * q, squeeze * kv)
             for q, kv in dict.fromkeys(pools)
@@ -184,22 +188,24 @@ class Layer(nn.Module):
         deterministic: bool,
         squeeze: int = 1,
         row_B=None,
-        bias_HxL=None,
+        relative=None,
     ):
         config, frames = self.config, x_BxWxD.shape[1]
-        attention_norm = layer_norm(config.dtype, name="attention_norm")
-        ffn_norm = layer_norm(config.dtype, name="ffn_norm")
+        attention_norm = layer_norm(config.dtype, name="attention_norm", epsilon=config.norm_epsilon)
+        ffn_norm = layer_norm(config.dtype, name="ffn_norm", epsilon=config.norm_epsilon)
 
         source_BxWxD = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
-        update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
+        update_BxQxD = Attention(
+            config.heads, config.attention_dropout, config.dtype, config.rel_form, name="attention"
+        )(
             query_BxQxD,
             key_BxKxD,
             pooled_length(length_B, kv_pool),
             deterministic,
             row_B,
-            bias_HxL,
+            relative,
             (squeeze * query_pool, squeeze * kv_pool),
         )
         update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)

@@ -40,10 +40,12 @@ def _normal_cdf(x):
     return 0.5 * (1 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
-def layer_norm(dtype, name: str | None = None, axes: int | tuple[int, ...] = -1, learns: bool = True) -> nn.LayerNorm:
+def layer_norm(
+    dtype, name: str | None = None, axes: int | tuple[int, ...] = -1, learns: bool = True, epsilon: float = EPSILON
+) -> nn.LayerNorm:
     """LayerNorm with float32 statistics over `axes`, as torch computes it; one that does not learn only normalises."""
     return nn.LayerNorm(
-        epsilon=EPSILON,
+        epsilon=epsilon,
         use_fast_variance=False,
         dtype=dtype,
         use_scale=learns,

@@ -40,6 +40,8 @@ WAVLM = BASE | CONV | dict(num_buckets=16, max_bucket_distance=12)  # narrower t
 SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
 SWAHILI = {s: i for i, s in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *"aiunkmwteholysbjrgdpfzvc'"))}
 OTHER = dict(target_lang="swh", ignore_mismatched_sizes=True)  # as its users load a language
+SEWD = {key: x for key, x in (BASE | SEW).items() if key != "layerdrop"}
+SEWD |= dict(position_buckets=4, max_position_embeddings=7)  # fewer than the windows of an utterance
 # name -> (class, configuration, whether the processor normalises)
 MODELS = {
     "wav2vec2": (hf.Wav2Vec2Model, hf.Wav2Vec2Config(**BASE, **CONV), False),
@@ -56,6 +58,8 @@ MODELS = {
     "wavlm_ctc": (hf.WavLMForCTC, hf.WavLMConfig(**WAVLM, **LARGE), True),
     "mms_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE, adapter_attn_dim=8), True),
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
+    "sew_d": (hf.SEWDModel, hf.SEWDConfig(**SEWD), True),
+    "sew_d_ctc": (hf.SEWDForCTC, hf.SEWDConfig(**SEWD | dict(squeeze_factor=3)), True),
     "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
 }
 
@@ -82,8 +86,6 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
         hf.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
     else:
         extractor.save_pretrained(folder)
-        if languages:
-            folder.joinpath("vocab.json").write_text(json.dumps(languages))
     outputs = run(model, name, extractor, mask)
     if name.startswith("mms"):
         outputs |= run(hf.AutoModelForCTC.from_pretrained(folder, **OTHER).eval(), f"{name}#swh", extractor, mask)
