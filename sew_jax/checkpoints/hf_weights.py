@@ -34,6 +34,26 @@ _SAME = Layout(lambda x: x, lambda x: x)
 _REVERSED = Layout(np.transpose, np.transpose)  # linear layers (O, I) and convolutions (O, I, K)
 _GAIN = Layout(lambda x_1x1xK: x_1x1xK.reshape(-1), lambda x_K: x_K.reshape(1, 1, -1))
 _PER_HEAD = Layout(lambda x_1xHx1x1: x_1xHx1x1.reshape(-1), lambda x_H: x_H.reshape(1, -1, 1, 1))
+_LAYER = {
+    "attention/query": "attention.q_proj",
+    "attention/key": "attention.k_proj",
+    "attention/value": "attention.v_proj",
+    "attention/out": "attention.out_proj",
+    "attention_norm": "layer_norm",
+    "ffn_in": "feed_forward.intermediate_dense",
+    "ffn_out": "feed_forward.output_dense",
+    "ffn_norm": "final_layer_norm",
+}
+_BERTS_LAYER = {
+    "attention/query": "attention.self.query_proj",
+    "attention/key": "attention.self.key_proj",
+    "attention/value": "attention.self.value_proj",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
 _POS_CONV = "encoder.pos_conv_embed.conv"
 
 
@@ -91,32 +111,19 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
     else:
         for i in range(backbone.pos_layers):
             affine(f"{ours}/pos_conv/conv_{i}", f"{theirs}.pos_conv_embed.layers.{i}.conv")
-    if backbone.rel_form == "disentangled":
+    if backbone.rel_buckets and backbone.rel_form == "disentangled":
         names[f"{ours}/relative_embeddings/embedding"] = (f"{theirs}.encoder.rel_embeddings.weight", _SAME)
         norm(f"{ours}/relative_embeddings/norm", f"{theirs}.encoder.LayerNorm")
     elif backbone.rel_buckets:
         names[f"{ours}/relative_bias/embedding"] = (f"{theirs}.layers.0.attention.rel_attn_embed.weight", _SAME)
     if backbone.input_norm:
         norm(f"{ours}/norm", f"{theirs}.layer_norm")
+    stem, parts = ("encoder.layer", _BERTS_LAYER) if family == "sew-d" else ("layers", _LAYER)
     for i in range(backbone.layers):
-        layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.layers.{i}"
-        if family == "sew-d":  # BERT's names
-            their_layer = f"{theirs}.encoder.layer.{i}"
-            for part in ("query", "key", "value"):
-                affine(f"{layer}/attention/{part}", f"{their_layer}.attention.self.{part}_proj")
-            affine(f"{layer}/attention/out", f"{their_layer}.attention.output.dense")
-            norm(f"{layer}/attention_norm", f"{their_layer}.attention.output.LayerNorm")
-            affine(f"{layer}/ffn_in", f"{their_layer}.intermediate.dense")
-            affine(f"{layer}/ffn_out", f"{their_layer}.output.dense")
-            norm(f"{layer}/ffn_norm", f"{their_layer}.output.LayerNorm")
-            continue
-        for part, short in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-            affine(f"{layer}/attention/{part}", f"{their_layer}.attention.{short}_proj")
-        norm(f"{layer}/attention_norm", f"{their_layer}.layer_norm")
-        affine(f"{layer}/ffn_in", f"{their_layer}.feed_forward.intermediate_dense")
-        affine(f"{layer}/ffn_out", f"{their_layer}.feed_forward.output_dense")
-        norm(f"{layer}/ffn_norm", f"{their_layer}.final_layer_norm")
-        if backbone.rel_buckets:
+        layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.{stem}.{i}"
+        for part, name in parts.items():
+            (norm if part.endswith("_norm") else affine)(f"{layer}/{part}", f"{their_layer}.{name}")
+        if backbone.rel_buckets and backbone.rel_form == "gated":
             affine(f"{layer}/attention/gate/linear", f"{their_layer}.attention.gru_rel_pos_linear")
             names[f"{layer}/attention/gate/scale"] = (f"{their_layer}.attention.gru_rel_pos_const", _PER_HEAD)
         if backbone.adapter_width:

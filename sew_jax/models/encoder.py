@@ -74,6 +74,7 @@ class Encoder(nn.Module):
         config = self.config
         if not config.rel_buckets:
             return {}
+        relative: RelativeBias | RelativeEmbeddings
         if config.rel_form == "gated":
             buckets = config.rel_buckets, config.rel_furthest, config.rel_unit
             relative = RelativeBias(config.heads, *buckets, name="relative_bias")
