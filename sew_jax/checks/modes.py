@@ -49,6 +49,7 @@ def mode(name: str) -> Rule:
 
 DATA = Text(hint="name a folder of audio, a manifest or a prepared dataset, or write demo")
 INIT_FROM = Text(hint="set --config.init_from to the workdir of a run, or to hf:PATH")
+LANGUAGE = Text(default="")
 DTYPE = choice_of(BackboneConfig, "dtype")
 REMAT = choice_of(BackboneConfig, "remat")
 DTYPE_OR_TRAINED = Choice("empty: as in training", (*DTYPE.allowed, ""))
@@ -117,3 +118,9 @@ def defaults_of(owner: type, rules: Mapping[str, Rule]) -> Rules:
 def choice(*allowed: str, **options: Any) -> Choice:
     """One of these."""
     return Choice("", allowed, **options)
+
+
+def a_language_is_of_a_released_checkpoint(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Runs have the one that they were tuned on."""
+    if config.get("language") and not config.init_from.startswith("hf:"):
+        yield "language", f"{config.language!r} is for checkpoints of many languages; init_from must be hf:PATH"

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.hf_config import Architecture, write_architecture
+from sew_jax.checkpoints.hf_config import Architecture, family_of, write_architecture
 from sew_jax.checkpoints.hf_folder import write_folder
 from sew_jax.checkpoints.model_folder import WEIGHTS, write_model
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
@@ -154,7 +154,7 @@ def _folder(
 def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) -> tuple[str, Architecture]:
     """The family of transformers' classes that computes a model at a setting, and the model as it does."""
     backbone, squeeze = pretrained.backbone, setting.squeeze
-    family = "sew" if squeeze > 1 else "wav2vec2"
+    family = family_of(backbone, squeeze)
     if family == "sew" and backbone.upsampler != "linear":
         raise UserError(
             f"setting: SEW's class in transformers cannot express this model's {backbone.upsampler} up-sampler; "
@@ -172,6 +172,6 @@ def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) ->
             )
         backbone = dataclasses.replace(backbone, tail="drop")
     backbone, head = dataclasses.replace(backbone, upsample_factors=(squeeze,)), pretrained.head
-    if isinstance(head, PretrainHeadConfig) and (family == "sew" or head.projection == "mlp"):
+    if isinstance(head, PretrainHeadConfig) and (family != "wav2vec2" or head.projection == "mlp"):
         head = None  # transformers has no such class: the backbone goes alone
     return family, Architecture(backbone, head, squeeze)

@@ -59,12 +59,14 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     for query_pool, kv_pool in compression.layer_pools(config.layers):
         queries, keys = pooled_length(windows, query_pool), pooled_length(windows, kv_pool)
         projections += 2 * (queries + keys) * width**2
-        attention += 2 * queries * keys * width
-        feed_forward += 2 * (queries if config.pool_ffn else windows) * width * config.ffn_width
+        attention += 2 * queries * keys * width + (8 * queries * width if config.rel_buckets else 0)  # its gate
+        at_rate = queries if config.pool_ffn else windows
+        feed_forward += 2 * at_rate * width * (config.ffn_width + config.adapter_width)
     return Cost(
         extractor=sum(stage.macs for stage in _extractor(config, samples)),
         feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,
-        pos_conv=pooled_length(frames, squeeze) * config.pos_kernel * width**2 // config.pos_groups,
+        pos_conv=(frames * (config.pos_layers - 1) + pooled_length(frames, squeeze))
+        * (config.pos_kernel * width**2 // config.pos_groups),
         projections=projections,
         attention=attention,
         feed_forward=feed_forward,

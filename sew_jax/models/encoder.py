@@ -3,7 +3,6 @@
 B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -15,7 +14,9 @@ from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
-from sew_jax.models.products import PRODUCT, wide_on_cpu
+from sew_jax.models.positions import PositionalConv, PositionalStack
+from sew_jax.models.products import PRODUCT
+from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
 
 
 class Encoder(nn.Module):
@@ -31,23 +32,28 @@ class Encoder(nn.Module):
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
         config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
-        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
-            PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
-        )
+        if config.pos_layers > 1:
+            positions_BxWxD = PositionalStack(config, name="pos_conv")(x_BxTxD, length_B, squeeze)
+        else:
+            positions_BxWxD = PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
+        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(positions_BxWxD)
         if config.tail == "drop":
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
             squeezed_B = pooled_length(length_B, squeeze)
 
-        norm = layer_norm(config.dtype, name="norm")
-        if not config.pre_norm:
+        norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
+        if norm and not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
         layer = rematerialized(Layer, config.remat)
-        for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
+        pools = compression.layer_pools(config.layers)
+        relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
+        for i, (query_pool, kv_pool) in enumerate(pools):
+            relative = relative_by_pools.get((query_pool, kv_pool))
 
-            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
+            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool, relative=relative):
+                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, squeeze, row_B, relative)
 
             module = layer(config, name=f"layer_{i}")
             if deterministic or config.layerdrop == 0 or self.is_initializing():
@@ -57,12 +63,28 @@ class Encoder(nn.Module):
                 compute, take = _branch_or_choice(keep)
                 computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
                 x_BxWxD = jnp.where(take, computed, x_BxWxD)
-        if config.pre_norm:
+        if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
+
+    def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
+        """By pooling factors of layers, what they all know of distances (see `Attention`)."""
+        config = self.config
+        if not config.rel_buckets:
+            return {}
+        relative: RelativeBias | RelativeEmbeddings
+        if config.rel_form == "gated":
+            buckets = config.rel_buckets, config.rel_furthest, config.rel_unit
+            relative = RelativeBias(config.heads, *buckets, name="relative_bias")
+        else:
+            relative = RelativeEmbeddings(config, name="relative_embeddings")
+        return {
+            (q, kv): relative(pooled_length(windows, q), pooled_length(windows, kv), squeeze * q, squeeze * kv)
+            for q, kv in dict.fromkeys(pools)
+        }
 
     def _upsample(self, x_BxWxD, squeeze: int, frames: int):
         kind, factors = self.config.upsampler, self.config.upsample_factors
@@ -108,57 +130,7 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     if remat == "none":
         return layer
     keep = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "dots" else None
-    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
-
-
-def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
-    taps = kernel_KxIxO.shape[0]
-    return jax.lax.conv_general_dilated(
-        x_BxTxD,
-        kernel_KxIxO,
-        (stride,),
-        [(taps // 2, (taps - 1) // 2)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups,
-    )
-
-
-def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same, for all but TPUs.
-
-    XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient, and the partitioner of CPUs
-    and GPUs gathers the whole batch on each device for a grouped convolution (openxla/xla issue 47945).
-    """
-    pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
-    return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
-
-
-class PositionalConv(nn.Module):
-    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor, one kernel for all.
-
-    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad`
-    convolution.
-    """
-
-    config: BackboneConfig
-
-    @nn.compact
-    def __call__(self, x_BxTxD, stride: int):
-        taps, groups, width = self.config.pos_kernel, self.config.pos_groups, self.config.width
-        init = nn.initializers.normal(math.sqrt(4 / (taps * width)))
-        v_KxIxO = self.param("weight_v", init, (taps, width // groups, width))
-        gain_K = self.param("weight_g", lambda key: jnp.sqrt(jnp.square(v_KxIxO).sum((1, 2))))
-        bias_D = self.param("bias", nn.initializers.zeros, (width,))
-        scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
-        kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-        by_platform = functools.partial(
-            jax.lax.platform_dependent,
-            tpu=functools.partial(convolve, stride=stride, groups=groups),
-            default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-        )
-        y = wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
-        return y + bias_D.astype(y.dtype)
+    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5, 6))  # query_pool to squeeze, after self
 
 
 class ResidualUpsampler(nn.Module):
@@ -209,16 +181,34 @@ class Layer(nn.Module):
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxWxD,
+        length_B,
+        query_pool: int,
+        kv_pool: int,
+        deterministic: bool,
+        squeeze: int = 1,
+        row_B=None,
+        relative=None,
+    ):
         config, frames = self.config, x_BxWxD.shape[1]
-        attention_norm = layer_norm(config.dtype, name="attention_norm")
-        ffn_norm = layer_norm(config.dtype, name="ffn_norm")
+        attention_norm = layer_norm(config.dtype, name="attention_norm", epsilon=config.norm_epsilon)
+        ffn_norm = layer_norm(config.dtype, name="ffn_norm", epsilon=config.norm_epsilon)
 
         source_BxWxD = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
-        update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic, row_B
+        update_BxQxD = Attention(
+            config.heads, config.attention_dropout, config.dtype, config.rel_form, name="attention"
+        )(
+            query_BxQxD,
+            key_BxKxD,
+            pooled_length(length_B, kv_pool),
+            deterministic,
+            row_B,
+            relative,
+            (squeeze * query_pool, squeeze * kv_pool),
         )
         update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
 
@@ -228,6 +218,8 @@ class Layer(nn.Module):
         y_BxLxD = base_BxLxD + update_BxLxD
         if config.pre_norm:
             y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
+            if config.adapter_width:
+                y_BxLxD = y_BxLxD + Adapter(config.adapter_width, config.dtype, name="adapter")(y_BxLxD)
         else:
             y_BxLxD = attention_norm(y_BxLxD)
             y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
@@ -239,3 +231,18 @@ class Layer(nn.Module):
         x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
         return Dropout(config.dropout)(x, deterministic, row_B)
+
+
+class Adapter(nn.Module):
+    """MMS's addition to a layer's output, the part that a language owns: norm, a narrow layer, ReLU, and back.
+
+    A fresh one adds nothing.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        down = transformer_dense(self.width, self.dtype, name="down")(layer_norm(self.dtype, name="norm")(x))
+        return dense(x.shape[-1], self.dtype, nn.initializers.zeros, name="up")(nn.relu(down))

@@ -126,7 +126,15 @@ def test_settings_share_their_weights_and_files_are_sound(tmp_path):
         assert {one.domain for one in onnx.load(path, load_external_data=False).opset_import} == {""}
 
 
-def test_a_front_end_without_a_graph_is_refused_by_name(tmp_path):
-    model, params = small_model("fbank25")
-    with pytest.raises(UserError, match="fbank25"):
+@pytest.mark.parametrize(
+    "frontend, options, message",
+    [
+        ("fbank25", {}, "fbank25"),
+        ("logmel", dict(pos_layers=3), "model.pos_layers: 3 has no ONNX graph yet"),
+        ("logmel", dict(rel_buckets=16), "model.rel_buckets: 16 has no ONNX graph yet"),
+    ],
+)
+def test_parts_without_a_graph_are_refused_by_name(frontend, options, message, tmp_path):
+    model, params = small_model(frontend, **options)
+    with pytest.raises(UserError, match=message):
         write_graphs(tmp_path, model, params, [Compression()], "float32", {})

@@ -62,6 +62,18 @@ CONFIGS = {
     "logmel": BackboneConfig(
         frontend="logmel", width=128, layers=2, heads=4, ffn_width=512, pos_kernel=15, pos_groups=1, pool_ffn=True
     ),
+    "parts": BackboneConfig(
+        frontend="logmel",
+        width=128,
+        layers=2,
+        heads=4,
+        ffn_width=512,
+        pos_kernel=15,
+        pos_layers=3,
+        rel_buckets=32,
+        pre_norm=True,
+        adapter_width=128,
+    ),
 }
 CONFIGS |= {
     frontend: BackboneConfig(frontend=frontend, width=256, layers=2, heads=4, ffn_width=1024, pos_kernel=16)
@@ -69,8 +81,9 @@ CONFIGS |= {
 }
 
 
-COUNTED = [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
-COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[3:]]
+COUNTED = [("parts", "s2q1k2")]
+COUNTED += [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
+COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[4:]]
 
 
 @pytest.mark.parametrize(("frontend", "name"), COUNTED)

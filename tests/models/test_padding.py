@@ -62,7 +62,15 @@ def test_alone_padded_and_in_a_batch(frontend, settings, i):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(pool_ffn=True), dict(upsampler="repeat"), dict(upsampler="linear"), dict(pre_norm=True), dict(tail="drop")],
+    [
+        dict(pool_ffn=True),
+        dict(upsampler="repeat"),
+        dict(upsampler="linear"),
+        dict(pre_norm=True),
+        dict(tail="drop"),
+        dict(rel_form="disentangled", rel_buckets=8, rel_furthest=12, rel_unit=2, input_norm=False),
+        dict(pos_layers=3, rel_buckets=16, rel_furthest=12, pre_norm=True, adapter_width=8),
+    ],
     ids=str,
 )
 def test_every_variant(options):
