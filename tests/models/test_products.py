@@ -22,6 +22,15 @@ INFO = {
 }
 
 
+# What released families have beside wav2vec 2.0's parts
+FAMILIES = {
+    "wavlm": small("logmel", layers=1, rel_buckets=16, rel_furthest=20),
+    "sew_d": small("logmel", layers=1, rel_buckets=8, rel_furthest=20, rel_form="disentangled", input_norm=False),
+    "mms": small("logmel", layers=1, pre_norm=True, adapter_width=8),
+    "data2vec": small("logmel", layers=1, pos_layers=2),
+}
+
+
 @pytest.fixture(params=[True, False], ids=["native", "widened"])
 def native(request, monkeypatch):
     """A CPU with instructions for bfloat16, and one without."""
@@ -101,9 +110,10 @@ def test_other_platforms_multiply_and_convolve_bfloat16_as_they_did(platform):
     assert lines and not [line for line in lines if "f32" in line.replace("bf16", "")]
 
 
-@pytest.mark.parametrize("frontend", ["group", "fbank50"])
-def test_kernels_cast_ahead_give_the_same_to_the_bit(frontend):
-    model, params = init(small(frontend, dtype="bfloat16", layers=1))
+@pytest.mark.parametrize("kind", ["group", "fbank50", *FAMILIES])
+def test_kernels_cast_ahead_give_the_same_to_the_bit(kind):
+    config = FAMILIES[kind] if kind in FAMILIES else small(kind, layers=1)
+    model, params = init(dataclasses.replace(config, dtype="bfloat16"))
     wave, length = noise(2 * 4000).reshape(2, 4000), [4000, 3000]
     usual = apply(model, params, wave, length, Compression(2))
     ahead = cast_ahead({"backbone": params}, "bfloat16")["backbone"]
@@ -112,8 +122,8 @@ def test_kernels_cast_ahead_give_the_same_to_the_bit(frontend):
     assert np.array_equal(apply(model, ahead, wave, length, Compression(2)).context_BxTxD, usual.context_BxTxD)
 
 
-def test_the_model_is_near_float32(native):
-    config = small("group", layers=1)
+@pytest.mark.parametrize("config", [small("group", layers=1), *FAMILIES.values()], ids=["group", *FAMILIES])
+def test_the_model_is_near_float32(config, native):
     _, params = init(config)
     wave, length = jnp.asarray(noise(4000)[None]), jnp.array([4000])
 

@@ -17,7 +17,7 @@ from tests.released.inputs import waves
 from tests.runs import make_corpus
 
 RELEASED = Path(__file__).parent
-NAMES = ["unispeech_ctc", "unispeech_sat", "data2vec", "wavlm", "wavlm_ctc", "mms_ctc", "mms_ctc#swh"]
+NAMES = ["unispeech_ctc", "unispeech_sat", "data2vec", "wavlm", "wavlm_ctc", "mms_ctc", "mms_ctc#swh", "sew_d", "sew_d_ctc"]
 TABLE = ["--config.compression.names=s1q1k1,s2q2k1", "--config.num_steps=3"]
 
 
