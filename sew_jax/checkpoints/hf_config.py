@@ -131,8 +131,10 @@ def class_name(family: str, head: PretrainHeadConfig | CTCHeadConfig | None) -> 
 
 def family_of(backbone: BackboneConfig, squeeze: int) -> str:
     """The family that computes what a backbone does at a squeeze factor, if any does."""
+    if backbone.rel_buckets and backbone.rel_form == "disentangled":
+        return "sew-d"
     if squeeze > 1:
-        return "sew-d" if backbone.rel_buckets and backbone.rel_form == "disentangled" else "sew"
+        return "sew"
     if backbone.rel_buckets:
         return "wavlm"
     return "data2vec-audio" if backbone.pos_layers > 1 else "wav2vec2"
@@ -149,6 +151,7 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
         "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
         "it has a pre-training head": head is not None and type(head) not in kind.heads,
+        f"model.rel_unit is not the squeeze factor {squeeze}": backbone.rel_buckets and backbone.rel_unit != squeeze,
     }
     obstacles |= {f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) != value for x, value in fixed.items()}
     obstacles |= {

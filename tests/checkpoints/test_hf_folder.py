@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sew_jax.checkpoints.hf_config import write_architecture
+from sew_jax.checkpoints.hf_config import Architecture, family_of, write_architecture
 from sew_jax.checkpoints.hf_folder import open_released, write_folder
 from sew_jax.checkpoints.hf_weights import to_hugging_face
 from sew_jax.compression import Compression
@@ -241,6 +241,23 @@ def test_what_wav2vec2_cannot_express(changes, message):
     backbone = dataclasses.replace(architecture.backbone, **changes.pop("backbone", {}))
     with pytest.raises(UserError, match=message):
         write_architecture("wav2vec2", architecture._replace(backbone=backbone, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "squeeze", "message"),
+    [
+        ("sew_d_ctc", 2, r"SEWD cannot express this model, since model.rel_unit is not the squeeze factor 2"),
+        ("sew_d_ctc", 1, r"SEWD cannot express this model, since its squeeze factor is 1"),
+        ("wavlm_ctc", 2, r"SEW cannot express this model, since"),
+    ],
+)
+def test_no_class_measures_distances_in_another_unit(name, squeeze, message):
+    """What transformers would compute of such a folder, in silence, is something else."""
+    folder = open_released(str(RELEASED / name))
+    assert family_of(folder.architecture.backbone, folder.architecture.squeeze) == folder.family
+    backbone = dataclasses.replace(folder.architecture.backbone, upsample_factors=(squeeze,))
+    with pytest.raises(UserError, match=message):
+        write_architecture(family_of(backbone, squeeze), Architecture(backbone, folder.architecture.head, squeeze))
 
 
 def test_other_upsamplers_stay_behind():
