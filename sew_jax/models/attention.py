@@ -20,30 +20,58 @@ _CACHED_SCORES = 2**21  # more than a CPU's cache holds
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v over valid keys; projections in `dtype`, softmax in float32."""
+    """softmax(q k^T / sqrt(E)) v over valid keys; projections in `dtype`, softmax in float32.
+
+    W frames that are to be compared by their keys.
+    """
 
     heads: int
     dropout: float
     dtype: str
 
     @nn.compact
-    def __call__(self, query_BxQxD, key_BxKxD, key_length_B, deterministic: bool, row_B=None):
-        """Queries from one sequence, keys and values from the other: returns (B, Q, D)."""
+    def __call__(
+        self, query_BxQxD, key_BxKxD, key_length_B, deterministic: bool, row_B=None, size_BxK=None, compared_BxWxD=None
+    ):
+        """Queries from one sequence, keys and values from the other: returns (B, Q, D).
+
+        With `size_BxK` a key counts as so many equal ones. With `compared_BxWxD` returns the mean over heads of the
+        keys of these frames, too: (B, W, E).
+        """
         width = query_BxQxD.shape[-1]
+        dense = {name: transformer_dense(width, self.dtype, name=name) for name in ("query", "key", "value")}
 
         def project(name, x):
-            y = transformer_dense(width, self.dtype, name=name)(x)
+            y = dense[name](x)
             return y.reshape(*x.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
 
         q_BxHxQxE = project("query", query_BxQxD) * (width // self.heads) ** -0.5
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
+        compared_BxWxE = None
+        if compared_BxWxD is not None:
+            same = compared_BxWxD is key_BxKxD
+            compared_BxWxE = (k_BxHxKxE if same else project("key", compared_BxWxD)).mean(1)
+        if size_BxK is not None:
+            q_BxHxQxE, k_BxHxKxE = _with_sizes(q_BxHxQxE, k_BxHxKxE, size_BxK)
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
             key_B = row_keys(self.make_rng("dropout"), rows_or_places(row_B, k_BxHxKxE.shape[0]))
             seed_BxHx2 = draw_rows(jax.random.bits, key_B, (self.heads, 2), "uint32")
         out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate)
-        return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
+        out_BxQxD = out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape)
+        out_BxQxD = transformer_dense(width, self.dtype, name="out")(out_BxQxD)
+        return out_BxQxD if compared_BxWxE is None else (out_BxQxD, compared_BxWxE)
+
+
+def _with_sizes(q_BxHxQxE, k_BxHxKxE, size_BxK):
+    """Queries and keys of one more channel, which adds log(size) to each key's scores."""
+    log_BxHxKx1 = jnp.broadcast_to(jnp.log(jnp.maximum(size_BxK, 1))[:, None, :, None], (*k_BxHxKxE.shape[:3], 1))
+    ones_BxHxQx1 = jnp.ones_like(q_BxHxQxE[..., :1])
+    return (
+        jnp.concatenate([q_BxHxQxE, ones_BxHxQx1], axis=-1),
+        jnp.concatenate([k_BxHxKxE, log_BxHxKx1.astype(k_BxHxKxE.dtype)], axis=-1),
+    )
 
 
 def attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, *, rate: float):
@@ -96,7 +124,7 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     pair = math.gcd(heads if any_batch else batch * heads, 2)
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
-    return out.reshape(q_BxHxQxE.shape)
+    return out.reshape(*q_BxHxQxE.shape[:3], v_BxHxKxE.shape[3])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -19,7 +19,7 @@ from sew_jax.models.frontend import (
     feature_width,
     frame_count,
 )
-from sew_jax.models.lengths import conv_length, pooled_length
+from sew_jax.models.lengths import conv_length, merged_away, pooled_length
 from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
 from sew_jax.rates import SAMPLE_RATE
 
@@ -56,11 +56,15 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     squeeze = compression.squeeze
     windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
     projections = attention = feed_forward = 0
-    for query_pool, kv_pool in compression.layer_pools(config.layers):
-        queries, keys = pooled_length(windows, query_pool), pooled_length(windows, kv_pool)
-        projections += 2 * (queries + keys) * width**2
+    left = windows
+    merges = compression.layer_merges(config.layers)
+    for (query_pool, kv_pool), share in zip(compression.layer_pools(config.layers), merges, strict=True):
+        queries, keys = pooled_length(left, query_pool), pooled_length(left, kv_pool)
+        compared = left if share and kv_pool > 1 else 0  # whose keys attention itself has no need of
+        projections += (2 * (queries + keys) + compared) * width**2
         attention += 2 * queries * keys * width
-        feed_forward += 2 * (queries if config.pool_ffn else windows) * width * config.ffn_width
+        left -= merged_away(left, share)
+        feed_forward += 2 * (queries if config.pool_ffn and query_pool > 1 else left) * width * config.ffn_width
     return Cost(
         extractor=sum(stage.macs for stage in _extractor(config, samples)),
         feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,

@@ -1,6 +1,6 @@
 """The squeezed transformer: positional convolution, squeeze, layers with pooling, up-sampler.
 
-B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
+B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, V of them that merging has left, D channels.
 """
 
 import functools
@@ -15,6 +15,7 @@ from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
+from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
 
 
 class Encoder(nn.Module):
@@ -42,26 +43,44 @@ class Encoder(nn.Module):
         if not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
-        layer = rematerialized(Layer, config.remat)
-        for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
-
-            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
-
-            module = layer(config, name=f"layer_{i}")
-            if deterministic or config.layerdrop == 0 or self.is_initializing():
-                x_BxWxD = run(module, x_BxWxD)
-            else:  # drawn in the program: the same on all devices and hosts
-                keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
-                compute, take = _branch_or_choice(keep)
-                computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
-                x_BxWxD = jnp.where(take, computed, x_BxWxD)
+        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, row_B)
         if config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
+
+    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, row_B):
+        """All layers; of frames that they merge each one is given back: (B, W, D)."""
+        config = self.config
+        layer = rematerialized(Layer, config.remat)
+        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1])) if compression.merges else (x_BxWxD, None)
+        shares = compression.layer_merges(config.layers)
+        for i, ((query_pool, kv_pool), share) in enumerate(
+            zip(compression.layer_pools(config.layers), shares, strict=True)
+        ):
+
+            def run(module, state, query_pool=query_pool, kv_pool=kv_pool, share=share):
+                x_BxVxD, track = state
+                out = module(x_BxVxD, length_B, query_pool, kv_pool, deterministic, row_B, share, track)
+                return out if track else (out, None)
+
+            def leave_out(module, state, share=share):  # as many frames are left, which are compared themselves
+                x_BxVxD, track = state
+                return merge_neighbours(x_BxVxD, x_BxVxD, track, share) if share else state
+
+            module = layer(config, name=f"layer_{i}")
+            if deterministic or config.layerdrop == 0 or self.is_initializing():
+                state = run(module, state)
+            else:  # drawn in the program: the same on all devices and hosts
+                keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop)
+                compute, take = _branch_or_choice(keep)
+                computed = nn.cond(compute, run, leave_out, module, state)
+                left_out = leave_out(module, state)
+                state = jax.tree.map(functools.partial(jnp.where, take), computed, left_out)
+        x_BxVxD, track = state
+        return unmerge(x_BxVxD, track) if track else x_BxVxD
 
     def _upsample(self, x_BxWxD, squeeze: int, frames: int):
         kind, factors = self.config.upsampler, self.config.upsample_factors
@@ -107,7 +126,8 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     if remat == "none":
         return layer
     keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
+    # after self: query_pool, kv_pool, deterministic, merge
+    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5, 7))
 
 
 def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
@@ -203,34 +223,58 @@ class Layer(nn.Module):
     Queries and keys and values are pooled before they are projected. The attention's update is brought back to the full
     rate by repetition, so the feed-forward part runs at full rate; with `pool_ffn` the whole layer runs at the query
     rate and its update is repeated. Q and K pooled frames, L those at the rate of the feed-forward part.
+
+    With a `track` of what was merged before, the layer may merge, and returns the track, too. It merges between
+    attention and feed-forward part (ToMe); where that part runs at the query rate, behind it.
     """
 
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxWxD,
+        length_B,
+        query_pool: int,
+        kv_pool: int,
+        deterministic: bool,
+        row_B=None,
+        merge: float = 0.0,
+        track: Track | None = None,
+    ):
         config, frames = self.config, x_BxWxD.shape[1]
+        length_B = track.length_B if track else length_B
         attention_norm = layer_norm(config.dtype, name="attention_norm")
         ffn_norm = layer_norm(config.dtype, name="ffn_norm")
 
         source_BxWxD = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
-        update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic, row_B
-        )
+        size_BxK = None
+        if track and track.merged and config.merge_bias:
+            size_BxK = mean_pool(track.size_BxV[:, :, None], length_B, kv_pool)[:, :, 0]
+        attention = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")
+        key_length_B, compared_BxWxD = pooled_length(length_B, kv_pool), source_BxWxD if merge else None
+        out = attention(query_BxQxD, key_BxKxD, key_length_B, deterministic, row_B, size_BxK, compared_BxWxD)
+        update_BxQxD, compared_BxWxE = out if merge else (out, None)
         update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
 
         layer_rate = query_pool if config.pool_ffn else 1
         base_BxLxD = mean_pool(x_BxWxD, length_B, layer_rate)
         update_BxLxD = update_BxQxD if config.pool_ffn else repeat_frames(update_BxQxD, query_pool, frames)
         y_BxLxD = base_BxLxD + update_BxLxD
+        y_BxLxD = y_BxLxD if config.pre_norm else attention_norm(y_BxLxD)
+        if merge and layer_rate == 1:
+            y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
         if config.pre_norm:
             y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
         else:
-            y_BxLxD = attention_norm(y_BxLxD)
             y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
-        return y_BxLxD if layer_rate == 1 else x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
+        if layer_rate > 1:
+            y_BxLxD = x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
+            if merge:
+                y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
+        return (y_BxLxD, track) if track else y_BxLxD
 
     def _feed_forward(self, x, deterministic: bool, row_B):
         config = self.config

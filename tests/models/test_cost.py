@@ -70,6 +70,7 @@ CONFIGS |= {
 
 
 COUNTED = [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
+COUNTED += [("logmel", "s1q1k1m0.2"), ("logmel", "s1q1k2.1m0.3-0.5")]
 COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[3:]]
 
 
