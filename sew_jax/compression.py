@@ -101,7 +101,8 @@ class Compression:
         if not match:
             raise UserError(
                 f"setting {name!r} is unknown; write squeeze, query and key-value factors such as s1q1k1, s2q1k2 or, "
-                "one factor per layer, s2q1.2.2.1k1; shares to merge follow: s1q1k1m0.2 or, per layer, s1q1k1m0-0.2-0-0.2"
+                "one factor per layer, s2q1.2.2.1k1; shares to merge follow, as in s1q1k1m0.2 or, one per layer, "
+                "s1q1k1m0-0.2-0-0.2"
             )
         squeeze, query, kv, merge = match.groups()
         shares = tuple(map(float, (merge or "0").split("-")))

@@ -7,12 +7,16 @@ from sew_jax.compression import Compression, draw, parse_table, product_table
 from sew_jax.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["s1q1k1", "s2q1k2", "s4q2k2", "s1q1.2.2k1", "s3q1.2k2.1", "s1q1k1m0.2", "s2q1.2k1m0-0.25"])
+@pytest.mark.parametrize(
+    "name", ["s1q1k1", "s2q1k2", "s4q2k2", "s1q1.2.2k1", "s3q1.2k2.1", "s1q1k1m0.2", "s2q1.2k1m0-0.25"]
+)
 def test_a_name_names_its_setting(name):
     assert Compression.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["", "s1", "q1k1", "s1q1k1x", "s-1q1k1", "s1q1.k1", "base", "s1q1k1m", "s1q1k1m2", "s1q1k1m0.2.0"])
+@pytest.mark.parametrize(
+    "name", ["", "s1", "q1k1", "s1q1k1x", "s-1q1k1", "s1q1.k1", "base", "s1q1k1m", "s1q1k1m2", "s1q1k1m0.2.0"]
+)
 def test_an_unknown_name_is_a_clear_error(name):
     with pytest.raises(UserError, match=r"setting .* is unknown; write"):
         Compression.parse(name)

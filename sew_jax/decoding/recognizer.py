@@ -26,6 +26,7 @@ from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.encoder import Layer
 from sew_jax.models.lengths import repeat_frames, zero_padding
+from sew_jax.models.merging import unmerge
 from sew_jax.models.parameters import merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
@@ -175,7 +176,7 @@ def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compressi
 def hidden_states(layer: int | None) -> Output:
     """Hidden states at 50 Hz, (B, T, D) float32: the backbone's output, or (from 1) what a transformer layer gives.
 
-    A layer's frames are squeezed; they are repeated up to 50 Hz.
+    A layer's frames are squeezed and merged; they are repeated up to 50 Hz.
     """
 
     def compute(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
@@ -194,7 +195,9 @@ def hidden_states(layer: int | None) -> Output:
         x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B
         if layer is not None:
             squeeze, frames = compression.squeeze, x_BxTxD.shape[1]
-            x_BxTxD = repeat_frames(outputs_BxWxD[layer - 1], squeeze, frames)
+            output = outputs_BxWxD[layer - 1]
+            x_BxWxD = unmerge(*output) if compression.merges else output
+            x_BxTxD = repeat_frames(x_BxWxD, squeeze, frames)
             x_BxTxD = jnp.pad(x_BxTxD, ((0, 0), (0, frames - x_BxTxD.shape[1]), (0, 0)))
             whole_B = length_B // squeeze * squeeze if model.backbone.tail == "drop" else length_B
             x_BxTxD = zero_padding(x_BxTxD, whole_B)  # a dropped tail has no state

@@ -126,6 +126,12 @@ def test_settings_share_their_weights_and_files_are_sound(tmp_path):
         assert {one.domain for one in onnx.load(path, load_external_data=False).opset_import} == {""}
 
 
+def test_merging_is_refused_by_name(tmp_path):
+    model, params = small_model("logmel")
+    with pytest.raises(UserError, match="setting: graphs of ONNX cannot express merging, as s2q1k1m0"):
+        write_graphs(tmp_path, model, params, [Compression.parse("s2q1k1m0.1")], "float32", {})
+
+
 def test_a_front_end_without_a_graph_is_refused_by_name(tmp_path):
     model, params = small_model("fbank25")
     with pytest.raises(UserError, match="fbank25"):

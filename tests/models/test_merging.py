@@ -108,7 +108,9 @@ def test_equal_neighbours_merge_without_changing_any_output(pre_norm):
 
         @jax.jit
         def both(params, x):
-            once, track = layer.apply({"params": params}, x, length, 1, 1, True, None, 0.25, start_track(length, frames))
+            once, track = layer.apply(
+                {"params": params}, x, length, 1, 1, True, None, 0.25, start_track(length, frames)
+            )
             merged, track = layer.apply({"params": params}, once, length, 1, 1, True, None, 0.0, track)
             plain = layer.apply({"params": params}, x, length, 1, 1, True)
             return unmerge(merged, track), layer.apply({"params": params}, plain, length, 1, 1, True)
@@ -136,9 +138,7 @@ def test_a_layer_merges_as_the_definition_says(query_pool, kv_pool, options):
     x = noise((1, frames, config.width))
     sizes = np.array([1, 3, 2, 1, 1, 2, 1, 1, 4, 1, 1.0])
     track = start_track(jnp.array([frames]), 18)._replace(size_BxV=jnp.asarray(sizes[None], jnp.float32))
-    out, after = layer.apply(
-        {"params": params}, x, track.length_B, query_pool, kv_pool, True, None, share, track
-    )
+    out, after = layer.apply({"params": params}, x, track.length_B, query_pool, kv_pool, True, None, share, track)
 
     p = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     x = x[0].astype(np.float64)
