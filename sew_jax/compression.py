@@ -16,7 +16,7 @@ from sew_jax.hashing import uniform_int
 Factor = int | tuple[int, ...]
 Share = float | tuple[float, ...]
 _SHARE = r"(?:0?\.\d+|0)"
-_NAME = re.compile(rf"s(\d+)q(\d+(?:\.\d+)*)k(\d+(?:\.\d+)*)(?:m({_SHARE}(?:-{_SHARE})*))?")
+_NAME = re.compile(rf"(?:s(\d+)|r(0?\.\d+|1))q(\d+(?:\.\d+)*)k(\d+(?:\.\d+)*)(?:m({_SHARE}(?:-{_SHARE})*))?")
 MOST_MERGED = 0.5  # of a layer's frames: each second one at most goes into a neighbour
 
 
@@ -26,18 +26,21 @@ class Compression:
 
     Args:
       squeeze: factor S between the 50 Hz features and the transformer's input.
+      rate: in place of a squeeze, the share of the 50 Hz features' frames that a compressor leaves.
       query_pool: factor Q of each layer's queries: one number, or one per layer.
       kv_pool: factor K of each layer's keys and values: one number, or one per layer.
       merge: share of its frames that each layer merges into their neighbours: one number, or one per layer.
 
     Raises:
-      UserError: a factor is not an integer of at least 1, or a share not from 0 to a half in thousandths.
+      UserError: a factor is not an integer of at least 1, a share not from 0 to a half in thousandths, or a rate not
+        one up to 1.
     """
 
     squeeze: int = 1
     query_pool: Factor = 1
     kv_pool: Factor = 1
     merge: Share = 0.0
+    rate: float = 1.0
 
     def __post_init__(self):
         for field in ("squeeze", "query_pool", "kv_pool"):
@@ -56,14 +59,21 @@ class Compression:
                 f"compression.merge: {self.merge!r} is not a share of a layer's frames; give 0 to {MOST_MERGED}, of at "
                 "most three decimals (0 = off)"
             )
+        if not _is_in_thousandths(self.rate) or not 0 < self.rate <= 1 or (self.rate < 1 and self.squeeze > 1):
+            raise UserError(
+                f"compression.rate: {self.rate!r} is not a share of the frames that goes with squeeze {self.squeeze}; "
+                "give one above 0 and at most 1, of at most three decimals, with squeeze 1"
+            )
+        object.__setattr__(self, "rate", float(self.rate))
         object.__setattr__(self, "merge", float(shares[0]) if len(set(shares)) == 1 else tuple(map(float, shares)))
 
     @property
     def name(self) -> str:
-        """`s2q1k2`, `s1q1k1m0.2`; factors of layers are joined by dots, shares by dashes: `s1q1.2k1m0-0.25`."""
+        """`s2q1k2`, `r0.4q1k1`, `s1q1k1m0.2`; factors of layers are joined by dots, shares by dashes: `m0-0.25`."""
         shares = self.merge if isinstance(self.merge, tuple) else (self.merge,)
         merge = "m" + "-".join(f"{share:g}" for share in shares) if self.merges else ""
-        return f"s{self.squeeze}q{_spell(self.query_pool)}k{_spell(self.kv_pool)}{merge}"
+        first = f"r{self.rate:g}" if self.rate < 1 else f"s{self.squeeze}"
+        return f"{first}q{_spell(self.query_pool)}k{_spell(self.kv_pool)}{merge}"
 
     def __str__(self) -> str:
         return self.name
@@ -101,12 +111,17 @@ class Compression:
         if not match:
             raise UserError(
                 f"setting {name!r} is unknown; write squeeze, query and key-value factors such as s1q1k1, s2q1k2 or, "
-                "one factor per layer, s2q1.2.2.1k1; shares to merge follow, as in s1q1k1m0.2 or, one per layer, "
-                "s1q1k1m0-0.2-0-0.2"
+                "one factor per layer, s2q1.2.2.1k1; a rate may stand for the squeeze, as in r0.4q1k1; shares to merge "
+                "follow, as in s1q1k1m0.2 or, one per layer, s1q1k1m0-0.2-0-0.2"
             )
-        squeeze, query, kv, merge = match.groups()
-        shares = tuple(map(float, (merge or "0").split("-")))
-        return cls(int(squeeze), tuple(map(int, query.split("."))), tuple(map(int, kv.split("."))), shares)
+        squeeze, rate, query, kv, merge = match.groups()
+        return cls(
+            int(squeeze or 1),
+            tuple(map(int, query.split("."))),
+            tuple(map(int, kv.split("."))),
+            tuple(map(float, (merge or "0").split("-"))),
+            float(rate or 1),
+        )
 
 
 def _spell(factor: Factor) -> str:

@@ -8,14 +8,39 @@ from sew_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "name", ["s1q1k1", "s2q1k2", "s4q2k2", "s1q1.2.2k1", "s3q1.2k2.1", "s1q1k1m0.2", "s2q1.2k1m0-0.25"]
+    "name",
+    [
+        "s1q1k1",
+        "s2q1k2",
+        "s4q2k2",
+        "s1q1.2.2k1",
+        "s3q1.2k2.1",
+        "s1q1k1m0.2",
+        "s2q1.2k1m0-0.25",
+        "r0.4q1k1",
+        "r0.375q2k1m0.2",
+    ],
 )
 def test_a_name_names_its_setting(name):
     assert Compression.parse(name).name == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "s1", "q1k1", "s1q1k1x", "s-1q1k1", "s1q1.k1", "base", "s1q1k1m", "s1q1k1m2", "s1q1k1m0.2.0"]
+    "name",
+    [
+        "",
+        "s1",
+        "q1k1",
+        "s1q1k1x",
+        "s-1q1k1",
+        "s1q1.k1",
+        "base",
+        "s1q1k1m",
+        "s1q1k1m2",
+        "s1q1k1m0.2.0",
+        "r2q1k1",
+        "s2r0.4q1k1",
+    ],
 )
 def test_an_unknown_name_is_a_clear_error(name):
     with pytest.raises(UserError, match=r"setting .* is unknown; write"):
@@ -39,6 +64,12 @@ def test_a_per_layer_setting_of_equal_factors_is_the_uniform_setting():
 def test_what_is_no_share_is_refused(share):
     with pytest.raises(UserError, match="is not a share"):
         Compression(1, 1, 1, share)
+
+
+@pytest.mark.parametrize(("squeeze", "rate"), [(1, 0), (1, 1.2), (2, 0.5), (1, 0.1234), (1, True), (1, "0.5")])
+def test_what_is_no_rate_is_refused(squeeze, rate):
+    with pytest.raises(UserError, match="is not a share of the frames"):
+        Compression(squeeze, rate=rate)
 
 
 def test_settings_that_merge_nothing_are_those_without():

@@ -50,11 +50,12 @@ def build(
       about: properties of the ONNX file.
 
     Raises:
-      UserError: a per-layer setting has another number of layers than the model, or the setting merges frames.
+      UserError: a per-layer setting has another number of layers than the model, or the setting merges frames
+        or has a rate.
     """
-    if setting.merges:
+    if setting.merges or setting.rate < 1:
         raise UserError(
-            f"setting: graphs of ONNX cannot express merging, as {setting} does; leave it out, or compute it by jax "
+            f"setting: graphs of ONNX cannot express merging or a rate, as {setting} has; compute it by jax "
             "(--config.format=stablehlo where it is exported)"
         )
     graph, backbone = Graph(weights, file), params["backbone"]

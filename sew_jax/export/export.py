@@ -120,7 +120,7 @@ def _hugging_face(
     (setting,) = settings
     if setting != Compression(setting.squeeze):
         raise UserError(
-            f"setting: transformers has no query or key-value pooling, nor merging, as {setting} has; "
+            f"setting: transformers has no query or key-value pooling, merging or rates, as {setting} has; "
             f"{Compression(setting.squeeze)} can be exported"
         )
     family, architecture = _expressed(pretrained, setting, config.drop_tail)

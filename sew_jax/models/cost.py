@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sew_jax.compression import Compression
+from sew_jax.models.compressor import COMPRESSOR_TAPS
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.frontend import (
     ENVELOPES,
@@ -19,7 +20,7 @@ from sew_jax.models.frontend import (
     feature_width,
     frame_count,
 )
-from sew_jax.models.lengths import conv_length, merged_away, pooled_length
+from sew_jax.models.lengths import conv_length, merged_away, pooled_length, scaled_length
 from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
 from sew_jax.rates import SAMPLE_RATE
 
@@ -35,11 +36,12 @@ class Cost:
     attention: int  # scores and weighted sums
     feed_forward: int
     upsampler: int
+    compressor: int = 0
 
     @property
     def encoder(self) -> int:
         """All but the front end."""
-        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler
+        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler + self.compressor
 
     @property
     def total(self) -> int:
@@ -53,8 +55,13 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
       UserError: the setting has factors for another number of layers.
     """
     width, frames = config.width, frame_count(config, samples)
-    squeeze = compression.squeeze
+    squeeze, rate = compression.squeeze, compression.rate
     windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
+    compressor = 0
+    if rate < 1:
+        windows = scaled_length(frames, rate)
+        weights = COMPRESSOR_TAPS * width**2 if config.compressor else 0
+        compressor = frames * (weights + 2 * windows * width)  # there and back
     projections = attention = feed_forward = 0
     left = windows
     merges = compression.layer_merges(config.layers)
@@ -73,6 +80,7 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
         attention=attention,
         feed_forward=feed_forward,
         upsampler=windows * width**2 * _lender(config, squeeze),
+        compressor=compressor,
     )
 
 

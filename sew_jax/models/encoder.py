@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
+from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
-from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
+from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
 
 
@@ -29,12 +30,18 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
-        config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
+        config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
+        compressor = Compressor(config, name="compressor")
+        if self.is_initializing() and config.compressor:  # whichever setting initialises
+            compressor(x_BxTxD, length_B, rate)
+        parts_BxWxT = compressor(x_BxTxD, length_B, rate) if rate < 1 else None
         x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
             PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
         )
-        if config.tail == "drop":
+        if rate < 1:
+            x_BxWxD, squeezed_B = average_parts(parts_BxWxT, x_BxWxD), scaled_length(length_B, rate)
+        elif config.tail == "drop":
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
             squeezed_B = pooled_length(length_B, squeeze)
@@ -47,6 +54,8 @@ class Encoder(nn.Module):
         if config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
+        if rate < 1:
+            return zero_padding(read_back(parts_BxWxT, x_BxWxD), length_B)
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))

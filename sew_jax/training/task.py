@@ -156,6 +156,7 @@ def fields_of_table(table: Sequence[Compression]) -> dict[str, Any]:
     """Fields of a `BackboneConfig` that follow from the settings that a model is trained at."""
     return {
         "upsample_factors": tuple(sorted({setting.squeeze for setting in table if setting.squeeze > 1})),
+        "compressor": any(setting.rate < 1 for setting in table),
         "merge_bias": not any(setting.merges for setting in table),
     }
 

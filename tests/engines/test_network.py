@@ -4,6 +4,7 @@ tests/onnx_exact.py, run by hand, compares each of them with each, in OpenVINO t
 """
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -126,10 +127,13 @@ def test_settings_share_their_weights_and_files_are_sound(tmp_path):
         assert {one.domain for one in onnx.load(path, load_external_data=False).opset_import} == {""}
 
 
-def test_merging_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("name", ["s2q1k1m0.1", "r0.4q1k1"])
+def test_merging_and_rates_are_refused_by_name(name, tmp_path):
     model, params = small_model("logmel")
-    with pytest.raises(UserError, match="setting: graphs of ONNX cannot express merging, as s2q1k1m0"):
-        write_graphs(tmp_path, model, params, [Compression.parse("s2q1k1m0.1")], "float32", {})
+    with pytest.raises(
+        UserError, match=rf"setting: graphs of ONNX cannot express merging or a rate, as {re.escape(name)} has"
+    ):
+        write_graphs(tmp_path, model, params, [Compression.parse(name)], "float32", {})
 
 
 def test_a_front_end_without_a_graph_is_refused_by_name(tmp_path):
