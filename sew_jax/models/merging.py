@@ -91,7 +91,8 @@ def _choose(key_BxWxE, length_B, share: float) -> tuple[jax.Array, jax.Array]:
     before_BxW = jnp.pad(alike_BxW[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
     even_W = jnp.arange(frames) % 2 == 0
     best_BxW = jnp.where(even_W, jnp.maximum(alike_BxW, before_BxW), -jnp.inf)
-    _, first_BxR = jax.lax.top_k(best_BxW, merged_away(frames, share))
+    # not top_k, for which a partitioner gathers the batch
+    first_BxR = jnp.argsort(-best_BxW, axis=1, stable=True)[:, : merged_away(frames, share)]
     goes_BxR = mask_from_lengths(merged_away(length_B, share), first_BxR.shape[1])
     goes_BxW = jax.vmap(lambda at, goes: jnp.zeros(frames, bool).at[at].set(goes))(first_BxR, goes_BxR)
     left_BxW = before_BxW > alike_BxW
