@@ -103,10 +103,11 @@ def layers_have_factors(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Of the settings of a table, one for each layer where a setting says what each layer does."""
     layers = config.model.layers if "layers" in config.model else None
     for setting in settings_table(**config.compression) if layers else ():
-        for name, factor in (("query_pool", setting.query_pool), ("kv_pool", setting.kv_pool)):
+        parts = {"query_pool": setting.query_pool, "kv_pool": setting.kv_pool, "merge": setting.merge}
+        for name, factor in parts.items():
             if isinstance(factor, tuple) and len(factor) != layers:
-                key = "names" if config.compression.names else name
-                yield f"compression.{key}", f"{setting} has {len(factor)} factors for model.layers={layers}"
+                key, what = "names" if config.compression.names else name, "shares" if name == "merge" else "factors"
+                yield f"compression.{key}", f"{setting} has {len(factor)} {what} for model.layers={layers}"
 
 
 def defaults_of(owner: type, rules: Mapping[str, Rule]) -> Rules:

@@ -50,7 +50,8 @@ def build(
       about: properties of the ONNX file.
 
     Raises:
-      UserError: a per-layer setting has another number of layers than the model, or it has parts without such nodes.
+      UserError: a per-layer setting has another number of layers than the model, the setting merges frames or has a
+        rate, or the model has parts without such nodes.
     """
     for field, plain in (("pos_layers", 1), ("rel_buckets", 0), ("adapter_width", 0)):
         if getattr(config, field) != plain:
@@ -58,6 +59,11 @@ def build(
                 f"model.{field}: {getattr(config, field)} has no ONNX graph yet; give --config.runtime=jax, "
                 "or --config.format=stablehlo or sew_jax"
             )
+    if setting.merges or setting.rate < 1:
+        raise UserError(
+            f"setting: graphs of ONNX cannot express merging or a rate, as {setting} has; compute it by jax "
+            "(--config.format=stablehlo where it is exported)"
+        )
     graph, backbone = Graph(weights, file), params["backbone"]
     least = 1 if config.tail == "keep" else setting.squeeze  # frames, without which a sequence would be empty
     samples = next(n for n in itertools.count() if frame_count(config, n) >= least)

@@ -121,7 +121,8 @@ def _hugging_face(
     (setting,) = settings
     if setting != Compression(setting.squeeze):
         raise UserError(
-            f"setting: transformers has no query or key-value pooling; {Compression(setting.squeeze)} can be exported"
+            f"setting: transformers has no query or key-value pooling, merging or rates, as {setting} has; "
+            f"{Compression(setting.squeeze)} can be exported"
         )
     family, architecture = _expressed(pretrained, setting, config.drop_tail)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))

@@ -38,6 +38,7 @@ class Attention(nn.Module):
 
     What `relative` says of distances is added to scores: a bias (H, L), times a factor that each query computes, or
     with embeddings (L, D) what queries and keys make of them, by the projections that they share, over sqrt(3 E) then.
+    W frames that are to be compared by their keys.
     """
 
     heads: int
@@ -55,14 +56,18 @@ class Attention(nn.Module):
         row_B=None,
         relative=None,
         steps: tuple[int, int] = (1, 1),
+        size_BxK=None,
+        compared_BxWxD=None,
     ):
         """Queries from one sequence, keys and values from the other: returns (B, Q, D).
+
+        With `size_BxK` a key counts as so many equal ones. With `compared_BxWxD` returns the mean over heads of the
+        keys of these frames, too: (B, W, E).
 
         Args:
           steps: frames from one query to the next, and from key to key.
         """
         width = query_BxQxD.shape[-1]
-
         dense = {name: transformer_dense(width, self.dtype, name=name) for name in ("query", "key", "value")}
 
         def project(name, x):
@@ -72,6 +77,12 @@ class Attention(nn.Module):
         scale = (width // self.heads * (3 if entangled else 1)) ** -0.5
         q_BxHxQxE = project("query", query_BxQxD) * scale
         k_BxHxKxE, v_BxHxKxE = project("key", key_BxKxD), project("value", key_BxKxD)
+        compared_BxWxE = None
+        if compared_BxWxD is not None:
+            same = compared_BxWxD is key_BxKxD
+            compared_BxWxE = (k_BxHxKxE if same else project("key", compared_BxWxD)).mean(1)
+        if size_BxK is not None:
+            q_BxHxQxE, k_BxHxKxE = _with_sizes(q_BxHxQxE, k_BxHxKxE, size_BxK)
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = None
         if rate:
@@ -87,7 +98,19 @@ class Attention(nn.Module):
             of_head = functools.partial(gated, keys=key_BxKxD.shape[1], query_step=steps[0], key_step=steps[1])
             bias = Bias(of_head, (gate_HxBxQ, relative))
         out_BxHxQxE = attend_to_valid(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, key_length_B, seed_BxHx2, rate=rate, bias=bias)
-        return transformer_dense(width, self.dtype, name="out")(out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape))
+        out_BxQxD = out_BxHxQxE.swapaxes(1, 2).reshape(query_BxQxD.shape)
+        out_BxQxD = transformer_dense(width, self.dtype, name="out")(out_BxQxD)
+        return out_BxQxD if compared_BxWxE is None else (out_BxQxD, compared_BxWxE)
+
+
+def _with_sizes(q_BxHxQxE, k_BxHxKxE, size_BxK):
+    """Queries and keys of one more channel, which adds log(size) to each key's scores."""
+    log_BxHxKx1 = jnp.broadcast_to(jnp.log(jnp.maximum(size_BxK, 1))[:, None, :, None], (*k_BxHxKxE.shape[:3], 1))
+    ones_BxHxQx1 = jnp.ones_like(q_BxHxQxE[..., :1])
+    return (
+        jnp.concatenate([q_BxHxQxE, ones_BxHxQx1], axis=-1),
+        jnp.concatenate([k_BxHxKxE, log_BxHxKx1.astype(k_BxHxKxE.dtype)], axis=-1),
+    )
 
 
 def attend_to_valid(
@@ -148,7 +171,7 @@ def attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed_BxHx2
     pair = math.gcd(heads if any_batch else batch * heads, 2)
     flat = jax.tree.map(lambda x: x.reshape(batch * heads // pair, pair, *x.shape[2:]), arguments)
     out = jax.lax.map(jax.checkpoint(lambda a: attend(*a, rate=rate)), flat)
-    return out.reshape(q_BxHxQxE.shape)
+    return out.reshape(*q_BxHxQxE.shape[:3], v_BxHxKxE.shape[3])
 
 
 def attend_with_bias(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed_BxHx2, parts, of_head, *, rate: float):

@@ -45,6 +45,10 @@ class BackboneConfig:
     upsampler: Literal["residual", "linear", "repeat"] = "residual"
     upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own an up-sampler
     tail: Literal["keep", "drop"] = "keep"  # the last T mod S frames: a shorter window, or dropped as SEW does
+    compressor: bool = False  # owns one, which learns how much each frame weighs at the rates of a table
+    # whether a merged frame counts in attention as the frames it is made of do, which models need that were trained
+    # without merging (ToMe, arXiv 2210.09461)
+    merge_bias: bool = True
     pool_ffn: bool = False  # the whole layer at the pooled query rate, feed-forward part included
     dropout: float = 0.1
     attention_dropout: float = 0.1

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sew_jax.compression import Compression
+from sew_jax.models.compressor import COMPRESSOR_TAPS
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.frontend import (
     ENVELOPES,
@@ -19,7 +20,7 @@ from sew_jax.models.frontend import (
     feature_width,
     frame_count,
 )
-from sew_jax.models.lengths import conv_length, pooled_length
+from sew_jax.models.lengths import conv_length, merged_away, pooled_length, scaled_length
 from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
 from sew_jax.rates import SAMPLE_RATE
 
@@ -35,11 +36,12 @@ class Cost:
     attention: int  # scores and weighted sums
     feed_forward: int
     upsampler: int
+    compressor: int = 0
 
     @property
     def encoder(self) -> int:
         """All but the front end."""
-        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler
+        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler + self.compressor
 
     @property
     def total(self) -> int:
@@ -53,14 +55,23 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
       UserError: the setting has factors for another number of layers.
     """
     width, frames = config.width, frame_count(config, samples)
-    squeeze = compression.squeeze
+    squeeze, rate = compression.squeeze, compression.rate
     windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
+    compressor = 0
+    if rate < 1:
+        windows = scaled_length(frames, rate)
+        weights = COMPRESSOR_TAPS * width**2 if config.compressor else 0
+        compressor = frames * (weights + 2 * windows * width)  # there and back
     projections = attention = feed_forward = 0
-    for query_pool, kv_pool in compression.layer_pools(config.layers):
-        queries, keys = pooled_length(windows, query_pool), pooled_length(windows, kv_pool)
-        projections += 2 * (queries + keys) * width**2
+    left = windows
+    merges = compression.layer_merges(config.layers)
+    for (query_pool, kv_pool), share in zip(compression.layer_pools(config.layers), merges, strict=True):
+        queries, keys = pooled_length(left, query_pool), pooled_length(left, kv_pool)
+        compared = left if share and kv_pool > 1 else 0  # whose keys attention itself has no need of
+        projections += (2 * (queries + keys) + compared) * width**2
         attention += 2 * queries * keys * width + (8 * queries * width if config.rel_buckets else 0)  # its gate
-        at_rate = queries if config.pool_ffn else windows
+        left -= merged_away(left, share)
+        at_rate = queries if config.pool_ffn and query_pool > 1 else left
         feed_forward += 2 * at_rate * width * (config.ffn_width + config.adapter_width)
     return Cost(
         extractor=sum(stage.macs for stage in _extractor(config, samples)),
@@ -71,6 +82,7 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
         attention=attention,
         feed_forward=feed_forward,
         upsampler=windows * width**2 * _lender(config, squeeze),
+        compressor=compressor,
     )
 
 

@@ -4,6 +4,7 @@ tests/onnx_exact.py, run by hand, compares each of them with each, in OpenVINO t
 """
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -124,6 +125,15 @@ def test_settings_share_their_weights_and_files_are_sound(tmp_path):
     for path in paths.values():
         onnx.checker.check_model(str(path), full_check=True)
         assert {one.domain for one in onnx.load(path, load_external_data=False).opset_import} == {""}
+
+
+@pytest.mark.parametrize("name", ["s2q1k1m0.1", "r0.4q1k1"])
+def test_merging_and_rates_are_refused_by_name(name, tmp_path):
+    model, params = small_model("logmel")
+    with pytest.raises(
+        UserError, match=rf"setting: graphs of ONNX cannot express merging or a rate, as {re.escape(name)} has"
+    ):
+        write_graphs(tmp_path, model, params, [Compression.parse(name)], "float32", {})
 
 
 @pytest.mark.parametrize(

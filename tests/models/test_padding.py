@@ -11,7 +11,10 @@ from sew_jax.compression import Compression
 from tests.models.build import apply, init, noise, small
 
 SETTINGS = [Compression(s, q, k) for s in (1, 2, 3, 4) for q in (1, 2) for k in (1, 2)] + [
-    Compression(2, (1, 3), (2, 1))
+    Compression(2, (1, 3), (2, 1)),
+    Compression(1, 1, 1, 0.2),
+    Compression(2, 1, 2, (0.2, 0.5)),
+    Compression(1, 1, 2, rate=0.4),
 ]
 SAMPLES = 5200  # 16 frames
 
