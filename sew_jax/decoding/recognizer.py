@@ -94,10 +94,10 @@ class Recognizer:
           dtype: of the waves: int16, or float32 of which 1 is full scale.
 
         Raises:
-          UserError: a per-layer setting has another number of layers than the model.
+          UserError: the model cannot compute a setting.
         """
         for setting in (settings := list(settings)):
-            setting.layer_pools(self.model.backbone.layers)
+            self.model.backbone.check_setting(setting)
         keys = [(setting, bucket) for setting in settings for bucket in rows]
         missing = [key for key in keys if self._key(output, *key, rows[key[1]], dtype) not in self.programs]
         if not missing:

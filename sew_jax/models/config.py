@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.rates import FRAME_SAMPLES
 
@@ -88,6 +89,20 @@ class BackboneConfig:
             raise UserError("model.input_norm is off; it goes with model.pre_norm=False")
         if self.adapter_width and not self.pre_norm:
             raise UserError("model.adapter_width is set; adapters come with model.pre_norm=True")
+
+    def check_setting(self, setting: Compression) -> None:
+        """Whether the model can compute a setting.
+
+        Raises:
+          UserError: it has factors or shares for another number of layers, or leaves frames at uneven distances to a
+            model that measures them.
+        """
+        setting.layer_pools(self.layers)
+        if self.rel_buckets and (setting.merges or setting.rate < 1):
+            raise UserError(
+                f"setting: {setting} leaves frames at uneven distances, and this model's attention measures distances "
+                f"(model.rel_buckets={self.rel_buckets}); give settings of squeeze and pools alone, such as s2q1k2"
+            )
 
     @property
     def frontend_learns(self) -> bool:

@@ -52,8 +52,9 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     """MACs for one utterance of `samples` samples.
 
     Raises:
-      UserError: the setting has factors for another number of layers.
+      UserError: the model cannot compute the setting.
     """
+    config.check_setting(compression)
     width, frames = config.width, frame_count(config, samples)
     squeeze, rate = compression.squeeze, compression.rate
     windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
@@ -90,7 +91,7 @@ def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], s
     """MACs for one utterance of `samples` samples at several settings, which share one pass of the front end.
 
     Raises:
-      UserError: a setting has factors for another number of layers.
+      UserError: the model cannot compute a setting.
     """
     first, *others = (count_macs(config, setting, samples) for setting in settings)
     return first.total + sum(cost.encoder for cost in others)

@@ -34,6 +34,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
         config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
+        config.check_setting(compression)
         x_BxTxD = zero_padding(x_BxTxD, length_B)
         compressor = Compressor(config, name="compressor")
         if self.is_initializing() and config.compressor:  # whichever setting initialises

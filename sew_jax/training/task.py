@@ -143,10 +143,10 @@ def draws_of(config: ConfigDict, table: list[Compression], backbone: BackboneCon
     """What an update may compute: one setting, or several where `sandwich` is on.
 
     Raises:
-      UserError: a setting of the table does not fit the model's layers.
+      UserError: the model cannot compute a setting of the table.
     """
     for setting in table:
-        setting.layer_pools(backbone.layers)
+        backbone.check_setting(setting)
     if not config.sandwich.enabled:
         return uniform_draws(table)
     return sandwich_draws(table, functools.partial(typical_macs, backbone))

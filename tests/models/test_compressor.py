@@ -1,6 +1,5 @@
 """Continuous integrate-and-fire against a loop in numpy, and what must hold of it whatever the weights."""
 
-import dataclasses
 import functools
 
 import jax
@@ -66,7 +65,7 @@ def test_it_fires_as_a_loop_does(rate):
         np.testing.assert_allclose(back[:length], shares.T @ outputs, atol=2e-4)
 
 
-@pytest.mark.parametrize("squeeze", [2, 4, 5, 8])
+@pytest.mark.parametrize("squeeze", [2, 5])
 def test_equal_weights_are_mean_pooling(squeeze):
     x = noise((len(LENGTHS), FRAMES, 3))
     _, y, _ = compress(np.ones((len(LENGTHS), FRAMES)), LENGTHS, 1 / squeeze, x)
@@ -108,7 +107,7 @@ def test_gradients_reach_the_weights():
 
 def test_a_learned_compressor_sees_the_utterance_alone():
     """Whatever lies beside and behind it; and its weights matter."""
-    model, params = init(small("logmel", compressor=True))
+    model, params = init(small("logmel", layers=1, compressor=True))
     setting, wave = Compression(1, 2, 2, 0.2, 0.6), noise(5200)
     alone = apply(model, params, wave[None], [5200], setting)
     batch = np.stack([noise(8003, seed) for seed in (1, 2, 3)])
@@ -118,7 +117,7 @@ def test_a_learned_compressor_sees_the_utterance_alone():
     np.testing.assert_allclose(together.context_BxTxD[1, :frames], alone.context_BxTxD[0], atol=2e-5)
     assert not together.context_BxTxD[1, frames:].any() and np.isfinite(together.context_BxTxD).all()
 
-    plain, _ = init(dataclasses.replace(model.config, compressor=False))
-    encoder = {name: value for name, value in params["encoder"].items() if name != "compressor"}
-    other = apply(plain, params | {"encoder": encoder}, wave[None], [5200], setting)
+    changed = jax.tree.map(np.copy, params)
+    changed["encoder"]["compressor"]["weight"]["kernel"] *= -1
+    other = apply(model, changed, wave[None], [5200], setting)
     assert np.abs(other.context_BxTxD - alone.context_BxTxD).max() > 0.1

@@ -11,7 +11,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.encoder import Encoder, Layer
 from sew_jax.models.merging import merge_neighbours, start_track, unmerge
 from tests.models import oracle
-from tests.models.build import noise, small
+from tests.models.build import draw, noise, small
 from tests.models.test_encoder import pool
 
 
@@ -92,9 +92,9 @@ def test_no_share_changes_nothing():
 def layer_of(config, frames):
     layer = Layer(config)
     x = jnp.zeros((1, frames, config.width))
-    params = jax.jit(lambda: layer.init(jax.random.key(0), x, jnp.array([frames]), 1, 1, True)["params"])()
-    random = np.random.default_rng(1)
-    return layer, jax.tree.map(lambda w: w + 0.2 * random.normal(size=w.shape).astype(np.float32), params)
+    return layer, draw(
+        jax.eval_shape(lambda: layer.init(jax.random.key(0), x, jnp.array([frames]), 1, 1, True))["params"]
+    )
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -183,7 +183,7 @@ def test_layers_that_are_left_out_leave_as_many_frames():
     config = small("logmel", layerdrop=0.5, remat="layers")
     encoder, setting = Encoder(config), Compression(1, 1, 2, (0.2, 0.4))
     x, length = jnp.asarray(noise((2, 15, config.width))), jnp.array([15, 9])
-    params = jax.jit(lambda: encoder.init(jax.random.key(0), x, length, Compression(), True)["params"])()
+    params = draw(jax.eval_shape(lambda: encoder.init(jax.random.key(0), x, length, Compression(), True))["params"])
 
     @jax.jit
     def trained(params, x, key):

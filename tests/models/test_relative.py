@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.errors import UserError
 from sew_jax.models import attention
 from sew_jax.models.attention import Attention
+from sew_jax.models.cost import count_macs
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.relative import RelativeBias, bucket, distances, gated, spread
@@ -146,3 +148,15 @@ def test_layers_of_the_same_pools_share_one_bias(monkeypatch):
     setting = Compression(2, (1, 2, 1), (2, 2, 2))
     jax.eval_shape(lambda: Encoder(config).init(jax.random.key(0), x, length, setting, True))
     assert made == [(6, 3, 2, 4), (3, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("form", ["gated", "disentangled"])
+@pytest.mark.parametrize("name", ["s1q1k1m0.2", "s2q1k1m0-0.2", "r0.4q1k1"])
+def test_frames_at_uneven_distances_are_refused_by_name(form, name):
+    config = small("logmel", rel_buckets=16, rel_furthest=12, rel_form=form)
+    config.check_setting(Compression(2, 1, (1, 2)))
+    with pytest.raises(UserError, match=f"^setting: {name} leaves frames at uneven distances, .*model.rel_buckets=16"):
+        count_macs(config, Compression.parse(name), 16_000)
+    x, length = jnp.zeros((1, 12, config.width)), jnp.array([12])
+    with pytest.raises(UserError, match="uneven distances"):
+        jax.eval_shape(lambda: Encoder(config).init(jax.random.key(0), x, length, Compression.parse(name), True))
