@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "evaluate"
     config.init_from = ""  # workdir of a finetune run, or hf:PATH
+    config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     config.data = "demo"
     config.split = "test"  # several, joined by commas, have a table each
     config.settings = ""  # names joined by commas; empty: the settings it was trained on

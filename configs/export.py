@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "export"
     config.init_from = ""  # workdir of a run (for stablehlo and onnx a finetune run), or hf:PATH
+    config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     config.format = "hf"  # or stablehlo, onnx or sew_jax
     # A name, or for stablehlo and onnx several, joined by commas; empty: the budget's, or s1q1k1 (sew_jax: the table)
     config.setting = ""

@@ -39,6 +39,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config = ConfigDict()
     config.mode = "finetune"
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
+    config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
     config.from_scratch = False
     config.data = "demo"

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "serve"
     config.init_from = ""  # workdir of a finetune run, or hf:PATH
+    config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     config.settings = ""  # those that can be asked for, joined by commas; empty: those of its training
     config.tradeoff = ""  # workdir of an evaluate run, for requests with a budget; empty: the one with the model
     config.host = "127.0.0.1"  # 0.0.0.0: also for other machines

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.mode = "transcribe"
     config.init_from = ""  # workdir of a finetune run, or hf:PATH
+    config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     config.audio = ""  # files, folders (with all below) and - (standard input), joined by commas
     config.setting = ""  # a name; empty: what the budget picks, or the first of its training
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`

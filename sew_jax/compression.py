@@ -1,7 +1,8 @@
 """Compression settings: the value that names one compute budget, the table of a run, and the draw of each update.
 
-A setting says by how much the transformer's input is squeezed and by how much each layer pools its queries and its keys
-and values. It is frozen and hashable, because it is the only static argument of a step: one setting, one XLA program.
+A setting says by how much the transformer's input is squeezed, by how much each layer pools its queries and its keys
+and values, and what share of its frames a layer merges. It is frozen and hashable, because it is the only static
+argument of a step: one setting, one XLA program.
 """
 
 import dataclasses
@@ -13,7 +14,10 @@ from sew_jax.errors import UserError
 from sew_jax.hashing import uniform_int
 
 Factor = int | tuple[int, ...]
-_NAME = re.compile(r"s(\d+)q(\d+(?:\.\d+)*)k(\d+(?:\.\d+)*)")
+Share = float | tuple[float, ...]
+_SHARE = r"(?:0?\.\d+|0)"
+_NAME = re.compile(rf"(?:s(\d+)|r(0?\.\d+|1))q(\d+(?:\.\d+)*)k(\d+(?:\.\d+)*)(?:m({_SHARE}(?:-{_SHARE})*))?")
+MOST_MERGED = 0.5  # of a layer's frames: each second one at most goes into a neighbour
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +26,21 @@ class Compression:
 
     Args:
       squeeze: factor S between the 50 Hz features and the transformer's input.
+      rate: in place of a squeeze, the share of the 50 Hz features' frames that a compressor leaves.
       query_pool: factor Q of each layer's queries: one number, or one per layer.
       kv_pool: factor K of each layer's keys and values: one number, or one per layer.
+      merge: share of its frames that each layer merges into their neighbours: one number, or one per layer.
 
     Raises:
-      UserError: a factor is not an integer of at least 1.
+      UserError: a factor is not an integer of at least 1, a share not from 0 to a half in thousandths, or a rate not
+        one up to 1.
     """
 
     squeeze: int = 1
     query_pool: Factor = 1
     kv_pool: Factor = 1
+    merge: Share = 0.0
+    rate: float = 1.0
 
     def __post_init__(self):
         for field in ("squeeze", "query_pool", "kv_pool"):
@@ -44,14 +53,43 @@ class Compression:
                 )
             if per_layer:  # equal factors in all layers are the uniform setting, and must compare and hash equal to it
                 object.__setattr__(self, field, factors[0] if len(set(factors)) == 1 else factors)
+        shares = tuple(self.merge) if isinstance(self.merge, (tuple, list)) else (self.merge,)
+        if not shares or not all(_is_in_thousandths(share) and 0 <= share <= MOST_MERGED for share in shares):
+            raise UserError(
+                f"compression.merge: {self.merge!r} is not a share of a layer's frames; give 0 to {MOST_MERGED}, of at "
+                "most three decimals (0 = off)"
+            )
+        if not _is_in_thousandths(self.rate) or not 0 < self.rate <= 1 or (self.rate < 1 and self.squeeze > 1):
+            raise UserError(
+                f"compression.rate: {self.rate!r} is not a share of the frames that goes with squeeze {self.squeeze}; "
+                "give one above 0 and at most 1, of at most three decimals, with squeeze 1"
+            )
+        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "merge", float(shares[0]) if len(set(shares)) == 1 else tuple(map(float, shares)))
 
     @property
     def name(self) -> str:
-        """`s2q1k2`; per-layer factors are joined by dots: `s1q1.2.2k1`."""
-        return f"s{self.squeeze}q{_spell(self.query_pool)}k{_spell(self.kv_pool)}"
+        """`s2q1k2`, `r0.4q1k1`, `s1q1k1m0.2`; factors of layers are joined by dots, shares by dashes: `m0-0.25`."""
+        shares = self.merge if isinstance(self.merge, tuple) else (self.merge,)
+        merge = "m" + "-".join(f"{share:g}" for share in shares) if self.merges else ""
+        first = f"r{self.rate:g}" if self.rate < 1 else f"s{self.squeeze}"
+        return f"{first}q{_spell(self.query_pool)}k{_spell(self.kv_pool)}{merge}"
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def merges(self) -> bool:
+        """Whether any layer merges frames."""
+        return self.merge != 0
+
+    def layer_merges(self, layers: int) -> list[float]:
+        """The share of its frames that each of `layers` layers merges.
+
+        Raises:
+          UserError: a per-layer setting is of another number of layers.
+        """
+        return list(_spread(self, "merge", layers))
 
     def layer_pools(self, layers: int) -> list[tuple[int, int]]:
         """The (Q, K) of each of `layers` layers.
@@ -59,6 +97,7 @@ class Compression:
         Raises:
           UserError: a per-layer setting is of another number of layers.
         """
+        self.layer_merges(layers)  # a setting fits a depth in all its parts
         return list(zip(_spread(self, "query_pool", layers), _spread(self, "kv_pool", layers), strict=True))
 
     @classmethod
@@ -72,22 +111,35 @@ class Compression:
         if not match:
             raise UserError(
                 f"setting {name!r} is unknown; write squeeze, query and key-value factors such as s1q1k1, s2q1k2 or, "
-                "one factor per layer, s2q1.2.2.1k1"
+                "one factor per layer, s2q1.2.2.1k1; a rate may stand for the squeeze, as in r0.4q1k1; shares to merge "
+                "follow, as in s1q1k1m0.2 or, one per layer, s1q1k1m0-0.2-0-0.2"
             )
-        squeeze, query, kv = match.groups()
-        return cls(int(squeeze), tuple(map(int, query.split("."))), tuple(map(int, kv.split("."))))
+        squeeze, rate, query, kv, merge = match.groups()
+        return cls(
+            int(squeeze or 1),
+            tuple(map(int, query.split("."))),
+            tuple(map(int, kv.split("."))),
+            tuple(map(float, (merge or "0").split("-"))),
+            float(rate or 1),
+        )
 
 
 def _spell(factor: Factor) -> str:
     return str(factor) if isinstance(factor, int) else ".".join(map(str, factor))
 
 
-def _spread(setting: Compression, field: str, layers: int) -> tuple[int, ...]:
+def _is_in_thousandths(share: object) -> bool:
+    """Whether a number has at most three decimals, so that lengths can be counted in whole numbers."""
+    return isinstance(share, (int, float)) and not isinstance(share, bool) and round(share, 3) == share
+
+
+def _spread(setting: Compression, field: str, layers: int) -> tuple:
     factor = getattr(setting, field)
-    if isinstance(factor, int):
+    if not isinstance(factor, tuple):
         return (factor,) * layers
     if len(factor) != layers:
-        raise UserError(f"setting {setting}: {field} has {len(factor)} factors, but the model has {layers} layers")
+        what = "shares" if field == "merge" else "factors"
+        raise UserError(f"setting {setting}: {field} has {len(factor)} {what}, but the model has {layers} layers")
     return factor
 
 

@@ -62,6 +62,8 @@ def main() -> int:
             return 0 if len(argv) > 1 else 2
         config, workdir = _parse(argv)
         check_config(config)
+        if language := config.get("language"):  # from here on it is part of the checkpoint's name
+            config.init_from, config.language = f"{config.init_from}#{language}", ""
         with told():
             if is_remote(workdir):
                 check_bucket(workdir, "workdir")

@@ -93,11 +93,15 @@ def training_states(task, variables, wave, setting):
     kept = jax.device_get(jax.jit(apply)(variables, wave[None], np.array([len(NOISE)])))["intermediates"]["backbone"]
     hidden, layers = kept["__call__"][0], range(task.model.backbone.layers)
     frames = hidden.length_B[0]
-    repeated = [np.repeat(kept["encoder"][f"layer_{i}"]["__call__"][0][0], setting.squeeze, axis=0) for i in layers]
+    outputs = [kept["encoder"][f"layer_{i}"]["__call__"][0] for i in layers]
+    rows = [out[0][0][out[1].place_BxW[0]] if setting.merges else out[0] for out in outputs]
+    repeated = [np.repeat(row, setting.squeeze, axis=0) for row in rows]
     return [hidden.context_BxTxD[0, :frames], *(layer[:frames] for layer in repeated)]
 
 
-@pytest.mark.parametrize(("mode", "setting"), [("pretrain", "s2q1k1"), ("finetune", "s1q1k1"), ("finetune", "s3q2k1")])
+@pytest.mark.parametrize(
+    ("mode", "setting"), [("pretrain", "s2q1k1"), ("finetune", "s1q1k1"), ("finetune", "s3q2k1m0.2")]
+)
 def test_features_are_the_hidden_states_of_the_training_model(runs, mode, setting):
     """To 1e-6 in a padded row; to 1e-6 of the largest alone, where sums are rounded otherwise."""
     corpus, compression = runs / "corpus", Compression.parse(setting)

@@ -13,6 +13,7 @@ from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, Dtype, PretrainHeadConfig
 from sew_jax.models.sizes import published
 from sew_jax.tables import align_columns
+from sew_jax.training.task import fields_of_table
 
 
 class Work(NamedTuple):
@@ -38,7 +39,7 @@ class Work(NamedTuple):
 def model_for(size: str, dtype: Dtype, table: Sequence[Compression]) -> tuple[BackboneConfig, PretrainHeadConfig]:
     """A published size with the up-samplers of a table."""
     backbone, head = published(size)
-    return dataclasses.replace(backbone, dtype=dtype, upsample_factors=tuple(s.squeeze for s in table)), head
+    return dataclasses.replace(backbone, dtype=dtype, **fields_of_table(table)), head
 
 
 def time_work(work: Work, rounds: int, profiles: Path | None) -> dict[str, Any]:

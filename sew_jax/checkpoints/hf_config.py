@@ -1,98 +1,15 @@
-"""The architecture of wav2vec 2.0, HuBERT and SEW between Hugging Face's `config.json` and ours."""
+"""The architecture of released speech encoders between Hugging Face's `config.json` and ours."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sew_jax.checkpoints.hf_families import DEFAULTS, FAMILIES, PRETRAIN_HEAD, REQUIRED
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.frontend import conv_stack, feature_width
-from sew_jax.models.layers import EPSILON
 
-# What Hugging Face's configuration classes assume where config.json is silent (transformers 4.57.6)
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_dropout": 0.1,
-    "activation_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "feat_proj_dropout": 0.0,
-    "final_dropout": 0.1,
-    "layerdrop": 0.1,
-    "feat_extract_norm": "group",
-    "conv_bias": False,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "do_stable_layer_norm": False,
-    "squeeze_factor": 1,
-    "num_codevectors_per_group": 320,
-    "num_codevector_groups": 2,
-    "contrastive_logits_temperature": 0.1,
-    "num_negatives": 100,
-    "codevector_dim": 256,
-    "proj_codevector_dim": 256,
-    "diversity_loss_weight": 0.1,
-    "feat_quantizer_dropout": 0.0,
-    "pad_token_id": 0,
-    "conv_dim": [512] * 7,
-    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
-    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
-}
-_SEW_DEFAULTS: dict[str, Any] = {
-    "squeeze_factor": 2,
-    "conv_dim": [64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512],
-    "conv_kernel": [10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1],
-    "conv_stride": [5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1],
-}
-# Defaults too, and all that we have the mathematics of
-_REQUIRED: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "feat_extract_activation": "gelu",
-    "layer_norm_eps": EPSILON,
-    "add_adapter": False,
-    "adapter_attn_dim": None,
-    "conv_pos_batch_norm": False,
-    "feat_proj_layer_norm": True,
-}
-
-# our field -> theirs
-_BACKBONE = {
-    "conv_norm": "feat_extract_norm",
-    "conv_bias": "conv_bias",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "ffn_width": "intermediate_size",
-    "pre_norm": "do_stable_layer_norm",
-    "pos_kernel": "num_conv_pos_embeddings",
-    "pos_groups": "num_conv_pos_embedding_groups",
-    "dropout": "hidden_dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
-    "input_dropout": "feat_proj_dropout",
-    "layerdrop": "layerdrop",
-}
-_PRETRAIN_HEAD = {
-    "codebooks": "num_codevector_groups",
-    "codes": "num_codevectors_per_group",
-    "code_width": "codevector_dim",
-    "final_width": "proj_codevector_dim",
-    "feature_dropout": "feat_quantizer_dropout",
-    "negatives": "num_negatives",
-    "logit_temperature": "contrastive_logits_temperature",
-    "diversity_weight": "diversity_loss_weight",
-}
-_CLASSES = {
-    "wav2vec2": {
-        type(None): "Wav2Vec2Model",
-        PretrainHeadConfig: "Wav2Vec2ForPreTraining",
-        CTCHeadConfig: "Wav2Vec2ForCTC",
-    },
-    "hubert": {type(None): "HubertModel", CTCHeadConfig: "HubertForCTC"},
-    "sew": {type(None): "SEWModel", CTCHeadConfig: "SEWForCTC"},
-}
+# Fields in which a family may differ from wav2vec 2.0 base, and which those that have no key for them must leave alone
+_PARTS = ("conv_norm", "pre_norm", "pos_layers", "rel_buckets", "adapter_width", "input_norm", "norm_epsilon")
 
 
 class Architecture(NamedTuple):
@@ -113,41 +30,57 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
     Raises:
       UserError: another architecture, or a variant whose mathematics we do not have.
     """
-    family = config.get("model_type")
-    if family not in _CLASSES:
-        raise UserError(f"{source}: model_type {family!r} cannot be loaded; it must be one of {', '.join(_CLASSES)}")
-    c = _filled(config)
-    for key, default in _DEFAULTS.items():
+    if config.get("model_type") not in FAMILIES:
+        raise UserError(
+            f"{source}: model_type {config.get('model_type')!r} cannot be loaded; it must be one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    family, c = FAMILIES[config["model_type"]], _filled(config)
+    for key, default in {**DEFAULTS, **family.defaults}.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(c[key], kinds):
             raise UserError(f"{source}: config.json has {key}={c[key]!r}, which should be like {default!r}")
-    for key, value in _REQUIRED.items():
-        if c[key] != value:
+    for field, least in family.least.items():
+        if c[family.fields[field]] < least:
+            raise UserError(
+                f"{source}: {family.fields[field]} is {c[family.fields[field]]}; it must be {least} or more"
+            )
+    unread = {"adapter_attn_dim": 0} if "adapter_width" not in family.fields else {}
+    read = set(family.fields.values())
+    for key, value in {**REQUIRED, **unread, **family.required}.items():
+        if key not in read and c[key] != value:
             raise UserError(f"{source}: {key} is {c[key]!r}; only {value!r} can be loaded")
-    backbone = BackboneConfig(
-        frontend="wav2vec2" if len(c["conv_dim"]) == 7 else "compact",
-        conv_width=c["conv_dim"][0],
-        normalize_wave=normalize_wave,
-        upsampler="linear" if family == "sew" else "residual",
-        upsample_factors=(c["squeeze_factor"],),
-        tail="drop" if family == "sew" else "keep",
-        **{ours: c[theirs] for ours, theirs in _BACKBONE.items()},
-    )
+    try:
+        backbone = BackboneConfig(
+            **{
+                "frontend": "wav2vec2" if len(c["conv_dim"]) == 7 else "compact",
+                "conv_width": c["conv_dim"][0],
+                "normalize_wave": normalize_wave,
+                "upsample_factors": (c["squeeze_factor"],),
+                **family.shared,
+                **{ours: c[theirs] for ours, theirs in family.fields.items()},
+            }
+        )
+    except UserError as error:
+        raise UserError(f"{source}: its config.json describes no model ({error})") from error
     if conv_stack(backbone) != list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"], strict=False)):
         raise UserError(
             f"{source}: its convolutions (conv_dim, conv_kernel, conv_stride) are those of no known extractor"
         )
-    if family == "sew" and c["squeeze_factor"] < 2:
-        raise UserError(f"{source}: a squeeze_factor of {c['squeeze_factor']} cannot be loaded; SEW's is at least 2")
-    if family != "sew" and feature_width(backbone) == backbone.width:
+    if family.squeezes and c["squeeze_factor"] < 2:
+        raise UserError(
+            f"{source}: a squeeze_factor of {c['squeeze_factor']} cannot be loaded; {family.stem}'s is at least 2"
+        )
+    if not family.squeezes and feature_width(backbone) == backbone.width:
         raise UserError(f"{source}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
     return Architecture(backbone, read_head((c.get("architectures") or [""])[0], c), c["squeeze_factor"])
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.json` with the defaults of its family where it is silent or null."""
-    defaults = _DEFAULTS | (_SEW_DEFAULTS if config.get("model_type") == "sew" else {}) | _REQUIRED
-    return defaults | {key: value for key, value in config.items() if value is not None}
+    given = {key: value for key, value in config.items() if value is not None}
+    family = FAMILIES[config["model_type"]]
+    return {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
 
 
 def read_head(kind: str, config: Mapping[str, Any]) -> PretrainHeadConfig | CTCHeadConfig | None:
@@ -155,8 +88,8 @@ def read_head(kind: str, config: Mapping[str, Any]) -> PretrainHeadConfig | CTCH
     c = _filled(config)
     if kind.endswith("ForCTC"):
         return CTCHeadConfig(symbols=c["vocab_size"], dropout=c["final_dropout"], blank=c["pad_token_id"])
-    if kind.endswith("ForPreTraining"):
-        return PretrainHeadConfig(**{ours: c[theirs] for ours, theirs in _PRETRAIN_HEAD.items()})
+    if kind.endswith("ForPreTraining") and PretrainHeadConfig in FAMILIES[config["model_type"]].heads:
+        return PretrainHeadConfig(**{ours: c[theirs] for ours, theirs in PRETRAIN_HEAD.items()})
     return None
 
 
@@ -167,42 +100,63 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
       UserError: that family cannot express the model.
     """
     backbone, head, squeeze = architecture
+    kind = FAMILIES[family]
     _check_expressible(family, architecture)
     stack = conv_stack(backbone)
     c: dict[str, Any] = {
         "model_type": family,
-        "architectures": [_CLASSES[family][type(head)]],
+        "architectures": [class_name(family, head)],
         "torch_dtype": "float32",
     }
-    c |= {theirs: getattr(backbone, ours) for ours, theirs in _BACKBONE.items()}
+    c |= {**REQUIRED, **kind.required}
+    c |= {theirs: getattr(backbone, ours) for ours, theirs in kind.fields.items()}
     c |= dict(zip(("conv_dim", "conv_kernel", "conv_stride"), map(list, zip(*stack, strict=True)), strict=True))
-    c |= {"hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": EPSILON}
-    if family == "sew":
-        del c["do_stable_layer_norm"]
+    if not backbone.adapter_width:
+        c.pop("adapter_attn_dim", None)  # for transformers, adapters of no width are adapters
+    if kind.squeezes:
         c |= {"squeeze_factor": squeeze}
     if isinstance(head, CTCHeadConfig):
         c |= {"vocab_size": head.symbols, "final_dropout": head.dropout, "pad_token_id": head.blank}
         c |= {"ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
     elif head:
-        c |= {theirs: getattr(head, ours) for ours, theirs in _PRETRAIN_HEAD.items()}
+        c |= {theirs: getattr(head, ours) for ours, theirs in PRETRAIN_HEAD.items()}
     return c
+
+
+def class_name(family: str, head: PretrainHeadConfig | CTCHeadConfig | None) -> str:
+    """transformers' class of a family's models with that head."""
+    suffix = {CTCHeadConfig: "ForCTC", PretrainHeadConfig: "ForPreTraining", type(None): "Model"}[type(head)]
+    return FAMILIES[family].stem + suffix
+
+
+def family_of(backbone: BackboneConfig, squeeze: int) -> str:
+    """The family that computes what a backbone does at a squeeze factor, if any does."""
+    if backbone.rel_buckets and backbone.rel_form == "disentangled":
+        return "sew-d"
+    if squeeze > 1:
+        return "sew"
+    if backbone.rel_buckets:
+        return "wavlm"
+    return "data2vec-audio" if backbone.pos_layers > 1 else "wav2vec2"
 
 
 def _check_expressible(family: str, architecture: Architecture) -> None:
     backbone, head, squeeze = architecture
-    name = {"wav2vec2": "Wav2Vec2", "hubert": "HuBERT", "sew": "SEW"}[family]
-    sew = family == "sew"
+    kind, default = FAMILIES[family], BackboneConfig()
+    fixed = {field: getattr(default, field) for field in _PARTS if field not in kind.fields} | dict(kind.shared)
     obstacles = {
         f"model.frontend is {backbone.frontend}": backbone.frontend not in ("wav2vec2", "compact"),
-        "its squeeze factor is above 1": not sew and squeeze > 1,
-        "its squeeze factor is 1": sew and squeeze == 1,
-        "model.pre_norm is set": sew and backbone.pre_norm,
-        f"model.upsampler is {backbone.upsampler}": sew and backbone.upsampler != "linear",
-        "model.tail is keep": sew and backbone.tail != "drop",
-        "model.width equals the extractor's": not sew and feature_width(backbone) == backbone.width,
+        "its squeeze factor is above 1": not kind.squeezes and squeeze > 1,
+        "its squeeze factor is 1": kind.squeezes and squeeze == 1,
+        "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
-        "it has a pre-training head": type(head) not in _CLASSES[family],
+        "it has a pre-training head": head is not None and type(head) not in kind.heads,
+        f"model.rel_unit is not the squeeze factor {squeeze}": backbone.rel_buckets and backbone.rel_unit != squeeze,
+    }
+    obstacles |= {f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) != value for x, value in fixed.items()}
+    obstacles |= {
+        f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) < least for x, least in kind.least.items()
     }
     for obstacle, applies in obstacles.items():
         if applies:
-            raise UserError(f"export: {name} cannot express this model, since {obstacle}")
+            raise UserError(f"export: {kind.stem} cannot express this model, since {obstacle}")

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
 from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
+from sew_jax.checkpoints.hf_languages import adapter_files, split_language, with_language
 from sew_jax.checkpoints.hf_match import Source, match_tensors
 from sew_jax.checkpoints.hf_weights import flat_shapes, to_hugging_face
 from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
@@ -28,7 +29,7 @@ from sew_jax.rates import SAMPLE_RATE
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 _PROCESSOR = "processor_config.json"
-_HUB_FILES = ["*.json", *HUB_PATTERNS]
+_HUB_FILES = ["*.json", *HUB_PATTERNS]  # of a language's files, a name on the hub may have a thousand
 
 
 class Released(NamedTuple):
@@ -68,12 +69,15 @@ class Released(NamedTuple):
 def open_released(name: str) -> Released:
     """The checkpoint in a folder, of a name on the hub, or in a file of fairseq's (`.pt`).
 
+    Of a folder or name with `#LANGUAGE` after it, the adapters, head and vocabulary are that language's.
+
     Raises:
       UserError: there is none, one that we cannot compute exactly, or one whose backbone is not whole.
     """
     if Path(name).suffix == ".pt":
         return _open_fairseq(Path(name).expanduser())
-    path = _locate(name)
+    name, language = split_language(name)
+    path = _locate(name, language)
     config = _read_json(path / _CONFIG)
     preprocessor = _read_preprocessor(path)
     rate = preprocessor.get("sampling_rate") or SAMPLE_RATE
@@ -81,8 +85,9 @@ def open_released(name: str) -> Released:
         raise UserError(f"{path}: its audio is at {rate} Hz; only {SAMPLE_RATE} Hz can be loaded")
     normalize = preprocessor.get("do_normalize") is not False
     pad_id = config.get("pad_token_id")
+    tensors = with_language(open_tensors(path), path, language) if language else open_tensors(path)
     return _open(
-        str(path), config, normalize, open_tensors(path), lambda symbols: _read_vocabulary(path, symbols, pad_id)
+        str(path), config, normalize, tensors, lambda symbols: _read_vocabulary(path, symbols, pad_id, language)
     )
 
 
@@ -154,7 +159,7 @@ def _preprocessor(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _locate(name: str) -> Path:
+def _locate(name: str, language: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / _CONFIG).is_file():
@@ -170,7 +175,8 @@ def _locate(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
+        patterns = [*_HUB_FILES, *(adapter_files(language) if language else ())]
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except Exception as error:  # whatever network or hub say
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init_from: {name} is neither a folder nor to be had from the hub ({reason})") from error
@@ -194,8 +200,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_vocabulary(path: Path, symbols: int, pad_id: int | None) -> Vocabulary:
-    vocabulary = Vocabulary.load(path / VOCABULARY_FILE, most=symbols, pad_id=pad_id)
+def _read_vocabulary(path: Path, symbols: int, pad_id: int | None, language: str) -> Vocabulary:
+    vocabulary = Vocabulary.load(path / VOCABULARY_FILE, most=symbols, pad_id=pad_id, language=language)
     if len(vocabulary) > symbols:
         raise UserError(f"init_from: {path}/{VOCABULARY_FILE} names {len(vocabulary)} symbols, the head has {symbols}")
     return vocabulary.padded(symbols)

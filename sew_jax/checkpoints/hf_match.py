@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sew_jax.checkpoints.hf_config import Architecture, read_head
+from sew_jax.checkpoints.hf_families import FAMILIES
 from sew_jax.checkpoints.hf_weights import (
     FOLDED_WEIGHT,
     MASK_EMBEDDING,
@@ -114,7 +115,8 @@ def _places(family: str, architecture: Architecture, stored: Container[str]) -> 
         path: _Place(name, layout.write(np.broadcast_to(np.float32(0), ours[path].shape)).shape, layout.read)
         for path, (name, layout) in parameter_names(family, architecture).items()
     }
-    if FOLDED_WEIGHT in stored and not all(places[path].name in stored for path in UNFOLD):
+    normed = places.keys() >= UNFOLD.keys()
+    if normed and FOLDED_WEIGHT in stored and not all(places[path].name in stored for path in UNFOLD):
         shape = next(places[path].shape for path in UNFOLD if path.endswith("weight_v"))
         places |= {path: _Place(FOLDED_WEIGHT, shape, read) for path, read in UNFOLD.items()}
     return places
@@ -136,7 +138,7 @@ def _find_prefix(names: Iterable[str], backbone: set[str], family: str) -> str:
         for i in range(len(parts)):
             if ".".join(parts[i:]) in backbone:
                 counts["".join(f"{part}." for part in parts[:i])] += 1
-    own = f"{family}."
+    own = f"{FAMILIES[family].prefix}."
     return max(counts, key=lambda prefix: (counts[prefix], prefix.endswith(own), -len(prefix), prefix), default=own)
 
 
@@ -163,12 +165,14 @@ def _choose_head(
     if len(symbols) == 1 and shapes.get("lm_head.weight") == (*symbols, architecture.backbone.width):
         return read_head("ForCTC", {**config, "vocab_size": symbols[0]})
     pretraining = read_head("ForPreTraining", config)
+    if not pretraining:
+        return None
     names = [
         name
         for path, (name, _) in parameter_names(family, architecture._replace(head=pretraining)).items()
         if not path.startswith("backbone/")
     ]
-    return pretraining if family == "wav2vec2" and all(name in shapes for name in names) else None
+    return pretraining if all(name in shapes for name in names) else None
 
 
 def _modules(names: Iterable[str], roots: list[str]) -> list[str]:

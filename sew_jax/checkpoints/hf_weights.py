@@ -1,4 +1,4 @@
-"""The parameters of wav2vec 2.0, HuBERT and SEW between Hugging Face's tensors and ours, nothing of files.
+"""The parameters of released speech encoders between Hugging Face's tensors and ours, nothing of files.
 
 Every parameter is a pair of names and a layout. Import (`hf_match`) and export read the same list, so each is the
 other's inverse.
@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sew_jax.checkpoints.hf_config import Architecture
+from sew_jax.checkpoints.hf_families import FAMILIES
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import conv_stack, feature_width
@@ -32,6 +33,27 @@ class Layout(NamedTuple):
 _SAME = Layout(lambda x: x, lambda x: x)
 _REVERSED = Layout(np.transpose, np.transpose)  # linear layers (O, I) and convolutions (O, I, K)
 _GAIN = Layout(lambda x_1x1xK: x_1x1xK.reshape(-1), lambda x_K: x_K.reshape(1, 1, -1))
+_PER_HEAD = Layout(lambda x_1xHx1x1: x_1xHx1x1.reshape(-1), lambda x_H: x_H.reshape(1, -1, 1, 1))
+_LAYER = {
+    "attention/query": "attention.q_proj",
+    "attention/key": "attention.k_proj",
+    "attention/value": "attention.v_proj",
+    "attention/out": "attention.out_proj",
+    "attention_norm": "layer_norm",
+    "ffn_in": "feed_forward.intermediate_dense",
+    "ffn_out": "feed_forward.output_dense",
+    "ffn_norm": "final_layer_norm",
+}
+_BERTS_LAYER = {
+    "attention/query": "attention.self.query_proj",
+    "attention/key": "attention.self.key_proj",
+    "attention/value": "attention.self.value_proj",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
 _POS_CONV = "encoder.pos_conv_embed.conv"
 
 
@@ -71,7 +93,7 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
         affine(f"{ours}/conv_{i}", f"{theirs}.conv", bias=backbone.conv_bias)
         if backbone.conv_norm == "layer" or i == 0:
             norm(f"{ours}/norm_{i}", f"{theirs}.layer_norm")
-    if family == "sew":
+    if FAMILIES[family].squeezes:
         norm("backbone/feature_norm", "layer_norm")
         projection = "feature_projection"
     else:
@@ -82,18 +104,32 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
     names[MASK_EMBEDDING] = ("masked_spec_embed", _SAME)
 
     ours, theirs = "backbone/encoder", "encoder"
-    names[f"{ours}/pos_conv/weight_g"] = (f"{_POS_CONV}.weight_g", _GAIN)
-    names[f"{ours}/pos_conv/weight_v"] = (f"{_POS_CONV}.weight_v", _REVERSED)
-    names[f"{ours}/pos_conv/bias"] = (f"{_POS_CONV}.bias", _SAME)
-    norm(f"{ours}/norm", f"{theirs}.layer_norm")
+    if backbone.pos_layers == 1:
+        names[f"{ours}/pos_conv/weight_g"] = (f"{_POS_CONV}.weight_g", _GAIN)
+        names[f"{ours}/pos_conv/weight_v"] = (f"{_POS_CONV}.weight_v", _REVERSED)
+        names[f"{ours}/pos_conv/bias"] = (f"{_POS_CONV}.bias", _SAME)
+    else:
+        for i in range(backbone.pos_layers):
+            affine(f"{ours}/pos_conv/conv_{i}", f"{theirs}.pos_conv_embed.layers.{i}.conv")
+    if backbone.rel_buckets and backbone.rel_form == "disentangled":
+        names[f"{ours}/relative_embeddings/embedding"] = (f"{theirs}.encoder.rel_embeddings.weight", _SAME)
+        norm(f"{ours}/relative_embeddings/norm", f"{theirs}.encoder.LayerNorm")
+    elif backbone.rel_buckets:
+        names[f"{ours}/relative_bias/embedding"] = (f"{theirs}.layers.0.attention.rel_attn_embed.weight", _SAME)
+    if backbone.input_norm:
+        norm(f"{ours}/norm", f"{theirs}.layer_norm")
+    stem, parts = ("encoder.layer", _BERTS_LAYER) if family == "sew-d" else ("layers", _LAYER)
     for i in range(backbone.layers):
-        layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.layers.{i}"
-        for part, short in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-            affine(f"{layer}/attention/{part}", f"{their_layer}.attention.{short}_proj")
-        norm(f"{layer}/attention_norm", f"{their_layer}.layer_norm")
-        affine(f"{layer}/ffn_in", f"{their_layer}.feed_forward.intermediate_dense")
-        affine(f"{layer}/ffn_out", f"{their_layer}.feed_forward.output_dense")
-        norm(f"{layer}/ffn_norm", f"{their_layer}.final_layer_norm")
+        layer, their_layer = f"{ours}/layer_{i}", f"{theirs}.{stem}.{i}"
+        for part, name in parts.items():
+            (norm if part.endswith("_norm") else affine)(f"{layer}/{part}", f"{their_layer}.{name}")
+        if backbone.rel_buckets and backbone.rel_form == "gated":
+            affine(f"{layer}/attention/gate/linear", f"{their_layer}.attention.gru_rel_pos_linear")
+            names[f"{layer}/attention/gate/scale"] = (f"{their_layer}.attention.gru_rel_pos_const", _PER_HEAD)
+        if backbone.adapter_width:
+            norm(f"{layer}/adapter/norm", f"{their_layer}.adapter_layer.norm")
+            affine(f"{layer}/adapter/down", f"{their_layer}.adapter_layer.linear_1")
+            affine(f"{layer}/adapter/up", f"{their_layer}.adapter_layer.linear_2")
     if squeeze > 1:
         affine(f"{ours}/upsample_{squeeze}/linear", f"{theirs}.upsample.projection")
 
@@ -114,7 +150,7 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
 def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Hugging Face's tensors of our parameters, as its classes name them. Other up-samplers stay behind."""
     flat = {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    prefix = f"{family}." if architecture.head else ""  # a head's class has the backbone as a module
+    prefix = f"{FAMILIES[family].prefix}." if architecture.head else ""  # a head's class has the backbone as a module
 
     def whole(path: str, name: str) -> str:
         return prefix + name if path.startswith("backbone/") else name

@@ -13,6 +13,7 @@ from jax.sharding import Sharding
 
 from sew_jax.checkpoints.checkpointer import BEST, load_params, newest_record
 from sew_jax.checkpoints.hf_folder import open_released
+from sew_jax.checkpoints.hf_languages import name_language, split_language
 from sew_jax.checkpoints.hf_weights import flat_shapes, parameter_shapes
 from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
 from sew_jax.compression import Compression, parse_table, settings_table
@@ -63,7 +64,9 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
     kept = (earlier or {}).get("origin")
     if not kept or kept["name"] != init_from:
         return open_pretrained(init_from)
-    pinned = f"{init_from}@{kept['revision']}" if kept["revision"] and "@" not in init_from else init_from
+    plain, language = split_language(init_from)
+    revision = f"@{kept['revision']}" if kept["revision"] and "@" not in plain else ""
+    pinned = name_language(plain + revision, language)
     backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
     head = (CTCHeadConfig if kept["writes_text"] else PretrainHeadConfig)(**kept["head"]) if kept["head"] else None
     return Pretrained(

@@ -20,7 +20,7 @@ from sew_jax.errors import UserError
 
 # In the order in which transformers looks for them
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-HUB_PATTERNS = ["*.safetensors", "pytorch_model*.bin"]
+HUB_PATTERNS = ["model*.safetensors", "pytorch_model*.bin"]
 _SAFE_TORCH = (
     2,
     10,
@@ -60,7 +60,7 @@ def open_tensors(folder: Path) -> TensorFiles:
     if not name:
         raise UserError(f"init_from: {folder} has no weights: none of {', '.join(_FILES)}")
     files = _shards(folder / name) if name.endswith(".json") else [folder / name]
-    parts = [_open_pickle(file) if file.suffix == ".bin" else _open_safetensors(file) for file in files]
+    parts = [open_tensor_file(file) for file in files]
 
     def read(names: Iterable[str]) -> dict[str, np.ndarray]:
         wanted = set(names)
@@ -70,6 +70,15 @@ def open_tensors(folder: Path) -> TensorFiles:
         return tensors
 
     return TensorFiles({name: header for part in parts for name, header in part.headers.items()}, read)
+
+
+def open_tensor_file(path: Path) -> TensorFiles:
+    """The tensors of one file.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    return _open_pickle(path) if path.suffix == ".bin" else _open_safetensors(path)
 
 
 def torch_tensors(tensors: Mapping[Any, Any]) -> TensorFiles:

@@ -10,6 +10,7 @@ from sew_jax.checks.modes import (
     DATA,
     DTYPE_OR_TRAINED,
     INIT_FROM,
+    LANGUAGE,
     MAX_BAD,
     MESH,
     READERS,
@@ -17,6 +18,7 @@ from sew_jax.checks.modes import (
     TEXT_NORMALIZER,
     Mode,
     Rules,
+    a_language_is_of_a_released_checkpoint,
     choice,
     mode,
     one_axis_is_the_rest,
@@ -52,6 +54,7 @@ _BEAM: Rules = {
 _BEAM_OF_MANY: Rules = {**_BEAM, "nbest": whole(1, "hypotheses of each utterance"), "workers": Workers()}
 _EVALUATE: Rules = {
     "init_from": INIT_FROM,
+    "language": LANGUAGE,
     "data": DATA,
     "split": Text(),
     "text_normalizer": TEXT_NORMALIZER,
@@ -68,6 +71,7 @@ _EVALUATE: Rules = {
 }
 _PICKED: Rules = {
     "init_from": INIT_FROM,
+    "language": LANGUAGE,
     "budget": Text(),
     "tradeoff": Text(),
 }
@@ -157,7 +161,12 @@ def _bytes_are_for_onnx(config: ConfigDict) -> Iterator[tuple[str, str]]:
 _BEAM_SEARCH = (_a_lexicon_is_for_beam_search, _beam_holds_its_results, _weights_are_of_something)
 EVALUATE = Mode(
     keys={"mode": mode("evaluate"), "settings": Settings(), **_EVALUATE},
-    together=(*_BEAM_SEARCH, _each_run_time_has_a_precision, one_axis_is_the_rest),
+    together=(
+        *_BEAM_SEARCH,
+        _each_run_time_has_a_precision,
+        one_axis_is_the_rest,
+        a_language_is_of_a_released_checkpoint,
+    ),
     filled=("init_from",),
 )
 SEARCH = Mode(
@@ -171,7 +180,7 @@ SEARCH = Mode(
         "factors": Factors(),
         "seed": SEED,
     },
-    together=(*_BEAM_SEARCH, _each_run_time_has_a_precision, one_axis_is_the_rest, _dev_is_not_test, _one_is_a_factor),
+    together=(*EVALUATE.together, _dev_is_not_test, _one_is_a_factor),
 )
 TRANSCRIBE = Mode(
     keys={
@@ -197,12 +206,14 @@ TRANSCRIBE = Mode(
         _a_run_time_has_the_precision,
         _chunks_go_on,
         one_axis_is_the_rest,
+        a_language_is_of_a_released_checkpoint,
     ),
 )
 SERVE = Mode(
     keys={
         "mode": mode("serve"),
         "init_from": INIT_FROM,
+        "language": LANGUAGE,
         "settings": Settings(),
         "tradeoff": Text(),
         "host": Text(hint="write 127.0.0.1 for this machine alone, 0.0.0.0 for others too"),
@@ -218,7 +229,7 @@ SERVE = Mode(
         "beam": _BEAM,
         "dtype": DTYPE_OR_TRAINED,
     },
-    together=(_a_lexicon_is_for_beam_search, _stream_goes_on),
+    together=(_a_lexicon_is_for_beam_search, _stream_goes_on, a_language_is_of_a_released_checkpoint),
 )
 EXPORT = Mode(
     keys={
@@ -231,7 +242,7 @@ EXPORT = Mode(
         "buckets": Parsed("write seconds such as 5,10,20", _parse_lengths),
         "drop_tail": Flag(),
     },
-    together=(_one_thing_picks, _bytes_are_for_onnx),
+    together=(_one_thing_picks, _bytes_are_for_onnx, a_language_is_of_a_released_checkpoint),
 )
 LM = Mode(
     keys={

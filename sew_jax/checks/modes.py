@@ -49,6 +49,7 @@ def mode(name: str) -> Rule:
 
 DATA = Text(hint="name a folder of audio, a manifest or a prepared dataset, or write demo")
 INIT_FROM = Text(hint="set --config.init_from to the workdir of a run, or to hf:PATH")
+LANGUAGE = Text(default="")
 DTYPE = choice_of(BackboneConfig, "dtype")
 REMAT = choice_of(BackboneConfig, "remat")
 DTYPE_OR_TRAINED = Choice("empty: as in training", (*DTYPE.allowed, ""))
@@ -102,10 +103,11 @@ def layers_have_factors(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Of the settings of a table, one for each layer where a setting says what each layer does."""
     layers = config.model.layers if "layers" in config.model else None
     for setting in settings_table(**config.compression) if layers else ():
-        for name, factor in (("query_pool", setting.query_pool), ("kv_pool", setting.kv_pool)):
+        parts = {"query_pool": setting.query_pool, "kv_pool": setting.kv_pool, "merge": setting.merge}
+        for name, factor in parts.items():
             if isinstance(factor, tuple) and len(factor) != layers:
-                key = "names" if config.compression.names else name
-                yield f"compression.{key}", f"{setting} has {len(factor)} factors for model.layers={layers}"
+                key, what = "names" if config.compression.names else name, "shares" if name == "merge" else "factors"
+                yield f"compression.{key}", f"{setting} has {len(factor)} {what} for model.layers={layers}"
 
 
 def defaults_of(owner: type, rules: Mapping[str, Rule]) -> Rules:
@@ -117,3 +119,9 @@ def defaults_of(owner: type, rules: Mapping[str, Rule]) -> Rules:
 def choice(*allowed: str, **options: Any) -> Choice:
     """One of these."""
     return Choice("", allowed, **options)
+
+
+def a_language_is_of_a_released_checkpoint(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Runs have the one that they were tuned on."""
+    if config.get("language") and not config.init_from.startswith("hf:"):
+        yield "language", f"{config.language!r} is for checkpoints of many languages; init_from must be hf:PATH"

@@ -56,11 +56,11 @@ def _dataset_name(text: str) -> None:
 
 
 def _settings_fit_the_size(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    layers = published(config.size)[0].layers
+    backbone, _ = published(config.size)
     for key in ("settings", "train_settings"):
         for setting in parse_table(config[key]):
             try:
-                setting.layer_pools(layers)
+                backbone.check_setting(setting)
             except UserError as error:
                 yield key, str(error)
 

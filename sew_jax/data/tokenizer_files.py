@@ -30,7 +30,9 @@ _TOKENS = {
 }
 
 
-def read_tokenizer(path: Path, most: int | None = None, pad_id: int | None = None) -> dict[str, Any]:
+def read_tokenizer(
+    path: Path, most: int | None = None, pad_id: int | None = None, language: str = ""
+) -> dict[str, Any]:
     """The fields of a `Vocabulary` that a vocab.json and the files beside it describe; `Vocabulary.load` says more.
 
     Raises:
@@ -40,7 +42,9 @@ def read_tokenizer(path: Path, most: int | None = None, pad_id: int | None = Non
         ids = json.loads(read_text(path))
         tokenizer = _read_beside(path, _TOKENIZER_FILE)
         if nested := ids and all(isinstance(value, dict) for value in ids.values()):
-            ids = _of_language(path, ids, tokenizer.get("target_lang"))
+            ids = _of_language(path, ids, language, tokenizer.get("target_lang"))
+        elif language and tokenizer.get("target_lang") != language:
+            raise ValueError(f"it is that of one language, which no file beside it says is {language!r}")
         named = _read_beside(path, _MAP_FILE)
         # transformers: of older folders the map decides, of newer ones the tokenizer's own file
         tokenizer = named | tokenizer if "added_tokens_decoder" in tokenizer else tokenizer | named
@@ -88,16 +92,17 @@ def _read_beside(path: Path, name: str) -> dict[str, Any]:
     return json.loads(read_text(file)) if file.is_file() else {}
 
 
-def _of_language(path: Path, vocabularies: dict[str, dict[str, int]], language: str | None) -> dict[str, int]:
-    """One of several vocabularies in a file, as MMS has it: that which the tokenizer's `target_lang` names."""
+def _of_language(path: Path, vocabularies: dict[str, dict[str, int]], asked: str, named: str | None) -> dict[str, int]:
+    """One of several vocabularies in a file, as MMS has it: that which is asked for, else the only one or the named."""
     names = sorted(vocabularies)
-    language = names[0] if len(names) == 1 else language
+    language = asked or (names[0] if len(names) == 1 else named)
     if language in vocabularies:
         return dict(vocabularies[language])
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise UserError(
-        f"vocabulary {path}: it holds the vocabularies of {len(names)} languages ({listed}); name one as target_lang "
-        f"in {_TOKENIZER_FILE} beside it, or give one as a file of its own, by --config.vocabulary"
+        f"vocabulary {path}: it holds the vocabularies of {len(names)} languages ({listed}); name one by "
+        f"--config.language, as target_lang in {_TOKENIZER_FILE} beside it, or give one as a file of its own, by "
+        "--config.vocabulary"
     )
 
 

@@ -191,17 +191,18 @@ class Vocabulary:
         return cls(**record | {"symbols": tuple(record["symbols"]), "more_names": more_names})
 
     @classmethod
-    def load(cls, path: Path, most: int | None = None, pad_id: int | None = None) -> "Vocabulary":
+    def load(cls, path: Path, most: int | None = None, pad_id: int | None = None, language: str = "") -> "Vocabulary":
         """Reads a vocab.json, with the tokenizer's other files beside it where there are any.
 
         Args:
           most: added tokens beyond so many symbols are ignored, as a head of that size never emits them.
           pad_id: id of the blank, where the tokenizer's files do not name it.
+          language: which of several vocabularies; empty: that which the tokenizer's files name.
 
         Raises:
           UserError: there is no such file, or it is no vocabulary.
         """
-        return cls(**read_tokenizer(as_path(path), most, pad_id))
+        return cls(**read_tokenizer(as_path(path), most, pad_id, language))
 
 
 _SAVED = ("blank_symbol", "delimiter", "bos", "eos", "unknown_symbol", "lower_case", "normalizer")

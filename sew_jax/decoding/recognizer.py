@@ -22,10 +22,12 @@ from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
+from sew_jax.models.compressor import Compressor, read_back
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.encoder import Layer
 from sew_jax.models.lengths import repeat_frames, zero_padding
+from sew_jax.models.merging import unmerge
 from sew_jax.models.parameters import cast_ahead, merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
@@ -92,10 +94,10 @@ class Recognizer:
           dtype: of the waves: int16, or float32 of which 1 is full scale.
 
         Raises:
-          UserError: a per-layer setting has another number of layers than the model.
+          UserError: the model cannot compute a setting.
         """
         for setting in (settings := list(settings)):
-            setting.layer_pools(self.model.backbone.layers)
+            self.model.backbone.check_setting(setting)
         keys = [(setting, bucket) for setting in settings for bucket in rows]
         missing = [key for key in keys if self._key(output, *key, rows[key[1]], dtype) not in self.programs]
         if not missing:
@@ -184,16 +186,18 @@ def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compressi
 def hidden_states(layer: int | None) -> Output:
     """Hidden states at 50 Hz, (B, T, D) float32: the backbone's output, or (from 1) what a transformer layer gives.
 
-    A layer's frames are squeezed; they are repeated up to 50 Hz.
+    A layer's frames are squeezed or compressed, and merged; they are repeated up to 50 Hz.
     """
 
     def compute(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
-        outputs_BxWxD = []
+        outputs, parts_BxWxT = [], []
 
         def keep(call, arguments, options, context):
             output = call(*arguments, **options)
             if isinstance(context.module, Layer) and context.method_name == "__call__":
-                outputs_BxWxD.append(output)
+                outputs.append(output)
+            if isinstance(context.module, Compressor) and context.method_name == "__call__":
+                parts_BxWxT.append(output)
             return output
 
         with nn.intercept_methods(keep):
@@ -203,7 +207,9 @@ def hidden_states(layer: int | None) -> Output:
         x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B
         if layer is not None:
             squeeze, frames = compression.squeeze, x_BxTxD.shape[1]
-            x_BxTxD = repeat_frames(outputs_BxWxD[layer - 1], squeeze, frames)
+            x_BxWxD = unmerge(*outputs[layer - 1]) if compression.merges else outputs[layer - 1]
+            rated = compression.rate < 1
+            x_BxTxD = read_back(parts_BxWxT[0], x_BxWxD) if rated else repeat_frames(x_BxWxD, squeeze, frames)
             x_BxTxD = jnp.pad(x_BxTxD, ((0, 0), (0, frames - x_BxTxD.shape[1]), (0, 0)))
             whole_B = length_B // squeeze * squeeze if model.backbone.tail == "drop" else length_B
             x_BxTxD = zero_padding(x_BxTxD, whole_B)  # a dropped tail has no state

@@ -27,6 +27,7 @@ from sew_jax.engines.layers import (
     split_frames,
     zero_padding,
 )
+from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import upsampler_of
 from sew_jax.models.frontend import feature_width, frame_count
@@ -49,8 +50,20 @@ def build(
       about: properties of the ONNX file.
 
     Raises:
-      UserError: a per-layer setting has another number of layers than the model.
+      UserError: a per-layer setting has another number of layers than the model, the setting merges frames or has a
+        rate, or the model has parts without such nodes.
     """
+    for field, plain in (("pos_layers", 1), ("rel_buckets", 0), ("adapter_width", 0)):
+        if getattr(config, field) != plain:
+            raise UserError(
+                f"model.{field}: {getattr(config, field)} has no ONNX graph yet; give --config.runtime=jax, "
+                "or --config.format=stablehlo or sew_jax"
+            )
+    if setting.merges or setting.rate < 1:
+        raise UserError(
+            f"setting: graphs of ONNX cannot express merging or a rate, as {setting} has; compute it by jax "
+            "(--config.format=stablehlo where it is exported)"
+        )
     graph, backbone = Graph(weights, file), params["backbone"]
     least = 1 if config.tail == "keep" else setting.squeeze  # frames, without which a sequence would be empty
     samples = next(n for n in itertools.count() if frame_count(config, n) >= least)

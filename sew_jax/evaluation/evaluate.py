@@ -60,7 +60,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     table = parse_table(config.settings) if config.settings else recognizer.trained
     table = list(dict.fromkeys([Compression(), *table]))  # s1q1k1 is what others are measured against
     for setting in table:
-        setting.layer_pools(recognizer.model.backbone.layers)
+        recognizer.model.backbone.check_setting(setting)
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
     splits = split_names(config.split) or [""]
     dev_splits = [config.tune_split] if config.tune_split else []

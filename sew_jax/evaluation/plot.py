@@ -33,13 +33,13 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     axes.plot([p.relative_time for p in front], [100 * p.wer for p in front], **line)
     way = dict(zip(points, ways(points), strict=True))
     decoders = list(dict.fromkeys(way.values()))
-    squeezes = sorted({_squeeze(p) for p in points})
-    for decoder, squeeze, trained in itertools.product(decoders, squeezes, (True, False)):
-        group = [p for p in points if (way[p], _squeeze(p), p.trained) == (decoder, squeeze, trained)]
+    lengths = sorted({_length(p) for p in points})
+    for decoder, length, trained in itertools.product(decoders, lengths, (True, False)):
+        group = [p for p in points if (way[p], _length(p), p.trained) == (decoder, length, trained)]
         if group:
-            label = [f"squeeze {squeeze}", decoder if len(decoders) > 1 else "", "" if trained else "not trained on"]
+            label = [length[1], decoder if len(decoders) > 1 else "", "" if trained else "not trained on"]
             marker = _MARKERS[decoders.index(decoder) % len(_MARKERS)]
-            _plot_group(axes, group, f"C{squeezes.index(squeeze)}", marker, trained, ", ".join(filter(None, label)))
+            _plot_group(axes, group, f"C{lengths.index(length)}", marker, trained, ", ".join(filter(None, label)))
     for i, point in enumerate(sorted(points, key=lambda p: (p.relative_time, p.wer))):
         offset, side = ((6, 4), "left") if i % 2 else ((-6, -10), "right")  # neighbours are close on such a curve
         text: dict[str, Any] = {
@@ -89,5 +89,8 @@ def _listed(values: Iterable[object]) -> str:
     return " and ".join(dict.fromkeys(map(str, values)))
 
 
-def _squeeze(point: Point) -> int:
-    return Compression.parse(point.setting).squeeze
+def _length(point: Point) -> tuple[float, str]:
+    """How many frames a frame of the transformer stands for, and that in words."""
+    setting = Compression.parse(point.setting)
+    words = f"rate {setting.rate:g}" if setting.rate < 1 else f"squeeze {setting.squeeze}"
+    return setting.squeeze / setting.rate, words

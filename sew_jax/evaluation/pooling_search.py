@@ -40,7 +40,7 @@ def find_front(points: Sequence[Candidate]) -> list[Candidate]:
 
 def is_uniform(setting: Compression) -> bool:
     """Whether all layers have the same factors."""
-    return isinstance(setting.query_pool, int) and isinstance(setting.kv_pool, int)
+    return not any(isinstance(value, tuple) for value in (setting.query_pool, setting.kv_pool, setting.merge))
 
 
 def search_settings(

@@ -8,7 +8,8 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from sew_jax.checkpoints.hf_config import Architecture, write_architecture
+from sew_jax.checkpoints.hf_config import Architecture, family_of, write_architecture
+from sew_jax.checkpoints.hf_families import FAMILIES
 from sew_jax.checkpoints.hf_folder import write_folder
 from sew_jax.checkpoints.model_folder import WEIGHTS, write_model
 from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
@@ -120,7 +121,8 @@ def _hugging_face(
     (setting,) = settings
     if setting != Compression(setting.squeeze):
         raise UserError(
-            f"setting: transformers has no query or key-value pooling; {Compression(setting.squeeze)} can be exported"
+            f"setting: transformers has no query or key-value pooling, merging or rates, as {setting} has; "
+            f"{Compression(setting.squeeze)} can be exported"
         )
     family, architecture = _expressed(pretrained, setting, config.drop_tail)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
@@ -154,24 +156,25 @@ def _folder(
 def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) -> tuple[str, Architecture]:
     """The family of transformers' classes that computes a model at a setting, and the model as it does."""
     backbone, squeeze = pretrained.backbone, setting.squeeze
-    family = "sew" if squeeze > 1 else "wav2vec2"
-    if family == "sew" and backbone.upsampler != "linear":
-        raise UserError(
-            f"setting: SEW's class in transformers cannot express this model's {backbone.upsampler} up-sampler; "
-            f"export s1q1k1, or {setting} with --config.format=stablehlo, or train with "
-            f"--config.model.upsampler=linear at {setting} alone"
-        )
-    if family == "sew" and squeeze not in backbone.upsample_factors:
+    family = family_of(backbone, squeeze)
+    kind = FAMILIES[family]
+    if kind.squeezes and squeeze not in backbone.upsample_factors:
         has = ", ".join(map(str, backbone.upsample_factors)) or "none"
         raise UserError(f"setting: {setting} has no up-sampler in {pretrained.name}, which has those of: {has}")
-    if family == "sew" and backbone.tail == "keep":
+    if kind.squeezes and backbone.upsampler != "linear":
+        raise UserError(
+            f"setting: {kind.stem}'s class in transformers cannot express this model's {backbone.upsampler} "
+            f"up-sampler; export {'s1q1k1, or ' if family == 'sew' else ''}{setting} with --config.format=stablehlo, "
+            f"or train with --config.model.upsampler=linear at {setting} alone"
+        )
+    if kind.squeezes and backbone.tail == "keep":
         if not drop_tail:
             raise UserError(
-                f"setting: SEW gives no output for the last frames of an utterance, up to {squeeze - 1} of 20 ms, "
-                "this model does; accept that with --config.drop_tail=True"
+                f"setting: {kind.stem} gives no output for the last frames of an utterance, up to {squeeze - 1} of 20 "
+                "ms, this model does; accept that with --config.drop_tail=True"
             )
         backbone = dataclasses.replace(backbone, tail="drop")
     backbone, head = dataclasses.replace(backbone, upsample_factors=(squeeze,)), pretrained.head
-    if isinstance(head, PretrainHeadConfig) and (family == "sew" or head.projection == "mlp"):
+    if isinstance(head, PretrainHeadConfig) and (family != "wav2vec2" or head.projection == "mlp"):
         head = None  # transformers has no such class: the backbone goes alone
     return family, Architecture(backbone, head, squeeze)

@@ -63,11 +63,11 @@ def write_programs(
     Each is read back, run and compared with the model before it is written.
 
     Raises:
-      UserError: a setting does not fit the model's layers.
+      UserError: the model cannot compute a setting.
       RuntimeError: a program computes something else.
     """
     for setting in settings:
-        setting.layer_pools(recognizer.model.backbone.layers)
+        recognizer.model.backbone.check_setting(setting)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(recognizer.params)}
     names, structure = list(weights), jax.tree.structure(recognizer.params)

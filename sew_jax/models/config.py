@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.rates import FRAME_SAMPLES
 
@@ -31,10 +32,24 @@ class BackboneConfig:
     pre_norm: bool = False  # post-LN (base, LibriSpeech's large) or pre-LN (LV-60k's large)
     pos_kernel: int = 128  # taps of the positional convolution
     pos_groups: int = 16
+    pos_layers: int = 1  # positional convolutions; above 1 they have no weight norm, but norms after them: data2vec's
+    rel_buckets: int = 0  # of distances whose learned biases attention adds to its scores, as WavLM does; 0: none
+    rel_furthest: int = 800  # units from which on all distances share a bucket
+    rel_unit: int = 1  # frames of a unit of distance: the squeeze factor that the buckets were trained at
+    # WavLM's biases, gated by each query; or embeddings that queries and keys are compared with, as in SEW-D, of
+    # `rel_buckets` to each side
+    rel_form: Literal["gated", "disentangled"] = "gated"
+    input_norm: bool = True  # a norm before post-LN layers, which SEW-D lacks
+    norm_epsilon: float = 1e-5  # of the transformer's norms
+    adapter_width: int = 0  # of the adapter after each pre-LN layer, as in MMS; 0: none
     # back to 50 Hz: frames repeated, plus a learned difference that starts at zero; SEW's own; or repeated alone
     upsampler: Literal["residual", "linear", "repeat"] = "residual"
     upsample_factors: tuple[int, ...] = ()  # squeeze factors above 1 that own an up-sampler
     tail: Literal["keep", "drop"] = "keep"  # the last T mod S frames: a shorter window, or dropped as SEW does
+    compressor: bool = False  # owns one, which learns how much each frame weighs at the rates of a table
+    # whether a merged frame counts in attention as the frames it is made of do, which models need that were trained
+    # without merging (ToMe, arXiv 2210.09461)
+    merge_bias: bool = True
     pool_ffn: bool = False  # the whole layer at the pooled query rate, feed-forward part included
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -54,7 +69,7 @@ class BackboneConfig:
                 raise UserError(
                     f"model.{field}: {getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
-        for field in ("conv_width", "width", "layers", "heads", "ffn_width", "pos_kernel", "pos_groups"):
+        for field in ("conv_width", "width", "layers", "heads", "ffn_width", "pos_kernel", "pos_groups", "pos_layers"):
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field}: {getattr(self, field)} must be at least 1")
         if not 1000 <= self.mel_top_hz <= 8000:
@@ -65,6 +80,29 @@ class BackboneConfig:
             raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
         if self.width % self.pos_groups:
             raise UserError(f"model.width {self.width} is no multiple of model.pos_groups {self.pos_groups}")
+        if self.rel_buckets and not (self.rel_buckets >= 4 and self.rel_furthest > self.rel_buckets // 4):
+            raise UserError(
+                f"model.rel_buckets {self.rel_buckets} must be 0 or at least 4, and less than four times "
+                f"model.rel_furthest {self.rel_furthest}"
+            )
+        if not self.input_norm and self.pre_norm:
+            raise UserError("model.input_norm is off; it goes with model.pre_norm=False")
+        if self.adapter_width and not self.pre_norm:
+            raise UserError("model.adapter_width is set; adapters come with model.pre_norm=True")
+
+    def check_setting(self, setting: Compression) -> None:
+        """Whether the model can compute a setting.
+
+        Raises:
+          UserError: it has factors or shares for another number of layers, or leaves frames at uneven distances to a
+            model that measures them.
+        """
+        setting.layer_pools(self.layers)
+        if self.rel_buckets and (setting.merges or setting.rate < 1):
+            raise UserError(
+                f"setting: {setting} leaves frames at uneven distances, and this model's attention measures distances "
+                f"(model.rel_buckets={self.rel_buckets}); give settings of squeeze and pools alone, such as s2q1k2"
+            )
 
     @property
     def frontend_learns(self) -> bool:
@@ -93,6 +131,14 @@ ARCHITECTURE = (
     "pre_norm",
     "pos_kernel",
     "pos_groups",
+    "pos_layers",
+    "rel_buckets",
+    "rel_furthest",
+    "rel_unit",
+    "rel_form",
+    "input_norm",
+    "norm_epsilon",
+    "adapter_width",
     "tail",
 )
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
@@ -103,6 +149,7 @@ _CHOICES = {
     "mel_scale": ("bin", "utterance"),
     "upsampler": ("residual", "linear", "repeat"),
     "tail": ("keep", "drop"),
+    "rel_form": ("gated", "disentangled"),
     "dtype": ("float32", "bfloat16"),
     "remat": REMAT,
 }

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sew_jax.compression import Compression
+from sew_jax.models.compressor import COMPRESSOR_TAPS
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.frontend import (
     ENVELOPES,
@@ -19,7 +20,7 @@ from sew_jax.models.frontend import (
     feature_width,
     frame_count,
 )
-from sew_jax.models.lengths import conv_length, pooled_length
+from sew_jax.models.lengths import conv_length, merged_away, pooled_length, scaled_length
 from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
 from sew_jax.rates import SAMPLE_RATE
 
@@ -35,11 +36,12 @@ class Cost:
     attention: int  # scores and weighted sums
     feed_forward: int
     upsampler: int
+    compressor: int = 0
 
     @property
     def encoder(self) -> int:
         """All but the front end."""
-        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler
+        return self.pos_conv + self.projections + self.attention + self.feed_forward + self.upsampler + self.compressor
 
     @property
     def total(self) -> int:
@@ -50,25 +52,38 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     """MACs for one utterance of `samples` samples.
 
     Raises:
-      UserError: the setting has factors for another number of layers.
+      UserError: the model cannot compute the setting.
     """
+    config.check_setting(compression)
     width, frames = config.width, frame_count(config, samples)
-    squeeze = compression.squeeze
+    squeeze, rate = compression.squeeze, compression.rate
     windows = pooled_length(frames, squeeze) if config.tail == "keep" else frames // squeeze
+    compressor = 0
+    if rate < 1:
+        windows = scaled_length(frames, rate)
+        weights = COMPRESSOR_TAPS * width**2 if config.compressor else 0
+        compressor = frames * (weights + 2 * windows * width)  # there and back
     projections = attention = feed_forward = 0
-    for query_pool, kv_pool in compression.layer_pools(config.layers):
-        queries, keys = pooled_length(windows, query_pool), pooled_length(windows, kv_pool)
-        projections += 2 * (queries + keys) * width**2
-        attention += 2 * queries * keys * width
-        feed_forward += 2 * (queries if config.pool_ffn else windows) * width * config.ffn_width
+    left = windows
+    merges = compression.layer_merges(config.layers)
+    for (query_pool, kv_pool), share in zip(compression.layer_pools(config.layers), merges, strict=True):
+        queries, keys = pooled_length(left, query_pool), pooled_length(left, kv_pool)
+        compared = left if share and kv_pool > 1 else 0  # whose keys attention itself has no need of
+        projections += (2 * (queries + keys) + compared) * width**2
+        attention += 2 * queries * keys * width + (8 * queries * width if config.rel_buckets else 0)  # its gate
+        left -= merged_away(left, share)
+        at_rate = queries if config.pool_ffn and query_pool > 1 else left
+        feed_forward += 2 * at_rate * width * (config.ffn_width + config.adapter_width)
     return Cost(
         extractor=sum(stage.macs for stage in _extractor(config, samples)),
         feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,
-        pos_conv=pooled_length(frames, squeeze) * config.pos_kernel * width**2 // config.pos_groups,
+        pos_conv=(frames * (config.pos_layers - 1) + pooled_length(frames, squeeze))
+        * (config.pos_kernel * width**2 // config.pos_groups),
         projections=projections,
         attention=attention,
         feed_forward=feed_forward,
         upsampler=windows * width**2 * _lender(config, squeeze),
+        compressor=compressor,
     )
 
 
@@ -76,7 +91,7 @@ def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], s
     """MACs for one utterance of `samples` samples at several settings, which share one pass of the front end.
 
     Raises:
-      UserError: a setting has factors for another number of layers.
+      UserError: the model cannot compute a setting.
     """
     first, *others = (count_macs(config, setting, samples) for setting in settings)
     return first.total + sum(cost.encoder for cost in others)

@@ -1,6 +1,6 @@
 """The squeezed transformer: positional convolution, squeeze, layers with pooling, up-sampler.
 
-B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, D channels.
+B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, V of them that merging has left, D channels.
 """
 
 import functools
@@ -12,10 +12,14 @@ import jax.numpy as jnp
 
 from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
+from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import Dropout, dense, gelu, layer_norm, transformer_dense
-from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
-from sew_jax.models.products import PRODUCT, wide_on_cpu
+from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
+from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
+from sew_jax.models.positions import PositionalConv, PositionalStack
+from sew_jax.models.products import PRODUCT
+from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
 
 
 class Encoder(nn.Module):
@@ -29,42 +33,86 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
-        config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
+        config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
+        config.check_setting(compression)
         x_BxTxD = zero_padding(x_BxTxD, length_B)
-        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
-            PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
-        )
-        if config.tail == "drop":
+        compressor = Compressor(config, name="compressor")
+        if self.is_initializing() and config.compressor:  # whichever setting initialises
+            compressor(x_BxTxD, length_B, rate)
+        parts_BxWxT = compressor(x_BxTxD, length_B, rate) if rate < 1 else None
+        if config.pos_layers > 1:
+            positions_BxWxD = PositionalStack(config, name="pos_conv")(x_BxTxD, length_B, squeeze)
+        else:
+            positions_BxWxD = PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
+        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(positions_BxWxD)
+        if rate < 1:
+            x_BxWxD, squeezed_B = average_parts(parts_BxWxT, x_BxWxD), scaled_length(length_B, rate)
+        elif config.tail == "drop":
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
             squeezed_B = pooled_length(length_B, squeeze)
 
-        norm = layer_norm(config.dtype, name="norm")
-        if not config.pre_norm:
+        norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
+        if norm and not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
-        layer = rematerialized(Layer, config.remat)
-        drops_layers = config.layerdrop > 0 and not (deterministic or self.is_initializing())
-        if drops_layers:  # drawn in the program: the same on all devices and hosts
-            keep_L = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop, (config.layers,))
-        for i, (query_pool, kv_pool) in enumerate(compression.layer_pools(config.layers)):
-
-            def run(module, x_BxWxD, query_pool=query_pool, kv_pool=kv_pool):
-                return module(x_BxWxD, squeezed_B, query_pool, kv_pool, deterministic, row_B)
-
-            module = layer(config, name=f"layer_{i}")
-            if not drops_layers:
-                x_BxWxD = run(module, x_BxWxD)
-            else:
-                compute, take = _branch_or_choice(keep_L[i])
-                computed = nn.cond(compute, run, lambda module, x_BxWxD: x_BxWxD, module, x_BxWxD)
-                x_BxWxD = jnp.where(take, computed, x_BxWxD)
-        if config.pre_norm:
+        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, row_B)
+        if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
+        if rate < 1:
+            return zero_padding(read_back(parts_BxWxT, x_BxWxD), length_B)
         x_BxTxD = self._upsample(x_BxWxD, squeeze, frames)
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
+
+    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, row_B):
+        """All layers; of frames that they merge each one is given back: (B, W, D)."""
+        config = self.config
+        layer, squeeze = rematerialized(Layer, config.remat), compression.squeeze
+        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1])) if compression.merges else (x_BxWxD, None)
+        pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
+        relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
+        drops_layers = config.layerdrop > 0 and not (deterministic or self.is_initializing())
+        if drops_layers:  # drawn in the program: the same on all devices and hosts
+            keep_L = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop, (config.layers,))
+        for i, (pool, share) in enumerate(zip(pools, shares, strict=True)):
+
+            def run(module, state, pool=pool, share=share):
+                (x_BxVxD, track), relative = state, relative_by_pools.get(pool)
+                out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, row_B, relative, track)
+                return out if track else (out, None)
+
+            def leave_out(module, state, share=share):  # as many frames are left, which are compared themselves
+                x_BxVxD, track = state
+                return merge_neighbours(x_BxVxD, x_BxVxD, track, share) if share else state
+
+            module = layer(config, name=f"layer_{i}")
+            if not drops_layers:
+                state = run(module, state)
+            else:
+                compute, take = _branch_or_choice(keep_L[i])
+                computed = nn.cond(compute, run, leave_out, module, state)
+                left_out = leave_out(module, state)
+                state = jax.tree.map(functools.partial(jnp.where, take), computed, left_out)
+        x_BxVxD, track = state
+        return unmerge(x_BxVxD, track) if track else x_BxVxD
+
+    def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
+        """By pooling factors of layers, what they all know of distances (see `Attention`)."""
+        config = self.config
+        if not config.rel_buckets:
+            return {}
+        relative: RelativeBias | RelativeEmbeddings
+        if config.rel_form == "gated":
+            buckets = config.rel_buckets, config.rel_furthest, config.rel_unit
+            relative = RelativeBias(config.heads, *buckets, name="relative_bias")
+        else:
+            relative = RelativeEmbeddings(config, name="relative_embeddings")
+        return {
+            (q, kv): relative(pooled_length(windows, q), pooled_length(windows, kv), squeeze * q, squeeze * kv)
+            for q, kv in dict.fromkeys(pools)
+        }
 
     def _upsample(self, x_BxWxD, squeeze: int, frames: int):
         kind, factors = self.config.upsampler, self.config.upsample_factors
@@ -110,57 +158,7 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     if remat == "none":
         return layer
     keep = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "dots" else None
-    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5))  # after self: query_pool, kv_pool, deterministic
-
-
-def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """Grouped convolution, output frame w centred on input frame w * stride: (B, ceil(T / stride), D)."""
-    taps = kernel_KxIxO.shape[0]
-    return jax.lax.conv_general_dilated(
-        x_BxTxD,
-        kernel_KxIxO,
-        (stride,),
-        [(taps // 2, (taps - 1) // 2)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups,
-    )
-
-
-def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same, for all but TPUs.
-
-    XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient, and the partitioner of CPUs
-    and GPUs gathers the whole batch on each device for a grouped convolution (openxla/xla issue 47945).
-    """
-    pairs = zip(jnp.split(x_BxTxD, groups, axis=2), jnp.split(kernel_KxIxO, groups, axis=2), strict=True)
-    return jnp.concatenate([convolve(x, kernel, stride, groups=1) for x, kernel in pairs], axis=2)
-
-
-class PositionalConv(nn.Module):
-    """Grouped convolution with one gain a tap (weight norm, dim 2), strided by the squeeze factor, one kernel for all.
-
-    Output frame w sees taps centred on frame w * S. At S = 1 and an even kernel this is fairseq's `SamePad`
-    convolution.
-    """
-
-    config: BackboneConfig
-
-    @nn.compact
-    def __call__(self, x_BxTxD, stride: int):
-        taps, groups, width = self.config.pos_kernel, self.config.pos_groups, self.config.width
-        init = nn.initializers.normal(math.sqrt(4 / (taps * width)))
-        v_KxIxO = self.param("weight_v", init, (taps, width // groups, width))
-        gain_K = self.param("weight_g", lambda key: jnp.sqrt(jnp.square(v_KxIxO).sum((1, 2))))
-        bias_D = self.param("bias", nn.initializers.zeros, (width,))
-        scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
-        kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-        by_platform = functools.partial(
-            jax.lax.platform_dependent,
-            tpu=functools.partial(convolve, stride=stride, groups=groups),
-            default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-        )
-        y = wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
-        return y + bias_D.astype(y.dtype)
+    return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5, 6, 7))  # query_pool to merge, after self
 
 
 class ResidualUpsampler(nn.Module):
@@ -206,34 +204,71 @@ class Layer(nn.Module):
     Queries and keys and values are pooled before they are projected. The attention's update is brought back to the full
     rate by repetition, so the feed-forward part runs at full rate; with `pool_ffn` the whole layer runs at the query
     rate and its update is repeated. Q and K pooled frames, L those at the rate of the feed-forward part.
+
+    With a `track` of what was merged before, the layer may merge, and returns the track, too. It merges between
+    attention and feed-forward part (ToMe); where that part runs at the query rate, behind it.
     """
 
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxWxD, length_B, query_pool: int, kv_pool: int, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxWxD,
+        length_B,
+        query_pool: int,
+        kv_pool: int,
+        deterministic: bool,
+        squeeze: int = 1,
+        merge: float = 0.0,
+        row_B=None,
+        relative=None,
+        track: Track | None = None,
+    ):
         config, frames = self.config, x_BxWxD.shape[1]
-        attention_norm = layer_norm(config.dtype, name="attention_norm")
-        ffn_norm = layer_norm(config.dtype, name="ffn_norm")
+        length_B = track.length_B if track else length_B
+        attention_norm = layer_norm(config.dtype, name="attention_norm", epsilon=config.norm_epsilon)
+        ffn_norm = layer_norm(config.dtype, name="ffn_norm", epsilon=config.norm_epsilon)
 
         source_BxWxD = attention_norm(x_BxWxD) if config.pre_norm else x_BxWxD
         query_BxQxD = mean_pool(source_BxWxD, length_B, query_pool)
         key_BxKxD = query_BxQxD if kv_pool == query_pool else mean_pool(source_BxWxD, length_B, kv_pool)
-        update_BxQxD = Attention(config.heads, config.attention_dropout, config.dtype, name="attention")(
-            query_BxQxD, key_BxKxD, pooled_length(length_B, kv_pool), deterministic, row_B
+        size_BxK = None
+        if track and track.merged and config.merge_bias:
+            size_BxK = mean_pool(track.size_BxV[:, :, None], length_B, kv_pool)[:, :, 0]
+        attention = Attention(config.heads, config.attention_dropout, config.dtype, config.rel_form, name="attention")
+        out = attention(
+            query_BxQxD,
+            key_BxKxD,
+            pooled_length(length_B, kv_pool),
+            deterministic,
+            row_B,
+            relative,
+            (squeeze * query_pool, squeeze * kv_pool),
+            size_BxK,
+            source_BxWxD if merge else None,
         )
+        update_BxQxD, compared_BxWxE = out if merge else (out, None)
         update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
 
         layer_rate = query_pool if config.pool_ffn else 1
         base_BxLxD = mean_pool(x_BxWxD, length_B, layer_rate)
         update_BxLxD = update_BxQxD if config.pool_ffn else repeat_frames(update_BxQxD, query_pool, frames)
         y_BxLxD = base_BxLxD + update_BxLxD
+        y_BxLxD = y_BxLxD if config.pre_norm else attention_norm(y_BxLxD)
+        if merge and layer_rate == 1:
+            y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
         if config.pre_norm:
             y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
+            if config.adapter_width:
+                y_BxLxD = y_BxLxD + Adapter(config.adapter_width, config.dtype, name="adapter")(y_BxLxD)
         else:
-            y_BxLxD = attention_norm(y_BxLxD)
             y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
-        return y_BxLxD if layer_rate == 1 else x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
+        if layer_rate > 1:
+            y_BxLxD = x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
+            if merge:
+                y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
+        return (y_BxLxD, track) if track else y_BxLxD
 
     def _feed_forward(self, x, deterministic: bool, row_B):
         config = self.config
@@ -241,3 +276,18 @@ class Layer(nn.Module):
         x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
         return Dropout(config.dropout)(x, deterministic, row_B)
+
+
+class Adapter(nn.Module):
+    """MMS's addition to a layer's output, the part that a language owns: norm, a narrow layer, ReLU, and back.
+
+    A fresh one adds nothing.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        down = transformer_dense(self.width, self.dtype, name="down")(layer_norm(self.dtype, name="norm")(x))
+        return dense(x.shape[-1], self.dtype, nn.initializers.zeros, name="up")(nn.relu(down))

@@ -3,7 +3,8 @@ arXiv:2307.08691).
 
 Written for Triton by way of Pallas, as no kept kernel draws dropout by what a row holds (`noise`): cuDNN's depends on
 where it lies. B utterances, H heads, Q query frames, K key frames, E channels of a head; in a kernel q and k are frames
-of a block, and P is the power of two that holds E.
+of a block, and P is the power of two that holds E. A head's frames are read where the projections wrote them: copied
+to lie side by side they took as long as half of all that the kernels compute (H200).
 """
 
 import functools
@@ -22,6 +23,9 @@ _LOG2_E = math.log2(math.e)  # exp2 is an instruction, exp is not
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 
 
+SHARE = False
+
+
 class Blocks(NamedTuple):
     """Frames of queries and keys that a program multiplies at once, its warps, and the loads that it has under way."""
 
@@ -31,14 +35,15 @@ class Blocks(NamedTuple):
     stages: int
 
 
-FORWARD = Blocks(128, 64, 4, 3)
-TO_KEYS = Blocks(64, 64, 4, 2)  # gradients of keys and values
-TO_QUERIES = Blocks(64, 64, 4, 2)
+# of some tried on an H200 at base's shapes, the fastest
+FORWARD = Blocks(64, 64, 4, 3)
+TO_KEYS = Blocks(64, 64, 4, 3)  # gradients of keys and values
+TO_QUERIES = Blocks(64, 64, 4, 3)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def flash_attention(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, length_B, seed_BxHx2, rate: float, interpret: bool = False):
-    """softmax(q k^T) v over valid keys, (B, H, Q, E), as `attention.attend_to_valid` computes it.
+def flash_attention(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate: float, interpret: bool = False):
+    """softmax(q k^T) v over valid keys, (B, Q, H, E), as `attention.attend_to_valid` computes it.
 
     Args:
       length_B: valid keys.
@@ -46,40 +51,41 @@ def flash_attention(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, length_B, seed_BxHx2, rate:
       rate: of dropout.
       interpret: run the kernels step by step, on any platform.
     """
-    return _forward(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, length_B, seed_BxHx2, rate, interpret)[0]
+    return _forward(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate, interpret)[0]
 
 
-def _forward(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, length_B, seed_BxHx2, rate: float, interpret: bool):
-    *heads, queries, _ = q_BxHxQxE.shape
-    of_queries, lse = _like(q_BxHxQxE), jax.ShapeDtypeStruct((*heads, queries), jnp.float32)
-    arguments = length_B, seed_BxHx2, q_BxHxQxE, k_BxHxKxE, v_BxHxKxE
-    out_BxHxQxE, lse_BxHxQ = _call(
-        _forward_kernel, FORWARD, FORWARD.queries, rate, interpret, arguments, (of_queries, lse), queries
+def _forward(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate: float, interpret: bool):
+    batch, queries, heads, _ = q_BxQxHxE.shape
+    out = jax.ShapeDtypeStruct((*q_BxQxHxE.shape[:3], v_BxKxHxE.shape[3]), v_BxKxHxE.dtype)
+    lse = jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32)
+    arguments = length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE
+    out_BxQxHxE, lse_BxHxQ = _call(
+        _forward_kernel, FORWARD, FORWARD.queries, rate, interpret, arguments, (out, lse), queries
     )
-    return out_BxHxQxE, (*arguments, out_BxHxQxE, lse_BxHxQ)
+    return out_BxQxHxE, (*arguments, out_BxQxHxE, lse_BxHxQ)
 
 
-def _backward(rate: float, interpret: bool, kept, dout_BxHxQxE):
-    *arguments, out_BxHxQxE, lse_BxHxQ = kept
-    _, _, q_BxHxQxE, k_BxHxKxE, v_BxHxKxE = arguments
+def _backward(rate: float, interpret: bool, kept, dout_BxQxHxE):
+    *arguments, out_BxQxHxE, lse_BxHxQ = kept
+    _, _, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE = arguments
     # the mean over keys of a weight's gradient is what the output and its gradient say together
-    mean_BxHxQ = (out_BxHxQxE.astype(jnp.float32) * dout_BxHxQxE.astype(jnp.float32)).sum(-1)
-    arguments = *arguments, dout_BxHxQxE, lse_BxHxQ, mean_BxHxQ
-    to_keys = _like(k_BxHxKxE), _like(v_BxHxKxE)
-    dk_BxHxKxE, dv_BxHxKxE = _call(
-        _to_keys_kernel, TO_KEYS, TO_KEYS.keys, rate, interpret, arguments, to_keys, k_BxHxKxE.shape[2]
+    mean_BxHxQ = jnp.einsum("bqhe,bqhe->bhq", out_BxQxHxE, dout_BxQxHxE, preferred_element_type=jnp.float32)
+    arguments = *arguments, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ
+    to_keys = _like(k_BxKxHxE), _like(v_BxKxHxE)
+    dk_BxKxHxE, dv_BxKxHxE = _call(
+        _to_keys_kernel, TO_KEYS, TO_KEYS.keys, rate, interpret, arguments, to_keys, k_BxKxHxE.shape[1]
     )
-    (dq_BxHxQxE,) = _call(
+    (dq_BxQxHxE,) = _call(
         _to_queries_kernel,
         TO_QUERIES,
         TO_QUERIES.queries,
         rate,
         interpret,
         arguments,
-        (_like(q_BxHxQxE),),
-        q_BxHxQxE.shape[2],
+        (_like(q_BxQxHxE),),
+        q_BxQxHxE.shape[1],
     )
-    return dq_BxHxQxE, dk_BxHxKxE, dv_BxHxKxE, None, None
+    return dq_BxQxHxE, dk_BxKxHxE, dv_BxKxHxE, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
@@ -96,8 +102,9 @@ def _call(kernel, blocks: Blocks, block: int, rate: float, interpret: bool, argu
     def spec(x) -> pl.BlockSpec:
         if x.ndim == 1:
             return pl.BlockSpec((None,), lambda b, h, _: (b,))
-        rest = x.shape[2:]
-        return pl.BlockSpec((None, None, *rest), lambda b, h, _: (b, h, *(0 for _ in rest)))
+        if x.ndim == 3:
+            return pl.BlockSpec((None, None, x.shape[2]), lambda b, h, _: (b, h, 0))
+        return pl.BlockSpec((None, x.shape[1], None, x.shape[3]), lambda b, h, _: (b, 0, h, 0))
 
     return pl.pallas_call(
         functools.partial(kernel, blocks=blocks, rate=rate),
@@ -127,7 +134,8 @@ def _forward_kernel(length_ref, seed_ref, q_ref, k_ref, v_ref, out_ref, lse_ref,
         sum_qxP = sum_qxP * left_q[:, None] + triton.dot(dropped_qxk, v_kxP)
         return sum_qxP, new_q, total_q * left_q + weight_qxk.sum(1)
 
-    start = jnp.zeros(q_qxP.shape, jnp.float32), jnp.full(blocks.queries, 2 * _MASKED), jnp.zeros(blocks.queries)
+    width = pl.next_power_of_2(v_ref.shape[1])
+    start = jnp.zeros((blocks.queries, width), jnp.float32), jnp.full(blocks.queries, 2 * _MASKED), jnp.zeros(blocks.queries)
     sum_qxP, highest_q, total_q = jax.lax.fori_loop(0, _valid_blocks(length, blocks.keys), step, start)
     rows.store(out_ref, sum_qxP / total_q[:, None])
     rows.store(lse_ref, highest_q + jnp.log2(total_q))
@@ -151,8 +159,8 @@ def _to_keys_kernel(
         dscore_qxk = (weight_qxk * (dweight_qxk - rows.load(mean_ref)[:, None])).astype(q_qxP.dtype)
         return dk_kxP + triton.dot(dscore_qxk.T, q_qxP), dv_kxP
 
-    zeros = jnp.zeros(k_kxP.shape, jnp.float32)
-    dk_kxP, dv_kxP = jax.lax.fori_loop(0, pl.cdiv(q_ref.shape[0], blocks.queries), step, (zeros, zeros))
+    start = jnp.zeros(k_kxP.shape, jnp.float32), jnp.zeros(v_kxP.shape, jnp.float32)
+    dk_kxP, dv_kxP = jax.lax.fori_loop(0, pl.cdiv(q_ref.shape[0], blocks.queries), step, start)
     columns.store(dk_ref, dk_kxP)
     columns.store(dv_ref, dv_kxP)
 
@@ -218,8 +226,15 @@ def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
     if not rate:
         return x_qxk
     dropped, words = round(rate * 256), -(-columns.count // 4)
-    row_q, column_k = rows.index.astype(jnp.uint32), columns.index.astype(jnp.uint32)
-    position_qxk = row_q[:, None] * np.uint32(words) + (column_k // 4)[None]
-    word_qxk = mix(mix(position_qxk + seed_ref[0]) + seed_ref[1])
-    byte_qxk = (word_qxk >> (column_k % 4 * 8)[None]) & np.uint32(0xFF)
+    size = x_qxk.shape[1]
+    row_q = rows.index.astype(jnp.uint32)
+    if SHARE:
+        word_w = (columns.at.start // 4 + jnp.arange(size // 4)).astype(jnp.uint32)
+        word_qxw = mix(row_q[:, None] * np.uint32(words) + word_w[None], seed_ref[0], seed_ref[1])
+        word_qxk = jnp.broadcast_to(word_qxw[:, :, None], (*word_qxw.shape, 4)).reshape(x_qxk.shape)
+    else:
+        word_k = columns.index.astype(jnp.uint32) // 4
+        word_qxk = mix(row_q[:, None] * np.uint32(words) + word_k[None], seed_ref[0], seed_ref[1])
+    shift_k = (jnp.arange(size, dtype=jnp.uint32) % 4) * 8
+    byte_qxk = (word_qxk >> shift_k[None]) & np.uint32(0xFF)
     return jnp.where(byte_qxk >= np.uint32(dropped), x_qxk * (256 / (256 - dropped)), 0.0)

@@ -41,9 +41,19 @@ def _normal_cdf(x):
     return 0.5 * (1 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
-def layer_norm(dtype, name: str | None = None, axes: int | tuple[int, ...] = -1) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics over `axes`, as torch computes it."""
-    return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=dtype, reduction_axes=axes, name=name)
+def layer_norm(
+    dtype, name: str | None = None, axes: int | tuple[int, ...] = -1, learns: bool = True, epsilon: float = EPSILON
+) -> nn.LayerNorm:
+    """LayerNorm with float32 statistics over `axes`, as torch computes it; one that does not learn only normalises."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=dtype,
+        use_scale=learns,
+        use_bias=learns,
+        reduction_axes=axes,
+        name=name,
+    )
 
 
 def dense(features: int, dtype, kernel_init, name: str | None = None, **options) -> nn.Dense:

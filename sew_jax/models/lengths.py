@@ -22,6 +22,16 @@ def pooled_length(length: Length, factor: int) -> Length:
     return -(-length // factor)
 
 
+def merged_away(length: Length, share: float) -> Length:
+    """Of so many frames, those that a layer merges into others: the share in thousandths, rounded down."""
+    return length * round(1000 * share) // 1000
+
+
+def scaled_length(length: Length, rate: float) -> Length:
+    """Frames at a rate in thousandths that are left of so many, rounded up."""
+    return -(-length * round(1000 * rate) // 1000)
+
+
 def mask_from_lengths(length_B: jax.Array, positions: int) -> jax.Array:
     """(B, T) booleans, true at valid positions."""
     return jnp.arange(positions) < length_B[:, None]

@@ -42,16 +42,15 @@ def rows_or_places(row_B, batch: int) -> jax.Array:
     return jnp.arange(batch) if row_B is None else row_B
 
 
-def hash_words(seed_x2, shape: tuple[int, ...]):
+def hash_words(seed_x2, shape: tuple[int, ...]) -> jax.Array:
     """Random uint32 (..., *shape) for seeds (..., 2): a hash of seed and position.
 
-    Two rounds of lowbias32 (C. Wellons' hash-prospector). JAX's own threefry took 13 times as long on CPU (2 cores,
-    3.6 M words); any device computes its part alone.
+    JAX's own threefry took 13 times as long on CPU (2 cores, 3.6 M words); any device computes its part alone.
     """
     return hash_positions(seed_x2, positions(shape))
 
 
-def positions(shape: tuple[int, ...]):
+def positions(shape: tuple[int, ...]) -> jax.Array:
     """Numbers of an array's elements in their order, uint32."""
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
@@ -59,12 +58,15 @@ def positions(shape: tuple[int, ...]):
     return position
 
 
-def hash_positions(seed_x2, position):
+def hash_positions(seed_x2, position) -> jax.Array:
+    """Random uint32 (..., *position.shape), see `hash_words`."""
     first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
-    return mix(mix(position + first) + second)
+    return mix(position, first, second)
 
 
-def mix(x):
+def mix(x, first, second):
+    """lowbias32 (C. Wellons' hash-prospector) of x, with a seed of two words."""
+    x = x + first
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    x = (x ^ (x >> 15) ^ second) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from sew_jax.errors import UserError
 
 # Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
-_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
+_FRESH = (
+    "backbone/encoder/upsample_",
+    "backbone/encoder/compressor/",
+    "backbone/mask_embedding",
+    "symbols/",
+    "quantizer/",
+    "project_",
+)
+# In the names of the backbone's kernels that meet float32 whatever its dtype
+_WIDE = ("/gate/", "/compressor/weight/")
 
 
 def path_name(path) -> str:
@@ -55,7 +64,9 @@ def cast_ahead(params: dict[str, Any], dtype: str) -> dict[str, Any]:
     """
 
     def cast(path, x):
-        return jnp.asarray(x, dtype) if path_name(path).endswith("/kernel") else x
+        name = path_name(path)
+        narrow = name.endswith("/kernel") and not any(part in name for part in _WIDE)
+        return jnp.asarray(x, dtype) if narrow else x
 
     # heads compute in float32
     return params | {"backbone": jax.tree_util.tree_map_with_path(cast, params["backbone"])}

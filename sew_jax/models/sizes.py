@@ -83,5 +83,5 @@ def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     backbone, head = published(size)
     options = dataclasses.asdict(backbone)
-    del options["upsample_factors"], options["dtype"], options["remat"]
+    del options["upsample_factors"], options["compressor"], options["merge_bias"], options["dtype"], options["remat"]
     return options, dataclasses.asdict(head)

@@ -21,7 +21,7 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.tables import align_columns
 from sew_jax.training.memory_plan import plan_memory
 from sew_jax.training.spending import pretrain_flop
-from sew_jax.training.task import draws_of, upsample_factors
+from sew_jax.training.task import draws_of, fields_of_table
 
 LEAST_UPDATES = 1000  # of each row of a table; a table of more rows than that allows is too large
 # Of the best size of a budget in Liu et al. 2024 (arXiv:2409.16295): 297,370 updates, where the 499,953 of another were
@@ -139,7 +139,7 @@ def _plan(name: str, recipe: ConfigDict, flop: float, hours: float) -> Plan:
 
 
 def _with_table(name: str, recipe: ConfigDict, table: list[Compression], flop: float, hours: float) -> Plan:
-    backbone = BackboneConfig(**recipe.model, upsample_factors=upsample_factors(table), dtype=recipe.dtype)
+    backbone = BackboneConfig(**recipe.model, **fields_of_table(table), dtype=recipe.dtype)
     each = update_flop(recipe, backbone, table)
     updates = int(flop / each)
     macs = float(np.mean([typical_macs(backbone, setting) for setting in table])) / 10

@@ -38,9 +38,9 @@ from sew_jax.training.task import (
     Task,
     adam,
     draws_of,
+    fields_of_table,
     longest_samples,
     open_audio,
-    upsample_factors,
     warm_start_from,
 )
 from sew_jax.training.watchdog import Watchdog
@@ -63,7 +63,7 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     backbone = dataclasses.replace(
         pretrained.backbone,
         **config.model,
-        upsample_factors=upsample_factors(table),
+        **fields_of_table(table),
         dtype=config.dtype,
         remat=config.remat,
         feature_grad_scale=1.0 if scratch else 0.0,  # a pre-trained extractor stays as it is

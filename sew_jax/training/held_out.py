@@ -80,7 +80,7 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
         return None
     named = parse_table(options.settings) if options.settings else _default_settings(task)
     for setting in named:
-        setting.layer_pools(task.model.backbone.layers)
+        task.model.backbone.check_setting(setting)
     settings = sorted(named, key=functools.partial(typical_macs, task.model.backbone), reverse=True)
     split = "dev" if options.split == AUTO else options.split
     trained = split_names(config.split)

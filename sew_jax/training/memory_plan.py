@@ -20,7 +20,7 @@ from sew_jax.training.compiled_plan import can_compile
 from sew_jax.training.compiled_way import Estimates, at_once, compiled_way
 from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
 from sew_jax.training.step import new_state
-from sew_jax.training.task import SpanMask
+from sew_jax.training.task import SpanMask, fields_of_table
 
 _GIB = 2**30
 
@@ -43,8 +43,8 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     memory = (where.machine.memory_gib or 0) if where else config.memory_gib
     crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
     rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
-    factors = tuple(setting.squeeze for setting in settings_table(**pretrain.compression))
-    backbone = BackboneConfig(**pretrain.model, upsample_factors=factors, dtype=pretrain.dtype)
+    fields = fields_of_table(settings_table(**pretrain.compression))
+    backbone = BackboneConfig(**pretrain.model, **fields, dtype=pretrain.dtype)
     head = PretrainHeadConfig(**pretrain.head)
     optimizer = optim.adam(lambda _: 1.0, eps=1.0, weight_decay=1.0, clip_norm=1.0)
 

@@ -34,9 +34,9 @@ from sew_jax.training.task import (
     adam,
     count_crops,
     draws_of,
+    fields_of_table,
     longest_samples,
     open_audio,
-    upsample_factors,
     warm_start_from,
 )
 from sew_jax.training.watchdog import Watchdog
@@ -87,7 +87,7 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
     pretrained = open_origin(config.init_from, earlier) if config.init_from else None
     backbone = BackboneConfig(
         **_inherit(config.model, pretrained and pretrained.backbone),
-        upsample_factors=upsample_factors(table),
+        **fields_of_table(table),
         dtype=config.dtype,
         remat=config.remat,
     )

@@ -143,18 +143,22 @@ def draws_of(config: ConfigDict, table: list[Compression], backbone: BackboneCon
     """What an update may compute: one setting, or several where `sandwich` is on.
 
     Raises:
-      UserError: a setting of the table does not fit the model's layers.
+      UserError: the model cannot compute a setting of the table.
     """
     for setting in table:
-        setting.layer_pools(backbone.layers)
+        backbone.check_setting(setting)
     if not config.sandwich.enabled:
         return uniform_draws(table)
     return sandwich_draws(table, functools.partial(typical_macs, backbone))
 
 
-def upsample_factors(table: list[Compression]) -> tuple[int, ...]:
-    """Squeeze factors of a table that own an up-sampler."""
-    return tuple(sorted({setting.squeeze for setting in table if setting.squeeze > 1}))
+def fields_of_table(table: Sequence[Compression]) -> dict[str, Any]:
+    """Fields of a `BackboneConfig` that follow from the settings that a model is trained at."""
+    return {
+        "upsample_factors": tuple(sorted({setting.squeeze for setting in table if setting.squeeze > 1})),
+        "compressor": any(setting.rate < 1 for setting in table),
+        "merge_bias": not any(setting.merges for setting in table),
+    }
 
 
 def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tuple[Source, list[Problem]]:

@@ -1,8 +1,8 @@
 """Long audio in chunks that overlap, and what a model says of the chunks merged to what it says of the whole.
 
-Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means
-the same moment in any chunk. Of two neighbours each one's frames count up to the middle of what they share. Free of
-JAX.
+Chunks begin on a grid on which frames, squeeze and pools line up with those of the whole, so that each frame means the
+same moment in any chunk; where layers merge frames, which of them depends on the chunk. Of two neighbours each one's
+frames count up to the middle of what they share. Free of JAX.
 """
 
 import math

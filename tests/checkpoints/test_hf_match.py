@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from sew_jax.checkpoints.hf_folder import open_released
-from sew_jax.models.encoder import PositionalConv
+from sew_jax.models.positions import PositionalConv
 from tests.checkpoints.folders import RELEASED, ctc_folder, same_as_released, write
 
 WIDTH, G, V = 24, ".parametrizations.weight.original0", ".parametrizations.weight.original1"

@@ -110,6 +110,10 @@ BAD = {
     "hf: forgotten": (["evaluate.py", "--config.init_from=WAV2VEC2"], "write hf:"),
     "no CTC head": (["evaluate.py", "--config.init_from=hf:WAV2VEC2"], "has no CTC head yet"),
     "pooling": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s3q2k1"], "s3q1k1 can be exported"),
+    "merging": (
+        ["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1m0.1"],
+        "merging or rates, as s2q1k1m0.1",
+    ),
     "no up-sampler": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1"], "has those of: 3"),
     "no origin": (["pretrain.py:inherit", "--config.data=CORPUS"], "init_from is empty; pretrain:inherit"),
     "no form": (

@@ -147,6 +147,7 @@ NONSENSE = [
     (PRETRAIN, "input.crop_seconds=0.1", "is shorter than mask.span=10 needs"),
     (PRETRAIN, "compression.names=s1q1k1,fast", "setting 'fast' is unknown"),
     (PRETRAIN, "compression.names=s1q1.2k1", "has 2 factors for model.layers=4"),
+    (PRETRAIN, "compression.names=s1q1k1m0-0.2", "has 2 shares for model.layers=4"),
     (PRETRAIN, "eval.settings=s0q1k1", "0 is not a factor"),
     (PRETRAIN, "eval.every=0", "must be at least 1"),
     (PRETRAIN, "dtype=float64", "choose float32 or bfloat16"),

@@ -227,7 +227,7 @@ def test_files_as_windows_writes_them(tmp_path, encoding):
 
 def test_a_vocabulary_of_languages_is_named(tmp_path):
     ids = {"deu": ids_of("<pad>", "|", "ä"), "eng": ids_of("<pad>", "|", "a")}
-    with pytest.raises(UserError, match=r"2 languages \(deu, eng\); name one as target_lang"):
+    with pytest.raises(UserError, match=r"2 languages \(deu, eng\); name one by --config.language, as target_lang"):
         Vocabulary.load(write(tmp_path / "a", ids))
     assert Vocabulary.load(write(tmp_path / "b", ids, {"target_lang": "deu"})).symbols[2] == "ä"
     assert Vocabulary.load(write(tmp_path / "c", {"eng": ids["eng"]})).symbols[2] == "a"  # there is but one

@@ -4,6 +4,7 @@ tests/onnx_exact.py, run by hand, compares each of them with each, in OpenVINO t
 """
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -126,7 +127,24 @@ def test_settings_share_their_weights_and_files_are_sound(tmp_path):
         assert {one.domain for one in onnx.load(path, load_external_data=False).opset_import} == {""}
 
 
-def test_a_front_end_without_a_graph_is_refused_by_name(tmp_path):
-    model, params = small_model("fbank25")
-    with pytest.raises(UserError, match="fbank25"):
+@pytest.mark.parametrize("name", ["s2q1k1m0.1", "r0.4q1k1"])
+def test_merging_and_rates_are_refused_by_name(name, tmp_path):
+    model, params = small_model("logmel")
+    with pytest.raises(
+        UserError, match=rf"setting: graphs of ONNX cannot express merging or a rate, as {re.escape(name)} has"
+    ):
+        write_graphs(tmp_path, model, params, [Compression.parse(name)], "float32", {})
+
+
+@pytest.mark.parametrize(
+    "frontend, options, message",
+    [
+        ("fbank25", {}, "fbank25"),
+        ("logmel", dict(pos_layers=3), "model.pos_layers: 3 has no ONNX graph yet"),
+        ("logmel", dict(rel_buckets=16), "model.rel_buckets: 16 has no ONNX graph yet"),
+    ],
+)
+def test_parts_without_a_graph_are_refused_by_name(frontend, options, message, tmp_path):
+    model, params = small_model(frontend, **options)
+    with pytest.raises(UserError, match=message):
         write_graphs(tmp_path, model, params, [Compression()], "float32", {})

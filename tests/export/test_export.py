@@ -56,7 +56,7 @@ def config(model, **changes):
 
 @pytest.mark.parametrize(
     ("name", "settings", "buckets"),
-    [("wav2vec2_ctc", ["s2q2k1"], ["0.5"]), ("sew_ctc", ["s3q1k1"], ["0.5", "1"])],
+    [("wav2vec2_ctc", ["s2q2k1m0.2"], ["0.5"]), ("sew_ctc", ["s3q1k1"], ["0.5", "1"])],
 )
 def test_a_fresh_process_gets_the_numbers_of_the_model(name, settings, buckets, tmp_path):
     export(config(name, setting=",".join(settings), buckets=",".join(buckets)), tmp_path)

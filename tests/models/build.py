@@ -48,21 +48,26 @@ def shapes(config):
     return jax.eval_shape(lambda: make(jax.random.key(0), wave, length, Compression()))["params"]
 
 
-@functools.cache
-def init(config):
-    """A backbone and parameters none of which is at a special value (zero biases would hide a forgotten one).
+def draw(shapes):
+    """Parameters none of which is at a special value (zero biases would hide a forgotten one).
 
     Drawn by numpy: what the model itself draws has tests of its own, and takes a program to compile.
     """
     random = np.random.default_rng(0)
 
-    def draw(path, leaf):
+    def of_leaf(path, leaf):
         name, drawn = path_name(path).rsplit("/", 1)[-1], random.normal(size=leaf.shape).astype(leaf.dtype)
         if name in ("scale", "weight_g"):
             return 1 + 0.1 * drawn
         return drawn * (0.1 if name == "bias" else math.prod(leaf.shape[:-1]) ** -0.5)
 
-    return Backbone(config), jax.tree_util.tree_map_with_path(draw, shapes(config))
+    return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+
+
+@functools.cache
+def init(config):
+    """A backbone and its parameters, as `draw` draws them."""
+    return Backbone(config), draw(shapes(config))
 
 
 def apply(model, params, wave, length, setting):

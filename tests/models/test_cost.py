@@ -62,15 +62,30 @@ CONFIGS = {
     "logmel": BackboneConfig(
         frontend="logmel", width=128, layers=2, heads=4, ffn_width=512, pos_kernel=15, pos_groups=1, pool_ffn=True
     ),
+    "parts": BackboneConfig(
+        frontend="logmel",
+        width=128,
+        layers=2,
+        heads=4,
+        ffn_width=512,
+        pos_kernel=15,
+        pos_layers=3,
+        rel_buckets=32,
+        pre_norm=True,
+        adapter_width=128,
+    ),
 }
+CONFIGS["learned"] = dataclasses.replace(CONFIGS["logmel"], compressor=True, pool_ffn=False)
 CONFIGS |= {
     frontend: BackboneConfig(frontend=frontend, width=256, layers=2, heads=4, ffn_width=1024, pos_kernel=16)
     for frontend in ("fbank50", "fbank25", "scf")
 }
 
 
-COUNTED = [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
-COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[3:]]
+COUNTED = [("parts", "s2q1k2")]
+COUNTED += [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
+COUNTED += [("logmel", "s1q1k1m0.2"), ("logmel", "s1q1k2.1m0.3-0.5"), ("learned", "r0.4q1k1")]
+COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[5:]]
 
 
 @pytest.mark.parametrize(("frontend", "name"), COUNTED)

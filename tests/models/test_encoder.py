@@ -10,7 +10,8 @@ import pytest
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.models import encoder as module
-from sew_jax.models.encoder import Encoder, Layer, PositionalConv, convolve, convolve_group_by_group
+from sew_jax.models.encoder import Encoder, Layer
+from sew_jax.models.positions import PositionalConv, convolve, convolve_group_by_group
 from tests.models import oracle
 from tests.models.build import apply, init, noise, shapes, small
 

@@ -13,7 +13,7 @@ from sew_jax.models.pretrain import PretrainModel
 
 C, D, FFN, TAPS, FINAL, MLP = 64, 128, 256, 9, 48, 512
 GROUPED = dict(conv_width=C, width=D, layers=2, heads=4, ffn_width=FFN, pos_kernel=TAPS, pos_groups=4)
-LAYERED = GROUPED | dict(conv_norm="layer", conv_bias=True, pre_norm=True)
+LAYERED = GROUPED | dict(conv_norm="layer", conv_bias=True, pre_norm=True, adapter_width=8)
 HEAD = PretrainHeadConfig(codes=40, code_width=96, final_width=FINAL)
 
 
@@ -65,6 +65,7 @@ ZERO = (
     "upsample_2/linear/bias",
     "upsample_2/difference/kernel",
     "pos_conv/bias",
+    "adapter/up/kernel",
     "symbols/bias",
 )
 

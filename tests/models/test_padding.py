@@ -11,7 +11,10 @@ from sew_jax.compression import Compression
 from tests.models.build import apply, init, noise, small
 
 SETTINGS = [Compression(s, q, k) for s in (1, 2, 3, 4) for q in (1, 2) for k in (1, 2)] + [
-    Compression(2, (1, 3), (2, 1))
+    Compression(2, (1, 3), (2, 1)),
+    Compression(1, 1, 1, 0.2),
+    Compression(2, 1, 2, (0.2, 0.5)),
+    Compression(1, 1, 2, rate=0.4),
 ]
 SAMPLES = 5200  # 16 frames
 
@@ -62,7 +65,15 @@ def test_alone_padded_and_in_a_batch(frontend, settings, i):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(pool_ffn=True), dict(upsampler="repeat"), dict(upsampler="linear"), dict(pre_norm=True), dict(tail="drop")],
+    [
+        dict(pool_ffn=True),
+        dict(upsampler="repeat"),
+        dict(upsampler="linear"),
+        dict(pre_norm=True),
+        dict(tail="drop"),
+        dict(rel_form="disentangled", rel_buckets=8, rel_furthest=12, rel_unit=2, input_norm=False),
+        dict(pos_layers=3, rel_buckets=16, rel_furthest=12, pre_norm=True, adapter_width=8),
+    ],
     ids=str,
 )
 def test_every_variant(options):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.models import encoder
+from sew_jax.models import positions
 from sew_jax.models.backbone import Backbone
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
@@ -84,5 +84,5 @@ def test_the_grouped_convolution_would_gather_it(monkeypatch):
     def text(convolve):
         return jax.jit(lambda x, k: convolve(x, k, 1, 4), out_shardings=rows).lower(x, kernel).compile().as_text()
 
-    assert any(ROWS in axes for axes in sizes(text(encoder.convolve)))
-    assert not any(ROWS in axes for axes in sizes(text(encoder.convolve_group_by_group)))
+    assert any(ROWS in axes for axes in sizes(text(positions.convolve)))
+    assert not any(ROWS in axes for axes in sizes(text(positions.convolve_group_by_group)))

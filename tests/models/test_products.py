@@ -22,6 +22,16 @@ INFO = {
 }
 
 
+# What released families have beside wav2vec 2.0's parts, and what a rate needs
+PARTS = {
+    "wavlm": small("logmel", layers=1, rel_buckets=16, rel_furthest=20),
+    "sew_d": small("logmel", layers=1, rel_buckets=8, rel_furthest=20, rel_form="disentangled", input_norm=False),
+    "mms": small("logmel", layers=1, pre_norm=True, adapter_width=8),
+    "data2vec": small("logmel", layers=1, pos_layers=2),
+    "compressor": small("logmel", layers=1, compressor=True),
+}
+
+
 @pytest.fixture(params=[True, False], ids=["native", "widened"])
 def native(request, monkeypatch):
     """A CPU with instructions for bfloat16, and one without."""
@@ -101,25 +111,28 @@ def test_other_platforms_multiply_and_convolve_bfloat16_as_they_did(platform):
     assert lines and not [line for line in lines if "f32" in line.replace("bf16", "")]
 
 
-@pytest.mark.parametrize("frontend", ["group", "fbank50"])
-def test_kernels_cast_ahead_give_the_same_to_the_bit(frontend):
-    model, params = init(small(frontend, dtype="bfloat16", layers=1))
+@pytest.mark.parametrize("kind", ["group", "fbank50", *PARTS])
+def test_kernels_cast_ahead_give_the_same_to_the_bit(kind):
+    config = PARTS[kind] if kind in PARTS else small(kind, layers=1)
+    model, params = init(dataclasses.replace(config, dtype="bfloat16"))
     wave, length = noise(2 * 4000).reshape(2, 4000), [4000, 3000]
-    usual = apply(model, params, wave, length, Compression(2))
+    setting = Compression(rate=0.4) if config.compressor else Compression(2)
+    usual = apply(model, params, wave, length, setting)
     ahead = cast_ahead({"backbone": params}, "bfloat16")["backbone"]
     kinds = {path_name(path).rsplit("/")[-1]: x.dtype for path, x in jax.tree_util.tree_leaves_with_path(ahead)}
     assert kinds["kernel"] == jnp.bfloat16 and {kinds["scale"], kinds["bias"]} == {jnp.dtype("float32")}
-    assert np.array_equal(apply(model, ahead, wave, length, Compression(2)).context_BxTxD, usual.context_BxTxD)
+    assert np.array_equal(apply(model, ahead, wave, length, setting).context_BxTxD, usual.context_BxTxD)
 
 
-def test_the_model_is_near_float32(native):
-    config = small("group", layers=1)
+@pytest.mark.parametrize("config", [small("group", layers=1), *PARTS.values()], ids=["group", *PARTS])
+def test_the_model_is_near_float32(config, native):
     _, params = init(config)
     wave, length = jnp.asarray(noise(4000)[None]), jnp.array([4000])
+    setting = Compression(rate=0.4 if config.compressor else 1.0)
 
     def context(dtype):
         model = Backbone(dataclasses.replace(config, dtype=dtype))
-        return jax.jit(lambda p: model.apply({"params": p}, wave, length, Compression(), deterministic=True))(params)
+        return jax.jit(lambda p: model.apply({"params": p}, wave, length, setting, deterministic=True))(params)
 
     expected, found = context("float32").context_BxTxD, context("bfloat16").context_BxTxD
     assert found.dtype == jnp.bfloat16

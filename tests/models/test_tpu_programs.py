@@ -10,7 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sew_jax.models.attention import attend_to_valid
-from sew_jax.models.encoder import PositionalConv
+from sew_jax.models.positions import PositionalConv
 from sew_jax.runtime.sharding import batch_sharding, make_mesh
 from tests.models.build import small
 from tests.models.test_partitioning import FRAMES, ROWS, sizes, sizes_of_scores

@@ -1,6 +1,7 @@
 """Makes the reference folders and outputs beside this file; needs torch and transformers 4.57, which the tests do not.
 
-  python -m tests.released.make tests/released
+  python -m tests.released.make tests/released          # all of them
+  python -m tests.released.make tests/released wavlm    # one, the others stay as they are
 
 Random weights, as `save_pretrained` writes them, and what transformers computes with them in float32.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as hf
+from safetensors.torch import save_file
 
 from tests.released.inputs import VOCABULARY, waves
 
@@ -32,7 +34,14 @@ CONV = dict(conv_dim=[16] * 7)
 CODES = dict(
     num_codevectors_per_group=8, codevector_dim=16, proj_codevector_dim=12, num_negatives=5, feat_quantizer_dropout=0.0
 )
+DATA2VEC = {key: value for key, value in (BASE | CONV).items() if key != "num_conv_pos_embeddings"}
+DATA2VEC |= dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
+WAVLM = BASE | CONV | dict(num_buckets=16, max_bucket_distance=12)  # narrower than the utterances are long
 SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
+SWAHILI = {s: i for i, s in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *"aiunkmwteholysbjrgdpfzvc'"))}
+OTHER = dict(target_lang="swh", ignore_mismatched_sizes=True)  # as its users load a language
+SEWD = {key: x for key, x in (BASE | SEW).items() if key != "layerdrop"}
+SEWD |= dict(position_buckets=4, max_position_embeddings=7)  # fewer than the windows of an utterance
 # name -> (class, configuration, whether the processor normalises)
 MODELS = {
     "wav2vec2": (hf.Wav2Vec2Model, hf.Wav2Vec2Config(**BASE, **CONV), False),
@@ -41,7 +50,16 @@ MODELS = {
     "xlsr_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE), True),
     "hubert": (hf.HubertModel, hf.HubertConfig(**BASE, **CONV, **LARGE), True),
     "hubert_ctc": (hf.HubertForCTC, hf.HubertConfig(**BASE, **CONV), True),
+    "unispeech_ctc": (hf.UniSpeechForCTC, hf.UniSpeechConfig(**BASE, **CONV, **LARGE), True),
+    "unispeech_sat": (hf.UniSpeechSatModel, hf.UniSpeechSatConfig(**BASE, **CONV), False),
+    "data2vec": (hf.Data2VecAudioModel, hf.Data2VecAudioConfig(**DATA2VEC), True),
+    "data2vec_ctc": (hf.Data2VecAudioForCTC, hf.Data2VecAudioConfig(**DATA2VEC, conv_bias=True), True),
+    "wavlm": (hf.WavLMModel, hf.WavLMConfig(**WAVLM), False),
+    "wavlm_ctc": (hf.WavLMForCTC, hf.WavLMConfig(**WAVLM, **LARGE), True),
+    "mms_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE, adapter_attn_dim=8), True),
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
+    "sew_d": (hf.SEWDModel, hf.SEWDConfig(**SEWD), True),
+    "sew_d_ctc": (hf.SEWDForCTC, hf.SEWDConfig(**SEWD | dict(squeeze_factor=3)), True),
     "sew_ctc": (hf.SEWForCTC, hf.SEWConfig(**BASE | SEW | dict(squeeze_factor=3)), True),
 }
 
@@ -55,14 +73,37 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
         for parameter in model.parameters():  # none at a special value: zero biases would hide a forgotten one
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    mask = config.feat_extract_norm == "layer"
+    mask = getattr(config, "feat_extract_norm", "layer") == "layer"  # data2vec has no other
     extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
     if name.endswith("ctc"):
-        folder.joinpath("vocab.json").write_text(json.dumps({s: i for i, s in enumerate(VOCABULARY)}))
-        tokenizer = hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+        symbols = {s: i for i, s in enumerate(VOCABULARY)}
+        languages = {"eng": symbols, "swh": SWAHILI} if name.startswith("mms") else {}
+        folder.joinpath("vocab.json").write_text(json.dumps(languages or symbols))
+        target = "eng" if languages else None
+        tokenizer = hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), target_lang=target)
+        for language, symbols in languages.items():
+            write_adapter(model, folder, language, len(symbols))
         hf.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
     else:
         extractor.save_pretrained(folder)
+    outputs = run(model, name, extractor, mask)
+    if name.startswith("mms"):
+        outputs |= run(hf.AutoModelForCTC.from_pretrained(folder, **OTHER).eval(), f"{name}#swh", extractor, mask)
+    if name.endswith("pretraining"):
+        outputs |= pretraining_loss(model, extractor, name)
+    return outputs
+
+
+def write_adapter(model, folder: Path, language: str, symbols: int) -> None:
+    """A language's adapters and head, as facebook/mms-1b-all has them: English's are those in the model's own file."""
+    tensors = {k: x for k, x in model.state_dict().items() if ".adapter_layer." in k or k.startswith("lm_head.")}
+    if language != "eng":
+        tensors = {k: torch.randn(symbols if "lm_head" in k else len(x), *x.shape[1:]) / 5 for k, x in tensors.items()}
+    save_file({k: x.contiguous() for k, x in tensors.items()}, folder / f"adapter.{language}.safetensors")
+
+
+def run(model, name: str, extractor, mask: bool) -> dict[str, np.ndarray]:
+    """Outputs of each utterance alone, and of all in a padded batch where the model is run with a mask."""
     outputs = {}
     for wave in waves():
         inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
@@ -78,8 +119,6 @@ def make(name: str, folder: Path) -> dict[str, np.ndarray]:
         with torch.no_grad():
             out = model(**inputs)
         outputs[f"{name}/padded/head"] = (out.logits if "logits" in out else out[0]).numpy()
-    if name.endswith("pretraining"):
-        outputs |= pretraining_loss(model, extractor, name)
     return outputs
 
 
@@ -116,7 +155,8 @@ def pretraining_loss(model, extractor, name: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    outputs: dict[str, np.ndarray] = {}
-    for model in MODELS:
-        outputs |= make(model, root / model)
+    names = sys.argv[2:] or list(MODELS)
+    outputs = dict(np.load(root / "outputs.npz")) if sys.argv[2:] else {}
+    for name in names:
+        outputs |= make(name, root / name)
     np.savez_compressed(root / "outputs.npz", **outputs)

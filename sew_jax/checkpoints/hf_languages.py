@@ -1,0 +1,45 @@
+"""Checkpoints of many languages, as MMS is: each has adapters, a head and a vocabulary of its own."""
+
+from pathlib import Path
+
+from sew_jax.checkpoints.tensor_files import TensorFiles, open_tensor_file
+from sew_jax.errors import UserError
+
+ENDINGS = ("safetensors", "bin")  # in the order in which transformers looks for them
+
+
+def split_language(name: str) -> tuple[str, str]:
+    """A checkpoint's name and the language after its last `#`; empty where none is named."""
+    folder, mark, language = name.rpartition("#")
+    return (folder, language) if mark and not Path(name).expanduser().is_dir() else (name, "")
+
+
+def name_language(name: str, language: str) -> str:
+    """The inverse of `split_language`."""
+    return f"{name}#{language}" if language else name
+
+
+def adapter_files(language: str) -> list[str]:
+    """What a language's file may be called."""
+    return [f"adapter.{language}.{ending}" for ending in ENDINGS]
+
+
+def with_language(files: TensorFiles, folder: Path, language: str) -> TensorFiles:
+    """The tensors of a checkpoint, those of a language in the place of those that it was saved with.
+
+    Raises:
+      UserError: there is no file of that language, or it cannot be read.
+    """
+    found = next((folder / name for name in adapter_files(language) if (folder / name).is_file()), None)
+    if not found:
+        known = sorted({path.name.split(".")[1] for path in folder.glob("adapter.*.*")})
+        listed = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+        instead = f"it has {listed}" if known else "it has no language's, so name none"
+        raise UserError(f"language: {folder} has no {adapter_files(language)[0]}; {instead}")
+    own = open_tensor_file(found)
+
+    def read(names):
+        wanted = set(names)
+        return files.read(wanted - own.headers.keys()) | own.read(wanted & own.headers.keys())
+
+    return TensorFiles({**files.headers, **own.headers}, read)
