@@ -128,9 +128,7 @@ def attend_to_valid(
         q_BxHxQxE, k_BxHxKxE, v_BxHxKxE = widen(*(x.swapaxes(1, 2) for x in (q, k, v)))
         valid_BxK = mask_from_lengths(length_B, keys)
         if of_head:
-            out = attend_with_bias(
-                q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed, widen(*parts), of_head, rate=rate
-            )
+            out = attend_with_bias(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxK, seed, widen(*parts), of_head, rate=rate)
         else:
             valid_BxHxK = jnp.broadcast_to(valid_BxK[:, None], (batch, heads, keys))
             out = attend_pair_by_pair(q_BxHxQxE, k_BxHxKxE, v_BxHxKxE, valid_BxHxK, seed, rate=rate)
@@ -146,7 +144,8 @@ def attend_to_valid(
         return out.swapaxes(1, 2)
 
     forms = {"cpu": on_cpu, "default": elsewhere}
-    if v_BxKxHxE.dtype == jnp.bfloat16 and not of_head:
+    any_batch = is_symbolic_dim(batch)  # an exported program does not know how many, and a kernel would have to
+    if v_BxKxHxE.dtype == jnp.bfloat16 and not of_head and not any_batch:
         forms["cuda"] = by_kernel
     arguments = q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, key_length_B, seed_BxHx2, parts
     return jax.lax.platform_dependent(*arguments, **forms)

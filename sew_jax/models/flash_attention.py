@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
@@ -21,9 +22,6 @@ from sew_jax.models.noise import mix
 
 _LOG2_E = math.log2(math.e)  # exp2 is an instruction, exp is not
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
-
-
-SHARE = False
 
 
 class Blocks(NamedTuple):
@@ -45,6 +43,8 @@ TO_QUERIES = Blocks(64, 64, 4, 3)
 def flash_attention(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate: float, interpret: bool = False):
     """softmax(q k^T) v over valid keys, (B, Q, H, E), as `attention.attend_to_valid` computes it.
 
+    Utterances and heads stay on their devices.
+
     Args:
       length_B: valid keys.
       seed_BxHx2: of dropout, see `layers.dropout`.
@@ -55,48 +55,73 @@ def flash_attention(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate:
 
 
 def _forward(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, length_B, seed_BxHx2, rate: float, interpret: bool):
-    batch, queries, heads, _ = q_BxQxHxE.shape
-    out = jax.ShapeDtypeStruct((*q_BxQxHxE.shape[:3], v_BxKxHxE.shape[3]), v_BxKxHxE.dtype)
-    lse = jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32)
     arguments = length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE
-    out_BxQxHxE, lse_BxHxQ = _call(
-        _forward_kernel, FORWARD, FORWARD.queries, rate, interpret, arguments, (out, lse), queries
-    )
+    out_BxQxHxE, lse_BxHxQ = _attend(*arguments, rate, interpret)
     return out_BxQxHxE, (*arguments, out_BxQxHxE, lse_BxHxQ)
 
 
 def _backward(rate: float, interpret: bool, kept, dout_BxQxHxE):
     *arguments, out_BxQxHxE, lse_BxHxQ = kept
-    _, _, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE = arguments
     # the mean over keys of a weight's gradient is what the output and its gradient say together
     mean_BxHxQ = jnp.einsum("bqhe,bqhe->bhq", out_BxQxHxE, dout_BxQxHxE, preferred_element_type=jnp.float32)
     arguments = *arguments, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ
-    to_keys = _like(k_BxKxHxE), _like(v_BxKxHxE)
-    dk_BxKxHxE, dv_BxKxHxE = _call(
-        _to_keys_kernel, TO_KEYS, TO_KEYS.keys, rate, interpret, arguments, to_keys, k_BxKxHxE.shape[1]
-    )
-    (dq_BxQxHxE,) = _call(
-        _to_queries_kernel,
-        TO_QUERIES,
-        TO_QUERIES.queries,
-        rate,
-        interpret,
-        arguments,
-        (_like(q_BxQxHxE),),
-        q_BxQxHxE.shape[1],
-    )
+    dk_BxKxHxE, dv_BxKxHxE = _differentiate_keys(*arguments, rate, interpret)
+    (dq_BxQxHxE,) = _differentiate_queries(*arguments, rate, interpret)
     return dq_BxQxHxE, dk_BxKxHxE, dv_BxKxHxE, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
+def _device_by_device(rule: str, arguments: int):
+    """A function of so many arrays, rate and interpret, whose utterances `b` and heads `h` may lie on any devices."""
+
+    def wrap(function):
+        partitioned = custom_partitioning(function, static_argnums=(arguments, arguments + 1))
+
+        def partition(rate, interpret, mesh, arguments, results):
+            shardings = jax.tree.map(lambda x: x.sharding, (results, arguments))
+            return mesh, functools.partial(function, rate=rate, interpret=interpret), *shardings
+
+        partitioned.def_partition(partition, sharding_rule=rule, need_replication_factors=("s", "q", "e", "k", "f"))
+        return partitioned
+
+    return wrap
+
+
+@_device_by_device("b, b h s, b q h e, b k h e, b k h f -> b q h f, b h q", 5)
+def _attend(length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, rate: float, interpret: bool):
+    batch, queries, heads, _ = q_BxQxHxE.shape
+    out = jax.ShapeDtypeStruct((batch, queries, heads, v_BxKxHxE.shape[3]), v_BxKxHxE.dtype)
+    lse = jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32)
+    arguments = length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE
+    return _call(_forward_kernel, FORWARD, pl.cdiv(queries, FORWARD.queries), rate, interpret, arguments, (out, lse))
+
+
+@_device_by_device("b, b h s, b q h e, b k h e, b k h f, b q h f, b h q, b h q -> b k h e, b k h f", 8)
+def _differentiate_keys(
+    length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ, rate: float, interpret
+):
+    arguments = length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ
+    results, blocks = (_like(k_BxKxHxE), _like(v_BxKxHxE)), pl.cdiv(k_BxKxHxE.shape[1], TO_KEYS.keys)
+    return _call(_to_keys_kernel, TO_KEYS, blocks, rate, interpret, arguments, results)
+
+
+@_device_by_device("b, b h s, b q h e, b k h e, b k h f, b q h f, b h q, b h q -> b q h e", 8)
+def _differentiate_queries(
+    length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ, rate: float, interpret
+):
+    arguments = length_B, seed_BxHx2, q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, dout_BxQxHxE, lse_BxHxQ, mean_BxHxQ
+    results, blocks = (_like(q_BxQxHxE),), pl.cdiv(q_BxQxHxE.shape[1], TO_QUERIES.queries)
+    return _call(_to_queries_kernel, TO_QUERIES, blocks, rate, interpret, arguments, results)
+
+
 def _like(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _call(kernel, blocks: Blocks, block: int, rate: float, interpret: bool, arguments, out_shape, frames: int):
-    """A program for each utterance, head and block of `frames`; references hold all frames of an utterance's head."""
+def _call(kernel, blocks: Blocks, count: int, rate: float, interpret: bool, arguments, results):
+    """A program for each utterance, head and one of `count` blocks; references hold all frames of a head."""
     batch, heads = arguments[1].shape[:2]
 
     def spec(x) -> pl.BlockSpec:
@@ -108,10 +133,10 @@ def _call(kernel, blocks: Blocks, block: int, rate: float, interpret: bool, argu
 
     return pl.pallas_call(
         functools.partial(kernel, blocks=blocks, rate=rate),
-        grid=(batch, heads, pl.cdiv(frames, block)),
+        grid=(batch, heads, count),
         in_specs=[spec(x) for x in arguments],
-        out_specs=[spec(x) for x in out_shape],
-        out_shape=out_shape,
+        out_specs=[spec(x) for x in results],
+        out_shape=results,
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
@@ -135,7 +160,11 @@ def _forward_kernel(length_ref, seed_ref, q_ref, k_ref, v_ref, out_ref, lse_ref,
         return sum_qxP, new_q, total_q * left_q + weight_qxk.sum(1)
 
     width = pl.next_power_of_2(v_ref.shape[1])
-    start = jnp.zeros((blocks.queries, width), jnp.float32), jnp.full(blocks.queries, 2 * _MASKED), jnp.zeros(blocks.queries)
+    start = (
+        jnp.zeros((blocks.queries, width), jnp.float32),
+        jnp.full(blocks.queries, 2 * _MASKED),
+        jnp.zeros(blocks.queries),
+    )
     sum_qxP, highest_q, total_q = jax.lax.fori_loop(0, _valid_blocks(length, blocks.keys), step, start)
     rows.store(out_ref, sum_qxP / total_q[:, None])
     rows.store(lse_ref, highest_q + jnp.log2(total_q))
@@ -180,9 +209,7 @@ def _to_queries_kernel(
         dscore_qxk = (weight_qxk * (dweight_qxk - mean_q[:, None])).astype(k_kxP.dtype)
         return dq_qxP + triton.dot(dscore_qxk, k_kxP)
 
-    dq_qxP = jax.lax.fori_loop(
-        0, _valid_blocks(length, blocks.keys), step, jnp.zeros(q_qxP.shape, jnp.float32)
-    )
+    dq_qxP = jax.lax.fori_loop(0, _valid_blocks(length, blocks.keys), step, jnp.zeros(q_qxP.shape, jnp.float32))
     rows.store(dq_ref, dq_qxP)
 
 
@@ -226,15 +253,8 @@ def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
     if not rate:
         return x_qxk
     dropped, words = round(rate * 256), -(-columns.count // 4)
-    size = x_qxk.shape[1]
-    row_q = rows.index.astype(jnp.uint32)
-    if SHARE:
-        word_w = (columns.at.start // 4 + jnp.arange(size // 4)).astype(jnp.uint32)
-        word_qxw = mix(row_q[:, None] * np.uint32(words) + word_w[None], seed_ref[0], seed_ref[1])
-        word_qxk = jnp.broadcast_to(word_qxw[:, :, None], (*word_qxw.shape, 4)).reshape(x_qxk.shape)
-    else:
-        word_k = columns.index.astype(jnp.uint32) // 4
-        word_qxk = mix(row_q[:, None] * np.uint32(words) + word_k[None], seed_ref[0], seed_ref[1])
-    shift_k = (jnp.arange(size, dtype=jnp.uint32) % 4) * 8
-    byte_qxk = (word_qxk >> shift_k[None]) & np.uint32(0xFF)
+    row_q, column_k = rows.index.astype(jnp.uint32), columns.index.astype(jnp.uint32)
+    position_qxk = row_q[:, None] * np.uint32(words) + (column_k // 4)[None]
+    word_qxk = mix(position_qxk, seed_ref[0], seed_ref[1])
+    byte_qxk = (word_qxk >> (column_k % 4 * 8)[None]) & np.uint32(0xFF)
     return jnp.where(byte_qxk >= np.uint32(dropped), x_qxk * (256 / (256 - dropped)), 0.0)

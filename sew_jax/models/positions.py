@@ -14,6 +14,7 @@ from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import gelu, layer_norm, torch_uniform
 from sew_jax.models.lengths import zero_padding
 from sew_jax.models.products import wide_on_cpu
+from sew_jax.models.spectral_conv import convolve_by_spectrum
 
 
 def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
@@ -30,7 +31,7 @@ def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
 
 
 def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
-    """The same, for all but TPUs.
+    """The same, for CPUs.
 
     XLA's CPU backend took 10 to 32 times longer (2 cores) for a grouped kernel's gradient, and the partitioner of CPUs
     and GPUs gathers the whole batch on each device for a grouped convolution (openxla/xla issue 47945).
@@ -43,8 +44,9 @@ def grouped_convolution(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     """The same in the form that the platform computes best."""
     by_platform = functools.partial(
         jax.lax.platform_dependent,
-        tpu=functools.partial(convolve, stride=stride, groups=groups),
-        default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
+        cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
+        cuda=functools.partial(convolve_by_spectrum, stride=stride, groups=groups),
+        default=functools.partial(convolve, stride=stride, groups=groups),
     )
     return wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
 

@@ -27,8 +27,11 @@ from sew_jax.runtime.distributed import all_processes
 from sew_jax.storage import patient
 
 _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those of an update
-# LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
-_OPTIONS: dict[str, Any] = {"cpu": {"xla_backend_optimization_level": 1}}
+_OPTIONS: dict[str, Any] = {
+    # LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
+    "cpu": {"xla_backend_optimization_level": 1},
+    "gpu": {"xla_gpu_enable_triton_gemm": False},
+}
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
 
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.models import positions
+from sew_jax.models import attention, positions
 from sew_jax.models.backbone import Backbone
+from sew_jax.models.flash_attention import flash_attention
+from sew_jax.models.spectral_conv import convolve_by_spectrum
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
 
@@ -18,14 +20,14 @@ ROWS, FRAMES = 56, 37  # numbers that nothing else in the program has
 SAMPLES = 400 + 320 * (FRAMES - 1)
 
 
-def accelerators_branch(*arguments, default, **others):
-    return default(*arguments)
+def gpus_branch(*arguments, default, cuda=None, **others):
+    return (cuda or default)(*arguments)
 
 
-def compiled_text():
+def compiled_text(dtype):
     """Of the gradient of a sum of outputs, noise included."""
     config = small("group", layers=1, dropout=0.1, attention_dropout=0.1, feature_grad_scale=1.0)
-    config = dataclasses.replace(config, heads=2, dtype="bfloat16")
+    config = dataclasses.replace(config, heads=2, dtype=dtype)
     mesh = make_mesh(4, 2)
 
     def loss(params, wave, length, row):
@@ -62,17 +64,19 @@ def sizes_of_scores(text):
 
 
 @pytest.fixture
-def on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(jax.lax, "platform_dependent", accelerators_branch)
+def on_gpus(monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", gpus_branch)
+    monkeypatch.setattr(attention, "flash_attention", lambda *arguments: flash_attention(*arguments, True))
 
 
-def test_no_device_holds_the_batch_and_none_holds_the_scores_of_all_heads(on_an_accelerator):
-    """Its part of the batch has 7 rows. Scores are those of a head at a time."""
-    text = compiled_text()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_device_holds_the_batch_and_none_holds_the_scores_of_all_heads(dtype, on_gpus):
+    """Its part of the batch has 7 rows. Scores are those of a head at a time, in bfloat16 those of a block."""
+    text = compiled_text(dtype)
     arrays = sizes(text)
     assert any(ROWS // 8 in axes for axes in arrays)
     assert not [axes for axes in arrays if ROWS in axes]
-    assert max(sizes_of_scores(text)) == ROWS // 8 * FRAMES**2
+    assert max(sizes_of_scores(text), default=0) == (ROWS // 8 * FRAMES**2 if dtype == "float32" else 0)
 
 
 def test_the_grouped_convolution_would_gather_it(monkeypatch):
@@ -85,4 +89,5 @@ def test_the_grouped_convolution_would_gather_it(monkeypatch):
         return jax.jit(lambda x, k: convolve(x, k, 1, 4), out_shardings=rows).lower(x, kernel).compile().as_text()
 
     assert any(ROWS in axes for axes in sizes(text(positions.convolve)))
-    assert not any(ROWS in axes for axes in sizes(text(positions.convolve_group_by_group)))
+    for form in (positions.convolve_group_by_group, convolve_by_spectrum):
+        assert not any(ROWS in axes for axes in sizes(text(form)))

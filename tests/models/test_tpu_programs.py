@@ -25,8 +25,8 @@ def attended_and_convolved(x_BxTxD, conv, length_B, seed_BxHx2):
     """As in a training step: with dropout, and its gradients."""
 
     def loss(x_BxTxD, conv):
-        head_BxHxTxE = CONV.apply(conv, x_BxTxD, 1).reshape(*x_BxTxD.shape[:2], 3, 8).swapaxes(1, 2)
-        out = attend_to_valid(head_BxHxTxE, head_BxHxTxE, head_BxHxTxE, length_B, seed_BxHx2, rate=0.1)
+        head_BxTxHxE = CONV.apply(conv, x_BxTxD, 1).reshape(*x_BxTxD.shape[:2], 3, 8)
+        out = attend_to_valid(head_BxTxHxE, head_BxTxHxE, head_BxTxHxE, length_B, seed_BxHx2, rate=0.1)
         return jnp.square(out.astype(jnp.float32)).sum()
 
     return jax.grad(loss, argnums=(0, 1))(x_BxTxD, conv)
