@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental import pallas as pl
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 
 from sew_jax.models.noise import mix
@@ -255,6 +255,6 @@ def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
     dropped, words = round(rate * 256), -(-columns.count // 4)
     row_q, column_k = rows.index.astype(jnp.uint32), columns.index.astype(jnp.uint32)
     position_qxk = row_q[:, None] * np.uint32(words) + (column_k // 4)[None]
-    word_qxk = mix(position_qxk, seed_ref[0], seed_ref[1])
+    word_qxk = mix(position_qxk + seed_ref[0], mix(seed_ref[1] + mix(seed_ref[0])))
     byte_qxk = (word_qxk >> (column_k % 4 * 8)[None]) & np.uint32(0xFF)
     return jnp.where(byte_qxk >= np.uint32(dropped), x_qxk * (256 / (256 - dropped)), 0.0)

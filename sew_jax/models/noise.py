@@ -61,12 +61,11 @@ def positions(shape: tuple[int, ...]) -> jax.Array:
 def hash_positions(seed_x2, position) -> jax.Array:
     """Random uint32 (..., *position.shape), see `hash_words`."""
     first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
-    return mix(position, first, second)
+    return mix(position + first, mix(second + mix(first)))
 
 
-def mix(x, first, second):
-    """lowbias32 (C. Wellons' hash-prospector) of x, with a seed of two words."""
-    x = x + first
+def mix(x, key=np.uint32(0)):
+    """lowbias32 (C. Wellons' hash-prospector) of x, with a key whose every bit is random."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15) ^ second) * np.uint32(0x846CA68B)
+    x = (x ^ (x >> 15) ^ key) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)

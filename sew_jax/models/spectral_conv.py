@@ -6,9 +6,8 @@ B utterances, T frames, D channels in G groups of I in and O out; K taps; M bloc
 F frequencies, real and imaginary parts R in and S out.
 """
 
-import numpy as np
-
 import jax.numpy as jnp
+import numpy as np
 
 
 def convolve_by_spectrum(x_BxTxD, kernel_KxIxD, stride: int, groups: int):
