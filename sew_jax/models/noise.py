@@ -64,7 +64,7 @@ def hash_positions(seed_x2, position) -> jax.Array:
     return mix(position + first, mix(second + mix(first)))
 
 
-def mix(x, key=np.uint32(0)):
+def mix(x, key=0):
     """lowbias32 (C. Wellons' hash-prospector) of x, with a key whose every bit is random."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15) ^ key) * np.uint32(0x846CA68B)
