@@ -13,12 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
-from sew_jax.models.flash_attention import flash_attention
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.noise import row_seeds, rows_or_places
 from sew_jax.models.products import widen
 from sew_jax.models.relative import Gate, disentangled, gated
+
+try:
+    from sew_jax.models.flash_attention import flash_attention
+except ImportError:  # JAX has announced that it will give up Pallas for Triton
+    flash_attention = None
 
 _MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
@@ -145,7 +149,7 @@ def attend_to_valid(
 
     forms = {"cpu": on_cpu, "default": elsewhere}
     any_batch = is_symbolic_dim(batch)  # an exported program does not know how many, and a kernel would have to
-    if v_BxKxHxE.dtype == jnp.bfloat16 and not of_head and not any_batch:
+    if flash_attention and v_BxKxHxE.dtype == jnp.bfloat16 and not of_head and not any_batch:
         forms["cuda"] = by_kernel
     arguments = q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, key_length_B, seed_BxHx2, parts
     return jax.lax.platform_dependent(*arguments, **forms)

@@ -35,8 +35,7 @@ def convolve_by_spectrum(x_BxTxD, kernel_KxIxD, stride: int, groups: int):
     to_outputs_FxSxP = twice_F[:, None, None] * of_frames_NxFxR[: outputs * stride : stride].transpose(1, 2, 0)
 
     def product(axes: str, *arrays):
-        arrays = [jnp.asarray(a, jnp.float32) for a in arrays]
-        return jnp.einsum(axes, *arrays, preferred_element_type=jnp.float32)
+        return jnp.einsum(axes, *(jnp.asarray(a, jnp.float32) for a in arrays), preferred_element_type=jnp.float32)
 
     x_FxGxMxBxRxI = product("mbngi,nfr->fgmbri", x_MxBxNxGxI, of_frames_NxFxR)
     kernel_FxGxRxIxSxO = product("kigo,kfrs->fgriso", kernel_KxIxGxO, of_taps_KxFxRxS)
