@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
 from sew_jax.models.config import BackboneConfig
+from sew_jax.models.kept_frames import KeptFrames
 from sew_jax.models.layers import Dropout, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, zero_padding
 
@@ -21,13 +22,21 @@ class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
     The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is the encoder
-    of wav2vec 2.0.
+    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all.
     """
 
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxTxD,
+        length_B,
+        compression: Compression,
+        deterministic: bool,
+        row_B=None,
+        kept: KeptFrames | None = None,
+    ):
         config, squeeze, frames = self.config, compression.squeeze, x_BxTxD.shape[1]
         x_BxTxD = zero_padding(x_BxTxD, length_B)
         x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(
@@ -37,6 +46,9 @@ class Encoder(nn.Module):
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
             squeezed_B = pooled_length(length_B, squeeze)
+        if kept is not None:
+            x_BxWxD = kept.gather(x_BxWxD, squeeze)
+            frames, length_B, squeezed_B = kept.frames, kept.length_R, pooled_length(kept.length_R, squeeze)
 
         norm = layer_norm(config.dtype, name="norm")
         if not config.pre_norm:
@@ -123,6 +135,16 @@ def convolve(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     )
 
 
+def grouped_convolution(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
+    """`convolve` in the form that the platform computes best."""
+    return jax.lax.platform_dependent(
+        x_BxTxD,
+        kernel_KxIxO,
+        tpu=functools.partial(convolve, stride=stride, groups=groups),
+        default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
+    )
+
+
 def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     """The same, for all but TPUs.
 
@@ -151,12 +173,7 @@ class PositionalConv(nn.Module):
         bias_D = self.param("bias", nn.initializers.zeros, (width,))
         scale_K = gain_K * jax.lax.rsqrt(jnp.square(v_KxIxO).sum((1, 2)))
         kernel_KxIxO = (v_KxIxO * scale_K[:, None, None]).astype(x_BxTxD.dtype)
-        y = jax.lax.platform_dependent(
-            x_BxTxD,
-            kernel_KxIxO,
-            tpu=functools.partial(convolve, stride=stride, groups=groups),
-            default=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-        )
+        y = grouped_convolution(x_BxTxD, kernel_KxIxO, stride, groups)
         return y + bias_D.astype(y.dtype)
 
 
@@ -237,4 +254,5 @@ class Layer(nn.Module):
         x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
         x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
+        self.sow("intermediates", "feed_forward", x)  # what data2vec's targets are made of
         return Dropout(config.dropout)(x, deterministic, row_B)

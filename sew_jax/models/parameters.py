@@ -7,7 +7,7 @@ import jax
 from sew_jax.errors import UserError
 
 # Parameters that a checkpoint may lack: what another table of settings or another task adds, and what is never masked
-_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_")
+_FRESH = ("backbone/encoder/upsample_", "backbone/mask_embedding", "symbols/", "quantizer/", "project_", "decoder/")
 
 
 def path_name(path) -> str:
