@@ -133,7 +133,6 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     size, fixed = size_of(arguments), "fixed" in _names(arguments)
     small, published = size in ("demo", "cpu_hour"), "base" if size == "inherit" else size
     model, head = model_options(published)
-    published_layers = model["layers"]
     recipe = RECIPES[published]
     if size == "inherit":  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)
@@ -166,7 +165,6 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.model = ConfigDict(model)
     config.head = ConfigDict(head)
     config.data2vec = ConfigDict(dataclasses.asdict(Data2VecConfig()))
-    config.data2vec.top_layers = min(config.data2vec.top_layers, published_layers)
 
     # The table of settings is the product of the three sets, or a list of names (s1q1k1,s2q1.1.2.2k2,...) where given
     config.compression = ConfigDict()
@@ -183,15 +181,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     config.mask = ConfigDict({"prob": 0.65, "span": recipe.span, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": recipe.temperature_end, "anneal": recipe.anneal})
-    config.optim = ConfigDict()
-    config.optim.lr = recipe.lr
-    config.optim.warmup = recipe.warmup  # fraction of num_steps
-    config.optim.total = recipe.total  # where the rate would reach 0, as a fraction of num_steps
-    config.optim.eps = 1e-6
-    config.optim.weight_decay = 0.01
-    config.optim.clip_norm = 5.0 if small else 0.0
-    config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
-
+    config.optim = _optim(recipe, small)
     config.eval = _held_out(small)
 
     config.input = ConfigDict()
@@ -221,6 +211,20 @@ def _take_data2vec(config: ConfigDict, recipe: dict[str, dict[str, Any]]) -> Non
             part = config[section] if section else config
             if part[name] is not None:
                 part[name] = value
+    if config.model.layers is not None:
+        config.data2vec.top_layers = min(config.data2vec.top_layers, config.model.layers)
+
+
+def _optim(recipe: Recipe, small: bool) -> ConfigDict:
+    optim = ConfigDict()
+    optim.lr = recipe.lr
+    optim.warmup = recipe.warmup  # fraction of num_steps
+    optim.total = recipe.total  # where the rate would reach 0, as a fraction of num_steps
+    optim.eps = 1e-6
+    optim.weight_decay = 0.01
+    optim.clip_norm = 5.0 if small else 0.0
+    optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+    return optim
 
 
 def _held_out(small: bool) -> ConfigDict:

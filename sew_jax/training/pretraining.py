@@ -69,7 +69,9 @@ def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHead
     Raises:
       UserError: the objective does not fit the model.
     """
-    return (data2vec if isinstance(head, Data2VecConfig) else contrastive)(recipe, backbone, head)
+    if isinstance(head, Data2VecConfig):
+        return data2vec(recipe, backbone, head)
+    return contrastive(recipe, backbone, head)
 
 
 def contrastive(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
+from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, Data2VecConfig
 from sew_jax.models.data2vec import TEACHER, Data2VecModel, targets
+from sew_jax.models.encoder import Encoder
 from sew_jax.models.kept_frames import KeptFrames, kept_frames, masked_units, unit_of
 from sew_jax.models.noise import row_keys
 
@@ -32,7 +34,7 @@ HEAD = Data2VecConfig(
     clones=3, top_layers=2, decoder_width=8, decoder_layers=2, decoder_kernel=3, decoder_groups=2, decoder_dropout=0.0
 )
 MODEL = Data2VecModel(BACKBONE, HEAD)
-SAMPLES = 12_880  # 40 frames
+SAMPLES = 13_040  # 40 frames
 
 
 @functools.cache
@@ -100,6 +102,11 @@ def test_units_hold_whole_windows_and_pools():
     assert unit_of([Compression(), Compression(2, 2), Compression(3)], 2) == 12
 
 
+def feed_forward(intermediates):
+    """Of each layer, before its residual and norm."""
+    return [np.asarray(intermediates[f"layer_{i}"]["feed_forward"][0]) for i in range(2)]
+
+
 def expected_targets(feed_forward, lengths, top):
     """Float64: each layer's channels normalised over an utterance's frames, then averaged."""
     out = []
@@ -113,21 +120,80 @@ def expected_targets(feed_forward, lengths, top):
 
 
 def test_targets_against_numpy_and_padding():
-    random, lengths = np.random.default_rng(1), [40, 23]
+    random, lengths, teacher = np.random.default_rng(1), np.array([40, 23]), variables()["batch_stats"][TEACHER]
     x = random.normal(size=(2, 40, 16)).astype(np.float32)
-    x[1, 23:] = np.nan  # what padding holds must not matter
-    teacher = variables()["batch_stats"][TEACHER]
-    y = np.asarray(targets(MODEL, teacher, jnp.asarray(x), jnp.array(lengths)))
-    from sew_jax.models.encoder import Encoder
 
-    _, kept = Encoder(BACKBONE).apply(
-        {"params": teacher}, jnp.nan_to_num(x), jnp.array(lengths), Compression(), True, mutable=["intermediates"]
-    )
-    layers = [np.asarray(kept["intermediates"][f"layer_{i}"]["feed_forward"][0]) for i in range(2)]
-    for top in (1, 2):
-        model = dataclasses.replace(MODEL, head=dataclasses.replace(HEAD, top_layers=top))
-        y = np.asarray(targets(model, teacher, jnp.asarray(x), jnp.array(lengths)))
-        for row, expected in enumerate(expected_targets(layers, lengths, top)):
-            np.testing.assert_allclose(y[row, : lengths[row]], expected, atol=2e-4)
-    alone = np.asarray(targets(MODEL, teacher, jnp.asarray(x[1:, :23]), jnp.array([23])))
-    np.testing.assert_allclose(y[1, :23], alone[0], atol=1e-5)
+    def compute(x):
+        _, kept = Encoder(BACKBONE).apply(
+            {"params": teacher}, x, lengths, Compression(), True, mutable=["intermediates"]
+        )
+        models = [dataclasses.replace(MODEL, head=dataclasses.replace(HEAD, top_layers=top)) for top in (1, 2)]
+        return kept["intermediates"], [targets(model, teacher, x, lengths) for model in models]
+
+    compute = jax.jit(compute)
+    noted, by_top = jax.device_get(compute(x))
+    for top, target in enumerate(by_top, 1):
+        for row, expected in enumerate(expected_targets(feed_forward(noted), lengths, top)):
+            np.testing.assert_allclose(target[row, : lengths[row]], expected, atol=2e-4)
+    x[1, 23:] = np.nan  # what padding holds does not matter
+    for target, other in zip(by_top, compute(x)[1], strict=True):
+        np.testing.assert_array_equal(target[1, :23], other[1, :23])
+
+
+def test_a_student_without_a_mask_is_the_teacher():
+    """At the first update, with one copy and behind no decoder."""
+    lengths = np.array([SAMPLES, 9_000])
+    wave = np.random.default_rng(2).normal(size=(2, SAMPLES)).astype(np.float32)
+    model = dataclasses.replace(MODEL, head=dataclasses.replace(HEAD, clones=1, mask_ratio=0.01))
+
+    @jax.jit
+    def both(variables):
+        kept = model.keep(row_keys(jax.random.key(0), jnp.arange(2)), jnp.array(lengths), SAMPLES, (Compression(),))
+        student, plain = (
+            Backbone(BACKBONE).apply(
+                {"params": variables["params"]["backbone"]},
+                wave,
+                lengths,
+                Compression(),
+                deterministic=True,
+                kept=seen,
+                mutable=["intermediates"],
+            )
+            for seen in (kept, None)
+        )
+        hidden, noted = student
+        target = targets(model, variables["batch_stats"][TEACHER], hidden.inputs_BxTxD, hidden.length_B)
+        return kept.masked_RxT, noted["intermediates"]["encoder"], hidden, plain[0], target
+
+    masked, noted, hidden, plain, target = jax.device_get(both(variables()))
+    assert not masked.any()
+    for row, expected in enumerate(expected_targets(feed_forward(noted), hidden.length_B, 2)):
+        np.testing.assert_allclose(target[row, : hidden.length_B[row]], expected, atol=2e-4)
+    np.testing.assert_allclose(plain.context_BxTxD, hidden.context_BxTxD, atol=1e-5)
+
+
+def test_what_is_masked_reaches_no_prediction():
+    """Neither through windows and pools nor through the convolution of positions: no gradient comes from there."""
+    setting = Compression(2, 2, 1)
+    wave = np.random.default_rng(3).normal(size=(1, SAMPLES)).astype(np.float32)
+    frames = np.random.default_rng(4).normal(size=(1, 40, 16)).astype(np.float32)
+
+    @jax.jit
+    def influence(params):
+        kept = MODEL.keep(row_keys(jax.random.key(0), jnp.arange(1)), jnp.array([SAMPLES]), SAMPLES, (setting,))
+
+        def context(frames):
+            x = kept.without_masked(frames)
+            lengths = kept.copies(jnp.array([40]))
+            y = Encoder(BACKBONE).apply(
+                {"params": params["backbone"]["encoder"]}, x, lengths, setting, True, None, kept
+            )
+            return (y * jnp.arange(y.size).reshape(y.shape)).sum((1, 2))
+
+        out = MODEL.apply({"params": params}, wave, jnp.array([SAMPLES]), kept, setting, deterministic=True)
+        return kept.masked_RxT, jax.jacrev(context)(frames)[:, 0], out.prediction_RxTxD
+
+    masked, gradient, prediction = jax.device_get(influence(variables()["params"]))
+    np.testing.assert_array_equal(masked, (gradient == 0).all(-1))
+    assert prediction.shape == (3, 40, 16) and np.isfinite(prediction).all()
+    assert len({row.tobytes() for row in prediction}) == 3
