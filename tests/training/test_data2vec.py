@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sew_jax
@@ -21,7 +22,7 @@ from sew_jax.export.export import export
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
 from sew_jax.models.data2vec import TEACHER, teacher_part
 from sew_jax.models.parameters import path_name
-from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch, tree_shardings
+from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.data2vec import data2vec_micro_loss
@@ -52,33 +53,27 @@ def make_batch(lengths, samples=SAMPLES, rows=None):
     return {"wave": wave, "length": np.array(lengths, np.int32), "crop": np.array(rows, np.int32)}
 
 
+def total(params, averages, batch, key):
+    """(loss's sum, (weight, metrics)) of a micro-batch."""
+    term, (metrics, _) = data2vec_micro_loss(MODEL)(params, averages, batch, key, 0.0, Draw(SETTING))
+    return term.sum, (term.weight, metrics)
+
+
 @functools.cache
 def program():
-    """(params, averages, batch, key) -> ((sum, (weight, metrics)), gradients of parameters and of the teacher)."""
-    micro_loss = data2vec_micro_loss(MODEL)
-
-    def total(params, averages, batch, key):
-        term, (metrics, _) = micro_loss(params, averages, batch, key, 0.0, Draw(SETTING))
-        return term.sum, (term.weight, metrics)
-
+    """`total` with the gradients of parameters and of the teacher."""
     return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
 
 
 def test_neither_padding_nor_neighbours_change_a_loss_and_the_teacher_learns_nothing():
-    def compute(*lengths, samples=SAMPLES, rows=(0, 1)):
-        batch = make_batch(lengths, samples, rows)
-        (total, (weight, _)), grads = program()(variables()["params"], variables()["batch_stats"], batch, KEY)
-        return jax.device_get((total, weight, *grads))
-
-    whole, first = compute(SAMPLES, 8_560), compute(SAMPLES, 0)
-    second = compute(8_560, samples=8_560, rows=[1])  # another shape: no padding
-    assert whole[1] == first[1] + second[1] > 0
-    np.testing.assert_allclose(whole[0], first[0] + second[0], rtol=1e-5)
-    for path, grad in _paths(whole[2]).items():
-        parts = _paths(first[2])[path] + _paths(second[2])[path]
-        np.testing.assert_allclose(grad, parts, rtol=1e-3, atol=1e-4 * float(np.abs(grad).max() + 1e-3), err_msg=path)
-    assert any(np.any(x) for x in jax.tree.leaves(whole[2]))
-    assert not any(np.any(x) for x in jax.tree.leaves(whole[3]))
+    params, averages = variables()["params"], variables()["batch_stats"]
+    (whole, (weight, _)), (grads, of_teacher) = program()(params, averages, make_batch([SAMPLES, 8_560]), KEY)
+    (first, (part, _)), _ = program()(params, averages, make_batch([SAMPLES, 0]), KEY)
+    alone = make_batch([8_560], 8_560, rows=[1])  # a shape without padding
+    second, (rest, _) = jax.jit(total)(params, averages, alone, KEY)
+    assert weight == part + rest and part > 0 and rest > 0
+    np.testing.assert_allclose(whole, first + second, rtol=1e-5)
+    assert any(np.any(x) for x in jax.tree.leaves(grads)) and not any(np.any(x) for x in jax.tree.leaves(of_teacher))
 
 
 def _paths(tree):
@@ -117,50 +112,39 @@ def test_the_teachers_decay_and_the_rate_are_the_published_ones():
 OPTIMIZER = optim.adam(lambda count: 1e-2, eps=1.0, weight_decay=0.01, clip_norm=0.0, decay_vectors=False)
 
 
-@functools.cache
-def stepping(accumulate):
-    step = make_step(data2vec_micro_loss(MODEL), OPTIMIZER, lambda count: 1e-2, accumulate, SLOW)
-    return jax.jit(step, static_argnames="compression")
-
-
-def run(sizes, accumulate, batch, updates=2):
-    mesh = make_mesh(*sizes, devices=jax.devices()[: sizes[0] * sizes[1]])
-    state = new_state(variables(), OPTIMIZER)
-    state, rows = jax.device_put(state, tree_shardings(mesh, jax.eval_shape(lambda: state))), []
-    for _ in range(updates):
-        placed = place_batch(batch, batch_sharding(mesh))
-        state, scalars = stepping(accumulate)(state, placed, RUN, compression=Draw(SETTING))
-        rows.append(jax.device_get(scalars))
-    return jax.device_get(state), rows
-
-
-def test_accumulation_and_devices_change_nothing_and_the_teacher_follows():
-    batch = make_batch([SAMPLES, 8_560, 9_900, 0, 12_000, 7_000, SAMPLES, 10_000])
-    (state, rows), (other, other_rows) = run((1, 1), 1, batch), run((2, 2), 2, batch)
-    for a, b in zip(rows, other_rows, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, other)
-
-    first, _ = run((1, 1), 1, batch, updates=1)
-    expected = jax.device_get(variables()["batch_stats"][TEACHER])
-    for update, after in enumerate((first, state), 1):
-        assert rows[update - 1]["ema_decay"] == pytest.approx(0.9 + 0.09 * update / 20)
-        decay, encoder = 0.9 + 0.09 * update / 20, after.params["backbone"]["encoder"]
-        expected = jax.tree.map(lambda t, p, decay=decay: decay * t + (1 - decay) * p, expected, encoder)
-    jax.tree.map(lambda t, e: np.testing.assert_allclose(t, e, atol=1e-6), state.batch_stats[TEACHER], expected)
+def test_accumulation_is_exact_and_the_teacher_follows():
+    step = make_step(data2vec_micro_loss(MODEL), OPTIMIZER, lambda count: 1e-2, 2, SLOW)
+    step = jax.jit(step, static_argnames="compression")
+    batch, before = make_batch([SAMPLES, 8_560]), new_state(jax.device_get(variables()), OPTIMIZER)
+    for update in (1, 2):
+        state, scalars = jax.device_get(step(before, batch, RUN, compression=Draw(SETTING)))
+        key = jax.random.fold_in(RUN.key, update - 1)
+        (loss, (weight, _)), (grads, _) = program()(before.params, before.batch_stats, batch, key)
+        assert scalars["loss"] == pytest.approx(float(loss / weight), rel=1e-5)
+        assert scalars["grad_norm"] == pytest.approx(float(optax.tree.norm(grads) / weight), rel=1e-4)
+        decay = 0.9 + 0.09 * update / 20
+        assert scalars["ema_decay"] == pytest.approx(decay)
+        jax.tree.map(
+            lambda t, old, p, decay=decay: np.testing.assert_allclose(t, decay * old + (1 - decay) * p, atol=1e-6),
+            state.batch_stats[TEACHER],
+            before.batch_stats[TEACHER],
+            teacher_part(state.params),
+        )
+        before = state
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.batch_stats[TEACHER], teacher_part(before.params))
+    assert max(jax.tree.leaves(moved)) > 0  # it is behind its student
     bad = batch | {"wave": np.full_like(batch["wave"], np.nan)}
-    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    after, scalars = stepping(1)(state, place_batch(bad, batch_sharding(mesh)), RUN, compression=Draw(SETTING))
+    after, scalars = step(before, bad, RUN, compression=Draw(SETTING))
     assert scalars["skipped"] == 1
-    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, state.batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
 
 
 def tiny(corpus):
     config = pretraining(corpus)
     config.objective, config.eval.split, config.eval.every = "data2vec2", "test", 12
     config.compression.names = "s2q1k1"
-    config.data2vec.update(clones=2, top_layers=1, decoder_width=16, decoder_layers=2, decoder_kernel=3, ema_start=0.9)
+    config.model.update(pos_groups=1, layerdrop=0.0)
+    config.data2vec.update(clones=2, top_layers=1, decoder_width=16, decoder_layers=1, decoder_groups=1, ema_start=0.9)
     return config
 
 
@@ -169,10 +153,19 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+def train_alone(config, workdir):
+    """On one of the devices: programs of eight take several times as long to compile."""
+    config.mesh.data = config.mesh.fsdp = 1
+    one = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: one)
+        train(config, workdir)
+
+
 @pytest.fixture(scope="module")
 def pretrained(corpus, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "pretrain"
-    train(tiny(corpus), workdir)
+    train_alone(tiny(corpus), workdir)
     return workdir
 
 
@@ -184,7 +177,7 @@ def test_a_run_says_what_it_learns_and_resumes_to_the_bit(corpus, pretrained, tm
     assert row["loss"] > 0 and row["target_std"] > 0.1 and row["prediction_std"] > 0
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "12")  # as after a kill: updates 11 and 12 are lost
-    train(tiny(corpus), workdir)
+    train_alone(tiny(corpus), workdir)
     out = capfd.readouterr().out
     assert "resumes at update 10" in out and "held-out test | s2q1k1 loss" in out
     assert read_rows(workdir / "held_out.jsonl") == held_out  # which the teacher decides, too
@@ -214,7 +207,9 @@ def test_what_was_pretrained_is_fine_tuned_exported_and_read(corpus, pretrained,
 
     config = tiny(corpus)  # and pre-training goes on from it, with a teacher that is what was read
     config.init_from = str(pretrained)
-    first = Template(config, open_task(config), make_mesh(4, 2)).first_state()
+    template = Template(config, open_task(config), make_mesh(4, 2))
+    assert template.shardings.batch_stats[TEACHER] == teacher_part(template.shardings.params)
+    first = template.first_state()
     jax.tree.map(np.testing.assert_array_equal, first.batch_stats[TEACHER], teacher_part(first.params))
     jax.tree.map(np.testing.assert_array_equal, _paths(first.params), student)
 
@@ -278,11 +273,11 @@ def test_the_loss_falls():
     batch, seen = make_batch([SAMPLES, SAMPLES]), []
     for update in range(1, 201):
         key = jax.random.fold_in(KEY, update)
-        (total, (weight, metrics)), (grads, _) = jax.device_get(program()(params, averages, batch, key))
+        (loss, (weight, metrics)), (grads, _) = jax.device_get(program()(params, averages, batch, key))
         grads = jax.tree.map(functools.partial(np.multiply, 1 / weight), grads)
         params, *moments = adam(params, grads, *moments, update)
         averages = {TEACHER: jax.tree.map(lambda t, p: 0.99 * t + 0.01 * p, averages[TEACHER], teacher_part(params))}
-        seen.append({"loss": total / weight} | {name: term.sum / term.weight for name, term in metrics.items()})
+        seen.append({"loss": loss / weight} | {name: term.sum / term.weight for name, term in metrics.items()})
     constant = 4 * np.mean([row["target_std"] for row in seen[-20:]]) ** 2  # the root of 16 channels
     assert np.mean([row["loss"] for row in seen[-20:]]) < 0.8 * constant
     assert seen[-1]["prediction_std"] > 0.1 and seen[-1]["target_std"] > 0.3
@@ -290,7 +285,7 @@ def test_the_loss_falls():
 
 def test_flop_against_xla():
     backbone = dataclasses.replace(MODEL.backbone, width=128, ffn_width=512, layers=1)
-    head = dataclasses.replace(MODEL.head, decoder_width=64, top_layers=1)
+    head = dataclasses.replace(MODEL.head, decoder_width=64)
     model = dataclasses.replace(MODEL, backbone=backbone, head=head)
     shapes = jax.eval_shape(model.initialize, jax.random.key(0))
     micro_loss, drawn = data2vec_micro_loss(model), Draw(Compression(), (Compression(2),))
@@ -300,4 +295,5 @@ def test_flop_against_xla():
 
     batch = make_batch([48_240], 48_240)
     counted = jax.jit(update).lower(shapes["params"], shapes["batch_stats"], batch).compile().cost_analysis()["flops"]
-    assert 1.0 <= counted / data2vec_flop(model, drawn, 48_240) < 1.15  # XLA also counts norms, softmax and noise
+    # XLA also counts norms, softmax and noise, and knows that others' gradients stop before the front end
+    assert 0.97 < counted / data2vec_flop(model, drawn, 48_240) < 1.15
