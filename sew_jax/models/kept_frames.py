@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sew_jax.compression import Compression
+from sew_jax.errors import UserError
 from sew_jax.models.lengths import mask_from_lengths, pooled_length
 from sew_jax.models.noise import draw_rows, split_rows
 
@@ -72,7 +73,17 @@ class KeptFrames(NamedTuple):
 
 
 def unit_of(settings: Sequence[Compression], layers: int) -> int:
-    """Frames of the smallest unit that each window and pool of the settings lies within."""
+    """Frames of the smallest unit that each window and pool of the settings lies within.
+
+    Raises:
+      UserError: a setting has none, since it merges frames or has a rate.
+    """
+    for setting in settings:
+        if setting.merges or setting.rate < 1:
+            raise UserError(
+                f"setting: {setting} would mix frames that are seen with such as are not; data2vec2 takes settings of "
+                "squeeze and pools alone, such as s2q1k2"
+            )
     pools = [(s.squeeze, *(s.squeeze * f for pool in set(s.layer_pools(layers)) for f in pool)) for s in settings]
     return math.lcm(*(factor for each in pools for factor in each))
 

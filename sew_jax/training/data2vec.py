@@ -33,7 +33,8 @@ def data2vec(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig)
     """Pre-training by data2vec 2.0; targets are those of the table's largest setting.
 
     Raises:
-      UserError: the model has too few layers or drops tails, or a crop has no room for a mask.
+      UserError: the model has too few layers, drops tails or measures distances, a setting has no masks, or a crop
+        has no room for one.
     """
     table, steps, options = settings_table(**recipe.compression), recipe.num_steps, recipe.optim
     _check(recipe, backbone, head, table)
@@ -52,6 +53,11 @@ def data2vec(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig)
 def _check(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig, table: list[Compression]) -> None:
     if head.top_layers > backbone.layers:
         raise UserError(f"data2vec.top_layers: {head.top_layers} is more than model.layers={backbone.layers}")
+    if backbone.rel_buckets:
+        raise UserError(
+            f"model.rel_buckets: {backbone.rel_buckets} asks for distances, and between frames that data2vec2's "
+            "student sees are gaps; take 0, or objective=contrastive"
+        )
     if backbone.tail == "drop":
         raise UserError("model.tail: data2vec2 learns from each frame; take keep")
     frames = int(recipe.input.crop_seconds * SAMPLE_RATE) // backbone.frame_samples

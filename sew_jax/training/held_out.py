@@ -32,6 +32,7 @@ from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.data2vec import Data2VecModel
+from sew_jax.models.kept_frames import unit_of
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
@@ -125,6 +126,7 @@ def _pretraining(
     assert isinstance(task.model, (PretrainModel, Data2VecModel))
     model: Any = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
     if isinstance(model, Data2VecModel):
+        unit_of(settings, model.backbone.layers)  # names those that no masks fit
         function = functools.partial(score_regression, model, settings[0], config.seed)
     else:
         function = functools.partial(score_contrast, model, SpanMask(**config.mask), settings[0], config.seed)

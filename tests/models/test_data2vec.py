@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from sew_jax.compression import Compression
-from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, Data2VecConfig
-from sew_jax.models.data2vec import TEACHER, Data2VecModel, targets
+from sew_jax.models.data2vec import TEACHER, Data2VecModel, targets, teacher_part
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.kept_frames import KeptFrames, kept_frames, masked_units, unit_of
 from sew_jax.models.noise import row_keys
+from tests.models.build import draw
 
 BACKBONE = BackboneConfig(
     frontend="logmel",
@@ -34,25 +34,31 @@ HEAD = Data2VecConfig(
     clones=3, top_layers=1, decoder_width=8, decoder_layers=2, decoder_kernel=3, decoder_groups=1, decoder_dropout=0.0
 )
 MODEL = Data2VecModel(BACKBONE, HEAD)
-SAMPLES = 13_040  # 40 frames
+SAMPLES, FRAMES = 13_040, 40
 
 
 @functools.cache
 def variables():
-    return jax.jit(MODEL.initialize)(jax.random.key(0))
+    """Drawn by numpy, since the model's own takes a program; the teacher is the student."""
+    params = draw(jax.eval_shape(MODEL.initialize, jax.random.key(0))["params"])
+    return {"params": params, "batch_stats": {TEACHER: teacher_part(params)}}
 
 
-def draw(length, frames, unit, ratio=0.5, clones=4, rows=None):
-    length_B = jnp.array(length)
-    keys = row_keys(jax.random.key(3), jnp.arange(len(length)) if rows is None else jnp.array(rows))
-    make = functools.partial(kept_frames, unit=unit, clones=clones, ratio=ratio, adjust=0.05, block=5)
-    return jax.device_get(jax.jit(make, static_argnums=2)(keys, length_B, frames))
+def masks(length, frames, unit, ratio=0.5, rows=None):
+    rows = np.arange(len(length)) if rows is None else np.array(rows)
+    return jax.device_get(_masks(rows, np.array(length), frames, unit, ratio))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _masks(rows, length_B, frames, unit, ratio):
+    keys = row_keys(jax.random.key(3), rows)
+    return kept_frames(keys, length_B, frames, unit=unit, clones=4, ratio=ratio, adjust=0.05, block=5)
 
 
 @pytest.mark.parametrize(("unit", "ratio"), [(1, 0.5), (4, 0.55)])
 def test_each_copy_masks_its_share_and_no_padding(unit, ratio):
     lengths = [200, 163, 7, 1, 0]
-    kept = draw(lengths, 200, unit, ratio)
+    kept = masks(lengths, 200, unit, ratio)
     for row, length in enumerate(np.repeat(lengths, 4)):
         masked, seen = kept.masked_RxT[row], kept.kept_RxU[row]
         units = -(-int(length) // unit)
@@ -67,14 +73,14 @@ def test_each_copy_masks_its_share_and_no_padding(unit, ratio):
 
 
 def test_masks_do_not_depend_on_padding_or_place():
-    here, there = draw([150, 90], 150, 2), draw([90], 200, 2, rows=[1])
-    np.testing.assert_array_equal(here.masked_RxT[4:], there.masked_RxT[:, :150])
-    np.testing.assert_array_equal(here.length_R[4:], there.length_R)
+    here, there = masks([150, 90], 150, 1), masks([0, 200, 0, 90, 17], 200, 1, rows=[9, 8, 7, 1, 0])
+    np.testing.assert_array_equal(here.masked_RxT[4:], there.masked_RxT[12:16, :150])
+    np.testing.assert_array_equal(here.length_R[4:], there.length_R[12:16])
 
 
 def test_most_of_a_mask_lies_in_blocks():
-    """42.4 % of 1,000 frames in blocks of 5, the rest single frames (simulated from fairseq's rule)."""
-    masked = draw([1000], 1000, 1, clones=20).masked_RxT
+    """42.4 % of all frames in blocks of 5, the rest single frames (simulated from fairseq's rule)."""
+    masked = masks([200] * 5, 200, 1).masked_RxT
     in_blocks = sum(np.lib.stride_tricks.sliding_window_view(row, 5).all(1).sum() > 0 for row in masked)
     assert in_blocks == 20
     runs = [len(run) for row in masked for run in "".join("mx"[int(not m)] for m in row).split("x") if run]
@@ -83,15 +89,16 @@ def test_most_of_a_mask_lies_in_blocks():
 
 @pytest.mark.parametrize("squeeze", [1, 2, 4])
 def test_gather_and_scatter_are_inverse(squeeze):
-    kept = KeptFrames(4, 4, *draw([21, 14], 21, 4)[2:])
+    kept = KeptFrames(4, 4, *masks([21, 14], 21, 4)[2:])
     frames = np.random.default_rng(0).normal(size=(8, 21, 3)).astype(np.float32)
     windows = np.stack([frames[:, i : i + 1] for i in range(0, 21, squeeze)], 1)[:, :, 0]
-    seen = np.asarray(kept.gather(jnp.asarray(windows), squeeze))
+    seen = np.asarray(jax.jit(lambda kept, x: KeptFrames(4, 4, *kept).gather(x, squeeze))(kept[2:], windows))
     for row in range(8):
         of = np.repeat(kept.kept_RxU[row], 4 // squeeze)[: windows.shape[1]]
         np.testing.assert_array_equal(seen[row, : of.sum()], windows[row, of])
     if squeeze == 1:
-        back = np.asarray(kept.scatter(jnp.asarray(seen), jnp.full((8, 21, 3), 9.0)))
+        nine = np.full((8, 21, 3), 9, np.float32)
+        back = jax.jit(lambda kept, x: KeptFrames(4, 4, *kept).scatter(x, nine))(kept[2:], seen)
         own = np.repeat(kept.kept_RxU, 4, axis=1)[:, :21]
         np.testing.assert_array_equal(back, np.where(own[:, :, None], frames, 9.0))
 
@@ -142,20 +149,32 @@ def test_targets_against_numpy_and_padding():
         np.testing.assert_array_equal(target[1, :23], other[1, :23])
 
 
+def test_the_teacher_begins_as_the_student_and_the_mask_embedding_at_zero(monkeypatch):
+    params = variables()["params"]
+    monkeypatch.setattr(Data2VecModel, "init", lambda *_, **__: {"params": params})
+    begun = jax.device_get(jax.jit(MODEL.initialize)(jax.random.key(0)))
+    assert not begun["params"]["backbone"].pop("mask_embedding").any()
+    jax.tree.map(np.testing.assert_array_equal, begun["batch_stats"], {TEACHER: teacher_part(params)})
+    drawn = {**params["backbone"]}
+    assert drawn.pop("mask_embedding").any()
+    jax.tree.map(np.testing.assert_array_equal, begun["params"]["backbone"], drawn)
+
+
 def test_a_student_without_a_mask_is_the_teacher():
     """At the first update, with one copy and behind no decoder."""
-    lengths = np.array([SAMPLES, 9_000])
-    wave = np.random.default_rng(2).normal(size=(2, SAMPLES)).astype(np.float32)
+    length = np.array([FRAMES, 27])
+    x = np.random.default_rng(2).normal(size=(2, FRAMES, 16)).astype(np.float32)
     model = dataclasses.replace(MODEL, head=dataclasses.replace(HEAD, clones=1, mask_ratio=0.01))
 
     @jax.jit
     def both(variables):
-        kept = model.keep(row_keys(jax.random.key(0), jnp.arange(2)), jnp.array(lengths), SAMPLES, (Compression(),))
+        keys = row_keys(jax.random.key(0), jnp.arange(2))
+        kept = model.keep(keys, jnp.array([SAMPLES, 8_880]), SAMPLES, (Compression(),))
         student, plain = (
-            Backbone(BACKBONE).apply(
-                {"params": variables["params"]["backbone"]},
-                wave,
-                lengths,
+            Encoder(BACKBONE).apply(
+                {"params": teacher_part(variables["params"])},
+                x,
+                length,
                 Compression(),
                 deterministic=True,
                 kept=seen,
@@ -163,21 +182,21 @@ def test_a_student_without_a_mask_is_the_teacher():
             )
             for seen in (kept, None)
         )
-        hidden, noted = student
-        target = targets(model, variables["batch_stats"][TEACHER], hidden.inputs_BxTxD, hidden.length_B)
-        return kept.masked_RxT, noted["intermediates"]["encoder"], hidden, plain[0], target
+        return kept.masked_RxT, student, plain[0], targets(model, variables["batch_stats"][TEACHER], x, length)
 
-    masked, noted, hidden, plain, target = jax.device_get(both(variables()))
+    masked, (context, noted), plain, target = jax.device_get(both(variables()))
     assert not masked.any()
-    for row, expected in enumerate(expected_targets(feed_forward(noted), hidden.length_B, 1)):
-        np.testing.assert_allclose(target[row, : hidden.length_B[row]], expected, atol=2e-4)
-    np.testing.assert_allclose(plain.context_BxTxD, hidden.context_BxTxD, atol=1e-5)
+    for row, expected in enumerate(expected_targets(feed_forward(noted["intermediates"]), length, 1)):
+        np.testing.assert_allclose(target[row, : length[row]], expected, atol=2e-4)
+    np.testing.assert_allclose(plain, context, atol=1e-5)
 
 
 def test_what_is_masked_reaches_no_prediction():
-    """Neither through windows and pools nor through the convolution of positions: no gradient comes from there."""
+    """Neither through windows and pools nor through the convolution of positions: no gradient comes from there.
+
+    The decoder is given what the encoder makes of it, and noise.
+    """
     setting = Compression(2, 2, 1)
-    wave = np.random.default_rng(3).normal(size=(1, SAMPLES)).astype(np.float32)
     frames = np.random.default_rng(4).normal(size=(1, 40, 16)).astype(np.float32)
 
     @jax.jit
@@ -192,10 +211,7 @@ def test_what_is_masked_reaches_no_prediction():
             )
             return (y * jnp.arange(y.size).reshape(y.shape)).sum((1, 2))
 
-        out = MODEL.apply({"params": params}, wave, jnp.array([SAMPLES]), kept, setting, deterministic=True)
-        return kept.masked_RxT, jax.jacrev(context)(frames)[:, 0], out.prediction_RxTxD
+        return kept.masked_RxT, jax.jacrev(context)(frames)[:, 0]
 
-    masked, gradient, prediction = jax.device_get(influence(variables()["params"]))
+    masked, gradient = jax.device_get(influence(variables()["params"]))
     np.testing.assert_array_equal(masked, (gradient == 0).all(-1))
-    assert prediction.shape == (3, 40, 16) and np.isfinite(prediction).all()
-    assert len({row.tobytes() for row in prediction}) == 3
