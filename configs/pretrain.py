@@ -10,22 +10,24 @@
 
 Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid;
 slim_30, slim_50, slim_70, slim_100, slim_130, slim_200 and small of Liu et al. 2024; cpu_hour and gpu_day, for 2 CPU
-cores in an hour and one GPU in a day; or inherit: that of init_from), and `stochastic` (the default: squeeze 1 to 4
+cores in an hour and one GPU in a day; or inherit: that of init_from), `stochastic` (the default: squeeze 1 to 4
 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as
-published). large is wav2vec 2.0's for LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the
-published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices
-raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's architecture and large's recipe.
+published), and `contrastive` (the default) or `data2vec2`, with the recipe of that objective. large is wav2vec 2.0's
+for LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers
+(64 GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the
+first screen. xlsr_1b has XLS-R's architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes
 there and reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual
 up-samplers. The published sizes are for a GPU box or a TPU slice; none has been trained to the end here.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE
+from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, Data2VecConfig
 from sew_jax.models.sizes import model_options
 
 
@@ -80,13 +82,51 @@ RECIPES = {
 }
 
 
+# What data2vec 2.0 has otherwise, by section. Sources: base_audio_only_task.yaml and large_audio_only_task.yaml (for
+# LV-60k) in fairseq's examples/data2vec/config/v2; `demo` and `cpu_hour` are this project's
+_DATA2VEC_BASE: dict[str, dict[str, Any]] = {
+    "": dict(num_steps=400_000),
+    "model": dict(conv_norm="layer", normalize_wave=True, feature_grad_scale=1.0, input_dropout=0.0),
+    "optim": dict(lr=7.5e-4, warmup=0.02),
+    "input": dict(batch_seconds=500.0, crop_seconds=20.0),
+}
+_DATA2VEC_LARGE: dict[str, dict[str, Any]] = {
+    "": dict(num_steps=600_000),
+    "model": _DATA2VEC_BASE["model"] | dict(dropout=0.1, attention_dropout=0.1, layerdrop=0.0, pre_norm=False),
+    "optim": dict(lr=4e-4, warmup=1 / 60, clip_norm=1.0),
+    "input": dict(batch_seconds=960.0, crop_seconds=20.0),
+    "data2vec": dict(
+        clones=12,
+        mask_ratio=0.55,
+        mask_adjust=0.1,
+        top_layers=16,
+        decoder_width=768,
+        ema_start=0.9997,
+        ema_end=1.0,
+        ema_anneal=0.5,
+    ),
+}
+_DATA2VEC_SMALL: dict[str, dict[str, Any]] = {
+    "data2vec": dict(clones=4, top_layers=4, decoder_width=64, ema_start=0.99, ema_end=0.999, ema_anneal=0.5),
+}
+DATA2VEC = {
+    "demo": _DATA2VEC_SMALL,
+    "cpu_hour": _DATA2VEC_SMALL,
+    "large": _DATA2VEC_LARGE,
+    "large_lv60k": _DATA2VEC_LARGE,
+}
+
+
 def _names(arguments: str) -> list[str]:
     return [name.strip() for name in arguments.split(",") if name.strip()]
 
 
+_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2")
+
+
 def size_of(arguments: str) -> str:
     """The size that is named, or demo."""
-    return next((name for name in _names(arguments) if name not in ("stochastic", "fixed")), "demo")
+    return next((name for name in _names(arguments) if name not in _NO_SIZES), "demo")
 
 
 def get_config(arguments: str = "demo") -> ConfigDict:
@@ -106,6 +146,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.data = "demo"  # a folder in LibriSpeech's layout, a manifest, or several joined by commas
     config.split = "train"  # splits joined by commas
     config.init_from = ""  # a workdir, or hf:PATH, whose parameters to start from
+    # contrastive: wav2vec 2.0's, with head, mask and temperature; data2vec2: regression of a teacher, with data2vec
+    config.objective = "contrastive"
     config.seed = 0
     config.num_steps = recipe.num_steps
     config.checkpoint_every = 500 if small else 2000
@@ -122,6 +164,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     config.model = ConfigDict(model)
     config.head = ConfigDict(head)
+    config.data2vec = ConfigDict(dataclasses.asdict(Data2VecConfig()))
 
     # The table of settings is the product of the three sets, or a list of names (s1q1k1,s2q1.1.2.2k2,...) where given
     config.compression = ConfigDict()
@@ -138,15 +181,7 @@ def get_config(arguments: str = "demo") -> ConfigDict:
 
     config.mask = ConfigDict({"prob": 0.65, "span": recipe.span, "min_spans": 2})
     config.temperature = ConfigDict({"start": 2.0, "end": recipe.temperature_end, "anneal": recipe.anneal})
-    config.optim = ConfigDict()
-    config.optim.lr = recipe.lr
-    config.optim.warmup = recipe.warmup  # fraction of num_steps
-    config.optim.total = recipe.total  # where the rate would reach 0, as a fraction of num_steps
-    config.optim.eps = 1e-6
-    config.optim.weight_decay = 0.01
-    config.optim.clip_norm = 5.0 if small else 0.0
-    config.optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
-
+    config.optim = _optim(recipe, small)
     config.eval = _held_out(small)
 
     config.input = ConfigDict()
@@ -163,7 +198,33 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.max_bad = 10.0  # damaged utterances that may be skipped; below 1: their share
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4
+    if "data2vec2" in _names(arguments):
+        _take_data2vec(config, DATA2VEC.get(published, _DATA2VEC_BASE))
     return config
+
+
+def _take_data2vec(config: ConfigDict, recipe: dict[str, dict[str, Any]]) -> None:
+    """The recipe of data2vec 2.0 in the place of the contrastive task's; `inherit` keeps the checkpoint's model."""
+    config.objective = "data2vec2"
+    for section, values in recipe.items():
+        for name, value in values.items():
+            part = config[section] if section else config
+            if part[name] is not None:
+                part[name] = value
+    if config.model.layers is not None:
+        config.data2vec.top_layers = min(config.data2vec.top_layers, config.model.layers)
+
+
+def _optim(recipe: Recipe, small: bool) -> ConfigDict:
+    optim = ConfigDict()
+    optim.lr = recipe.lr
+    optim.warmup = recipe.warmup  # fraction of num_steps
+    optim.total = recipe.total  # where the rate would reach 0, as a fraction of num_steps
+    optim.eps = 1e-6
+    optim.weight_decay = 0.01
+    optim.clip_norm = 5.0 if small else 0.0
+    optim.max_skipped = 10  # updates in a row without a finite loss and gradient; one more ends the run
+    return optim
 
 
 def _held_out(small: bool) -> ConfigDict:

@@ -39,7 +39,12 @@ def demo(config: ConfigDict, workdir: Path) -> None:
 
     last = pretrained.metrics or {}
     say("")
-    if last:
+    if "target_std" in last:
+        say(
+            f"pre-training ended with a loss of {last['loss']:.2f}, predictions that vary by "
+            f"{last['prediction_std']:.2f} and targets by {last['target_std']:.2f}"
+        )
+    elif last:
         head = parts["pretrain"].head
         say(
             f"pre-training ended with contrastive accuracy {last['accuracy']:.2f} "

@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.hf_families import FAMILIES
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, Data2VecConfig, Head, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.parameters import path_name
 from sew_jax.models.pretrain import PretrainModel
@@ -159,20 +160,20 @@ def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str
     return {whole(path, name): layout.write(flat[path]) for path, (name, layout) in names.items() if path in flat}
 
 
-def parameter_shapes(backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None) -> dict[str, Any]:
+def parameter_shapes(backbone: BackboneConfig, head: Head | None) -> dict[str, Any]:
     """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model less its head."""
     return unflatten_dict(flat_shapes(backbone, head), sep="/")
 
 
 @functools.cache  # tracing a model takes a third of a second
-def flat_shapes(
-    backbone: BackboneConfig, head: PretrainHeadConfig | CTCHeadConfig | None
-) -> Mapping[str, jax.ShapeDtypeStruct]:
+def flat_shapes(backbone: BackboneConfig, head: Head | None) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The same by path."""
-    model = (
-        PretrainModel(backbone, head)
-        if isinstance(head, PretrainHeadConfig)
-        else CTCModel(backbone, head or CTCHeadConfig())
-    )
+    model: PretrainModel | Data2VecModel | CTCModel
+    if isinstance(head, PretrainHeadConfig):
+        model = PretrainModel(backbone, head)
+    elif isinstance(head, Data2VecConfig):
+        model = Data2VecModel(backbone, head)
+    else:
+        model = CTCModel(backbone, head or CTCHeadConfig())
     params = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
     return flatten_dict(params if head else {"backbone": params["backbone"]}, sep="/")

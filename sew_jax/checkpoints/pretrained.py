@@ -19,7 +19,7 @@ from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, s
 from sew_jax.compression import Compression, parse_table, settings_table
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, Head, head_type
 
 HUGGING_FACE = "hf:"
 
@@ -29,7 +29,7 @@ class Pretrained(NamedTuple):
 
     name: str  # as `init_from` gave it
     backbone: BackboneConfig
-    head: PretrainHeadConfig | CTCHeadConfig | None
+    head: Head | None
     vocabulary: Vocabulary | None  # of a CTC head
     trained: list[Compression]  # settings that it was trained at
     load: Callable[[Sharding], tuple[str, Any]]  # placement -> (which state of it, parameters)
@@ -68,7 +68,7 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
     revision = f"@{kept['revision']}" if kept["revision"] and "@" not in plain else ""
     pinned = name_language(plain + revision, language)
     backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
-    head = (CTCHeadConfig if kept["writes_text"] else PretrainHeadConfig)(**kept["head"]) if kept["head"] else None
+    head = head_type(kept["head"])(**kept["head"]) if kept["head"] else None
     return Pretrained(
         name=init_from,
         backbone=backbone,
@@ -114,7 +114,7 @@ def _workdir(name: str) -> Pretrained:
 
     try:
         backbone = BackboneConfig(**architecture["backbone"])
-        head = (CTCHeadConfig if has_text else PretrainHeadConfig)(**architecture["head"])
+        head = head_type(architecture["head"])(**architecture["head"])
         trained = settings_table(**record["config"]["compression"])
     except (KeyError, TypeError) as error:
         raise UserError(

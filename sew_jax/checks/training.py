@@ -28,6 +28,7 @@ from sew_jax.checks.modes import (
 )
 from sew_jax.checks.rules import (
     INT32,
+    Choice,
     Flag,
     Number,
     Rule,
@@ -42,7 +43,7 @@ from sew_jax.checks.rules import (
 )
 from sew_jax.compression import settings_table
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, Data2VecConfig, PretrainHeadConfig
 from sew_jax.rates import FRAME_SAMPLES, SAMPLE_RATE
 
 _RUN: Rules = {
@@ -137,6 +138,21 @@ _HEAD: dict[str, Rule] = {
     "diversity_weight": at_least(0, "of its term in the loss"),
     "penalty_weight": at_least(0, "of its term in the loss"),
 }
+_DATA2VEC: dict[str, Rule] = {
+    "clones": whole(1, "masks of each utterance"),
+    "mask_ratio": Number("of an utterance", 0, 1, above=True, below=True),
+    "mask_adjust": at_least(0, "beyond the ratio"),
+    "mask_block": whole(1, "frames"),
+    "top_layers": whole(1, "of which targets are made"),
+    "decoder_width": whole(1, "channels"),
+    "decoder_layers": whole(1, "convolutions"),
+    "decoder_kernel": whole(1, "taps"),
+    "decoder_groups": whole(1, ""),
+    "decoder_dropout": dropout("a probability"),
+    "ema_start": fraction("of the teacher that stays at an update"),
+    "ema_end": fraction("of the teacher that stays at an update"),
+    "ema_anneal": at_least(0, "the fraction of num_steps after which the decay is at its end"),
+}
 
 
 def needs_an_architecture(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -146,7 +162,8 @@ def needs_an_architecture(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    for owner, part in ((BackboneConfig, config.model), (PretrainHeadConfig, config.head)):
+    owners = ((BackboneConfig, config.model), (PretrainHeadConfig, config.head), (Data2VecConfig, config.data2vec))
+    for owner, part in owners:
         if None in part.values():  # known when init_from is opened
             continue
         try:
@@ -192,14 +209,29 @@ def _sandwich_has_layers(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "sandwich.enabled", "a table of one setting has nothing beside the largest; name more in compression"
 
 
+def _data2vec_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.objective != "data2vec2":
+        return
+    layers, top = config.model.layers, config.data2vec.top_layers
+    if layers is not None and top > layers:
+        yield "data2vec.top_layers", f"{top} is more than model.layers={layers}"
+    if config.model.tail == "drop":
+        yield "model.tail", "data2vec2 learns from each frame; take keep"
+    if config.sandwich.enabled and config.sandwich.distill:
+        problem = f"{config.sandwich.distill:g} needs a distribution, which data2vec2 has none of; take 0"
+        yield "sandwich.distill", problem
+
+
 PRETRAIN = Mode(
     keys={
         "mode": mode("pretrain"),
         "data": DATA,
         "init_from": Text(),
+        "objective": Choice("", ("contrastive", "data2vec2"), default="contrastive"),
         **_RUN,
         "model": defaults_of(BackboneConfig, _MODEL),
         "head": defaults_of(PretrainHeadConfig, _HEAD),
+        "data2vec": defaults_of(Data2VecConfig, _DATA2VEC),
         "mask": {
             "prob": fraction("of frames that begin a span, times the span"),
             "span": whole(1, "frames"),
@@ -225,6 +257,7 @@ PRETRAIN = Mode(
         _temperature_falls,
         _rate_falls_after_warmup,
         _sandwich_has_layers,
+        _data2vec_fits,
     ),
 )
 FINETUNE = Mode(

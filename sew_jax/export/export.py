@@ -24,7 +24,7 @@ from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
 from sew_jax.export.model_card import folder_use, onnx_use, programs_use, shared_record, transformers_use, write_card
 from sew_jax.export.stablehlo import parse_buckets, write_programs
 from sew_jax.files import local_folder, write_json, writing_to
-from sew_jax.models.config import PretrainHeadConfig
+from sew_jax.models.config import Data2VecConfig, PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
 
 
@@ -175,6 +175,8 @@ def _expressed(pretrained: Pretrained, setting: Compression, drop_tail: bool) ->
             )
         backbone = dataclasses.replace(backbone, tail="drop")
     backbone, head = dataclasses.replace(backbone, upsample_factors=(squeeze,)), pretrained.head
-    if isinstance(head, PretrainHeadConfig) and (family != "wav2vec2" or head.projection == "mlp"):
+    if isinstance(head, Data2VecConfig):
+        head = None  # what is left of data2vec 2.0 is its backbone
+    elif isinstance(head, PretrainHeadConfig) and (family != "wav2vec2" or head.projection == "mlp"):
         head = None  # transformers has no such class: the backbone goes alone
     return family, Architecture(backbone, head, squeeze)

@@ -3,7 +3,7 @@
 B utterances, N samples, T frames at the front end's rate, C feature channels, D width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.frontend import Frontend, feature_width
+from sew_jax.models.kept_frames import KeptFrames
 from sew_jax.models.layers import Dropout, layer_norm, torch_dense
 from sew_jax.models.lengths import mask_from_lengths
 
@@ -25,6 +26,7 @@ class Hidden(NamedTuple):
     penalty: jax.Array  # mean square of the front end's raw output over valid frames
     length_B: jax.Array  # valid frames
     others_BxTxD: tuple[jax.Array, ...] = ()  # the context at each of the other settings
+    inputs_BxTxD: Any = None  # of the encoder, before dropout and masks
 
 
 class Backbone(nn.Module):
@@ -48,8 +50,12 @@ class Backbone(nn.Module):
         channel_mask_BxD=None,
         others: tuple[Compression, ...] = (),
         row_B=None,
+        kept: KeptFrames | None = None,
     ) -> Hidden:
         """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing.
+
+        With `kept` the encoder computes these frames alone, of each of their copies of each row, and contexts are of so
+        many rows and frames.
 
         `others` are computed on the same input, which gets no gradient from them: the front end follows `compression`
         alone. `row_B` numbers what the rows hold, which all noise is drawn by (see `noise`).
@@ -68,6 +74,7 @@ class Backbone(nn.Module):
             x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(
                 features
             )
+        inputs_BxTxD = x_BxTxD
         x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic, row_B)
 
         embedding_D = self.param("mask_embedding", nn.initializers.uniform(1.0), (config.width,))
@@ -75,11 +82,18 @@ class Backbone(nn.Module):
             x_BxTxD = jnp.where(time_mask_BxT[:, :, None], embedding_D.astype(x_BxTxD.dtype), x_BxTxD)
         if channel_mask_BxD is not None:
             x_BxTxD = jnp.where(channel_mask_BxD[:, None, :], jnp.zeros((), x_BxTxD.dtype), x_BxTxD)
+        rows = frames_B, row_B
+        if kept is not None:
+            x_BxTxD, rows = kept.without_masked(x_BxTxD), (kept.copies(frames_B), kept.numbers(row_B))
         encoder = Encoder(config, name="encoder")
-        context = encoder(x_BxTxD, frames_B, compression, deterministic, row_B)
+
+        def encode(x, setting: Compression):
+            return encoder(x, rows[0], setting, deterministic, rows[1], kept)
+
+        context = encode(x_BxTxD, compression)
         detached = jax.lax.stop_gradient(x_BxTxD)
-        beside = tuple(encoder(detached, frames_B, other, deterministic, row_B) for other in others)
-        return Hidden(context, features, penalty, frames_B, beside)
+        beside = tuple(encode(detached, other) for other in others)
+        return Hidden(context, features, penalty, frames_B, beside, inputs_BxTxD)
 
 
 def _scale_gradient(x, scale: float):

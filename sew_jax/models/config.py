@@ -1,6 +1,7 @@
 """The architecture as frozen, hashable values."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 from sew_jax.compression import Compression
@@ -179,9 +180,47 @@ class PretrainHeadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Data2VecConfig:
+    """data2vec 2.0's masks, decoder, teacher and targets (defaults: its base for speech)."""
+
+    clones: int = 8  # masks of each utterance in an update; front end and targets are computed once
+    mask_ratio: float = 0.5  # of an utterance, exactly
+    mask_adjust: float = 0.05  # so much more than the ratio would be masked if no two blocks overlapped
+    mask_block: int = 5  # frames
+    top_layers: int = 8  # whose feed-forward parts' outputs are averaged to a target
+    decoder_width: int = 384
+    decoder_layers: int = 4
+    decoder_kernel: int = 7
+    decoder_groups: int = 16
+    decoder_dropout: float = 0.1  # on its input
+    ema_start: float = 0.999  # the teacher's decay: how much of it stays at an update
+    ema_end: float = 0.99999
+    ema_anneal: float = 0.1875  # the fraction of num_steps after which the decay is there, in a line
+
+    def __post_init__(self):
+        if self.decoder_width % self.decoder_groups:
+            raise UserError(
+                f"data2vec.decoder_width {self.decoder_width} is no multiple of "
+                f"data2vec.decoder_groups {self.decoder_groups}"
+            )
+        if self.ema_end < self.ema_start:
+            raise UserError(f"data2vec.ema_end: {self.ema_end} must be at least data2vec.ema_start={self.ema_start}")
+
+
+@dataclasses.dataclass(frozen=True)
 class CTCHeadConfig:
     """The fine-tuning head."""
 
     symbols: int = 32
     dropout: float = 0.0  # before the linear layer
     blank: int = 0  # which symbol is the CTC blank
+
+
+Head = PretrainHeadConfig | Data2VecConfig | CTCHeadConfig
+
+
+def head_type(fields: Collection[str]) -> type[Head]:
+    """The kind of head that a record with these fields is of."""
+    if "symbols" in fields:
+        return CTCHeadConfig
+    return Data2VecConfig if "clones" in fields else PretrainHeadConfig

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sew_jax.compression import Compression
 from sew_jax.models.compressor import COMPRESSOR_TAPS
-from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, Data2VecConfig, PretrainHeadConfig
 from sew_jax.models.frontend import (
     ENVELOPES,
     FBANK_CHANNELS,
@@ -111,13 +111,11 @@ def count_update_flop(
     parameters, or is frozen by `feature_grad_scale=0`, has none. `others` are settings that the update computes beside
     `compression`, on the same pass of the front end.
     """
-    spared = dropped = 0.0
-    for stage in _extractor(config, samples):
-        spared += stage.macs * (2 - stage.backward if config.feature_grad_scale else 2)
+    dropped = 0.0
     for setting in (compression, *others):
         one = count_macs(config, setting, samples)
         dropped += config.layerdrop * (one.projections + one.attention + one.feed_forward)
-    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 2 * spared
+    return 6 * (count_shared_macs(config, (compression, *others), samples) - dropped) - 2 * _spared(config, samples)
 
 
 def count_pretrain_flop(
@@ -140,6 +138,41 @@ def count_pretrain_flop(
         shared += (head.code_width + head.final_width) * head.mlp_width
         each += (config.width + head.final_width) * head.mlp_width
     return count_update_flop(config, compression, samples, others) + 6 * masked * (shared + each * (1 + len(others)))
+
+
+def count_data2vec_flop(
+    config: BackboneConfig,
+    head: Data2VecConfig,
+    compression: Compression,
+    samples: int,
+    kept: int,
+    teacher: Compression,
+    others: Sequence[Compression] = (),
+) -> float:
+    """FLOP of one utterance's part of an update of data2vec 2.0: a front end, a teacher, and each copy's student.
+
+    Args:
+      kept: frames that a student's layers see.
+    """
+    frames, width = frame_count(config, samples), config.width
+    kept_samples = kept * config.frame_samples + 240  # of which every front end makes so many frames
+    wide, groups = head.decoder_width, head.decoder_groups
+    first = head.decoder_kernel * width * wide // groups
+    decoder = frames * (first + (head.decoder_layers - 1) * head.decoder_kernel * wide**2 // groups + wide * width)
+    student = 0.0
+    for setting in (compression, *others):
+        seen, whole = count_macs(config, setting, kept_samples), count_macs(config, setting, samples)
+        layers = (1 - config.layerdrop) * (seen.projections + seen.attention + seen.feed_forward)
+        student += layers + seen.upsampler + whole.pos_conv + decoder
+    whole = count_macs(config, teacher, samples)
+    front = 6 * (whole.total - whole.encoder) - 2 * _spared(config, samples)
+    return front + 2 * (whole.encoder - whole.upsampler) + 6 * head.clones * student
+
+
+def _spared(config: BackboneConfig, samples: int) -> float:
+    """MACs of a front end's backward pass that need not be computed."""
+    stages = _extractor(config, samples)
+    return sum(stage.macs * (2 - stage.backward if config.feature_grad_scale else 2) for stage in stages)
 
 
 def _lender(config: BackboneConfig, squeeze: int) -> int:

@@ -14,6 +14,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
 from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
+from sew_jax.models.kept_frames import KeptFrames
 from sew_jax.models.layers import Dropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
@@ -26,13 +27,21 @@ class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
     The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is the encoder
-    of wav2vec 2.0.
+    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all.
     """
 
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, length_B, compression: Compression, deterministic: bool, row_B=None):
+    def __call__(
+        self,
+        x_BxTxD,
+        length_B,
+        compression: Compression,
+        deterministic: bool,
+        row_B=None,
+        kept: KeptFrames | None = None,
+    ):
         config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
         config.check_setting(compression)
         x_BxTxD = zero_padding(x_BxTxD, length_B)
@@ -51,6 +60,9 @@ class Encoder(nn.Module):
             x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
         else:
             squeezed_B = pooled_length(length_B, squeeze)
+        if kept is not None:
+            x_BxWxD = kept.gather(x_BxWxD, squeeze)
+            frames, length_B, squeezed_B = kept.frames, kept.length_R, pooled_length(kept.length_R, squeeze)
 
         norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
         if norm and not config.pre_norm:
@@ -275,6 +287,7 @@ class Layer(nn.Module):
         x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
         x = Dropout(config.activation_dropout)(x, deterministic, row_B)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
+        self.sow("intermediates", "feed_forward", x)  # what data2vec's targets are made of
         return Dropout(config.dropout)(x, deterministic, row_B)
 
 

@@ -15,6 +15,7 @@ _FRESH = (
     "symbols/",
     "quantizer/",
     "project_",
+    "decoder/",
 )
 # In the names of the backbone's kernels that meet float32 whatever its dtype
 _WIDE = ("/gate/", "/compressor/weight/")

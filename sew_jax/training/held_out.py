@@ -1,8 +1,9 @@
 """Held-out evaluation inside training: what a run is worth at each setting, while it goes on.
 
-Pre-training: contrastive loss and accuracy under fixed masks and negatives, how much each layer changes the stream, and
-whether the settings' contexts speak one language. Fine-tuning: word error rate. Rows go to `held_out.jsonl`.
-B utterances, T frames, M masked frames, D width.
+Pre-training: the objective's loss under fixed masks and negatives (and the contrast's accuracy), how much each layer
+changes the stream, and whether the settings' contexts speak one language. Fine-tuning: word error rate. Rows go to
+`held_out.jsonl`.
+B utterances, T frames.
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,20 +29,17 @@ from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
 from sew_jax.decoding.greedy import greedy
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
-from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
-from sew_jax.models.encoder import Layer
-from sew_jax.models.frontend import frame_count
-from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
-from sew_jax.models.noise import row_keys
+from sew_jax.models.data2vec import Data2VecModel
+from sew_jax.models.kept_frames import unit_of
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
 from sew_jax.training import losses
 from sew_jax.training.losses import LOG2E
+from sew_jax.training.pretrain_scores import score_contrast, score_regression
 from sew_jax.training.task import SpanMask, Task
 
 AUTO = "auto"  # the split `dev`, where the data have one
@@ -104,7 +101,7 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
             raise UserError(f"eval.split: {error}") from error
         say("  held out  nothing: the data have no usable split `dev`; --config.eval.split names another")
         return None
-    make = _word_errors if task.vocabulary else _contrastive
+    make = _word_errors if task.vocabulary else _pretraining
     held_out = make(config, task, mesh, split, settings, source)
     say(f"  held out  {split}: every {options.every} updates at {' '.join(map(str, settings))}; rows in held_out.jsonl")
     return held_out
@@ -118,7 +115,7 @@ def _default_settings(task: Task) -> list[Compression]:
     return list(dict.fromkeys((ordered[-1], ordered[0])))
 
 
-def _contrastive(
+def _pretraining(
     config: ConfigDict, task: Task, mesh: Mesh, split: str, settings: list[Compression], source: Source
 ) -> HeldOut:
     samples = min(round(config.input.crop_seconds * SAMPLE_RATE), int(source.samples.max()))
@@ -126,9 +123,13 @@ def _contrastive(
     rows = -(-min(rows, len(source)) // mesh.size) * mesh.size
     sharding = batch_sharding(mesh)
     batch = place_batch(_first_seconds(source, share_of(sharding).rows(np.arange(rows)), samples, rows), sharding)
-    assert isinstance(task.model, PretrainModel)
-    model = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
-    function = functools.partial(_score, model, SpanMask(**config.mask), settings[0], config.seed)
+    assert isinstance(task.model, (PretrainModel, Data2VecModel))
+    model: Any = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
+    if isinstance(model, Data2VecModel):
+        unit_of(settings, model.backbone.layers)  # names those that no masks fit
+        function = functools.partial(score_regression, model, settings[0], config.seed)
+    else:
+        function = functools.partial(score_contrast, model, SpanMask(**config.mask), settings[0], config.seed)
 
     def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
         rows = []
@@ -153,83 +154,6 @@ def _first_seconds(source: Source, mine: np.ndarray, samples: int, rows: int) ->
             continue
         wave[i, : len(speech)], length[i] = speech, len(speech)
     return {"wave": wave, "length": length, "crop": mine.astype(np.int32)}
-
-
-def _score(
-    model: PretrainModel, mask: SpanMask, largest: Compression, seed: int, variables, batch, compression: Compression
-) -> dict[str, jax.Array]:
-    """Contrastive bits and accuracy without noise; mean cosine to the largest setting's context; each layer's change.
-
-    Masks and negatives are the same at each evaluation and each setting.
-    """
-    mask_key, negative_key = jax.random.split(jax.random.key(seed))
-    frames = frame_count(model.backbone, batch["wave"].shape[1])
-    length_B = frame_count(model.backbone, batch["length"])
-    masked = masked_frames(
-        row_keys(mask_key, batch["crop"]),
-        length_B,
-        frames,
-        slots=mask_slots(frames, prob=mask.prob, span=mask.span),
-        prob=mask.prob,
-        span=mask.span,
-        min_spans=mask.min_spans,
-    )
-    others = () if compression == largest else (largest,)
-    changes = []  # of all settings' layers, in the order in which they are computed
-
-    def note_change(call, arguments, options, context):
-        output = call(*arguments, **options)
-        if isinstance(context.module, Layer) and context.method_name == "__call__":
-            stream, length_B = arguments[:2]
-            changes.append(_change(stream, output, length_B, unit=not model.backbone.pre_norm))
-        return output
-
-    with nn.intercept_methods(note_change):
-        out, kept = model.apply(
-            variables,
-            batch["wave"],
-            batch["length"],
-            masked,
-            compression,
-            1.0,  # without noise the temperature decides nothing
-            deterministic=True,
-            others=others,
-            capture_intermediates=lambda module, _: isinstance(module, Backbone),
-        )
-    logits_BxMxC = losses.contrastive_logits(
-        out.prediction_BxMxF,
-        out.target_BxMxF,
-        out.quantized.codes_BxMxG,
-        negative_indices(row_keys(negative_key, batch["crop"]), masked.valid_BxM, model.head.negatives),
-        model.head.logit_temperature,
-    )
-    contrastive, accuracy = losses.contrastive(logits_BxMxC, masked.valid_BxM)
-    (hidden,) = kept["intermediates"]["backbone"]["__call__"]
-    valid_BxT = mask_from_lengths(hidden.length_B, frames)
-    other = hidden.others_BxTxD[0] if others else hidden.context_BxTxD
-    return {
-        "loss_contrastive": contrastive.mean * LOG2E,
-        "accuracy": accuracy.mean,
-        "cosine": _mean(losses.cosine(hidden.context_BxTxD, other), valid_BxT),
-        "layer_changes": jnp.array(changes[: model.backbone.layers]),
-    }
-
-
-def _mean(x_BxT, valid_BxT):
-    return jnp.where(valid_BxT, x_BxT, 0.0).sum() / jnp.maximum(valid_BxT.sum(), 1)
-
-
-def _change(before_BxWxD, after_BxWxD, length_B, *, unit: bool):
-    """Mean over valid frames of the norm of what a layer adds, over that of what it is given.
-
-    With `unit`, of the two as unit vectors: behind a norm, their lengths say nothing.
-    """
-    before, after = before_BxWxD.astype(jnp.float32), after_BxWxD.astype(jnp.float32)
-    length = functools.partial(jnp.linalg.norm, axis=-1, keepdims=True)
-    if unit:
-        before, after = (x / jnp.maximum(length(x), 1e-9) for x in (before, after))
-    added = length(after - before) / jnp.maximum(length(before), 1e-9)
-    return _mean(added[:, :, 0], mask_from_lengths(length_B, before.shape[1]))
 
 
 def _word_errors(
@@ -310,6 +234,8 @@ def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
         f"{row['setting']} WER {row['wer']:.1%} {row['loss']:.1f} bits"
         if "wer" in row
         else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
+        if "accuracy" in row
+        else f"{row['setting']} loss {row['loss']:.3f}"
         for row in rows
     ]
     return f"held-out {held_out.split} | {' | '.join(parts)}"

@@ -116,6 +116,22 @@ def ctc_distillation(teacher_BxTxV, student_BxTxV, length_B, weight_B) -> Term:
     return Term((divergence_B * weight_B).sum(), weight_B.sum())
 
 
+def regression(prediction_RxTxD, target_RxTxD, masked_RxT) -> Term:
+    """data2vec 2.0's: squared differences over the square root of the width; weights count masked frames."""
+    scale = prediction_RxTxD.shape[2] ** -0.5
+    error_RxT = jnp.square(prediction_RxTxD - target_RxTxD).sum(-1) * scale
+    return Term(jnp.where(masked_RxT, error_RxT, 0.0).sum(), masked_RxT.sum().astype(jnp.float32))
+
+
+def deviation(x_RxTxD, masked_RxT) -> jax.Array:
+    """Mean over channels of the standard deviation over all masked frames (fairseq's `compute_var`)."""
+    masked_RxTx1 = masked_RxT[:, :, None]
+    count = masked_RxT.sum()
+    mean_D = jnp.where(masked_RxTx1, x_RxTxD, 0.0).sum((0, 1)) / jnp.maximum(count, 1)
+    squares_D = jnp.where(masked_RxTx1, jnp.square(x_RxTxD - mean_D), 0.0).sum((0, 1))
+    return jnp.sqrt(squares_D / jnp.maximum(count - 1, 1) + 1e-6).mean()
+
+
 def _frame_weights(valid_BxM) -> jax.Array:
     return (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
 

@@ -34,7 +34,7 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
       workdir: of all modes; nothing is written.
 
     Raises:
-      UserError: the sizes make no sense.
+      UserError: the sizes make no sense, or the model cannot compute a setting of the table.
     """
     check_config(config)
     jax.config.update("jax_platforms", "cpu")  # asks no device, and no other process
@@ -43,8 +43,10 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     memory = (where.machine.memory_gib or 0) if where else config.memory_gib
     crop = round(pretrain.input.crop_seconds * SAMPLE_RATE)
     rows = max(round(pretrain.input.batch_seconds / pretrain.input.crop_seconds / devices), 1)
-    fields = fields_of_table(settings_table(**pretrain.compression))
-    backbone = BackboneConfig(**pretrain.model, **fields, dtype=pretrain.dtype)
+    table = settings_table(**pretrain.compression)
+    backbone = BackboneConfig(**pretrain.model, **fields_of_table(table), dtype=pretrain.dtype)
+    for setting in table:
+        backbone.check_setting(setting)
     head = PretrainHeadConfig(**pretrain.head)
     optimizer = optim.adam(lambda _: 1.0, eps=1.0, weight_decay=1.0, clip_norm=1.0)
 

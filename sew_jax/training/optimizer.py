@@ -22,6 +22,17 @@ def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
     return schedule
 
 
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """data2vec 2.0's: update n has peak * n / warmup, then half a cosine falls to 0 at `total_steps`."""
+
+    def schedule(count: jax.Array | int) -> jax.Array:
+        n = count + 1.0
+        done = jnp.clip((n - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        return peak * jnp.minimum(n / max(warmup_steps, 1), 0.5 * (1 + jnp.cos(jnp.pi * done)))
+
+    return schedule
+
+
 def tri_stage(
     peak: float, total_steps: int, warmup: float = 0.1, hold: float = 0.4, initial: float = 0.01, final: float = 0.05
 ) -> optax.Schedule:
@@ -46,6 +57,7 @@ def adam(
     frozen_until: PathFunction | None = None,
     lr_scale: PathFunction | None = None,
     b2: float = 0.98,
+    decay_vectors: bool = True,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on every parameter (fairseq), and groups that start late or have their own rate.
 
@@ -53,13 +65,15 @@ def adam(
       clip_norm: bound of the global gradient norm; 0 clips nothing.
       frozen_until: the update count at which a parameter starts to move (inf: never); None freezes nothing.
       lr_scale: what the schedule's rate is multiplied by for a parameter; None: by 1.
+      decay_vectors: whether parameters of one axis, as biases and gains, decay too.
     """
+    decayed = None if decay_vectors else lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
     gate = _gate(frozen_until) if frozen_until else optax.identity()
     return optax.chain(
         gate,
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=0.9, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.add_decayed_weights(weight_decay, decayed) if weight_decay else optax.identity(),
         optax.scale_by_learning_rate(schedule),
         _scale_groups(lr_scale) if lr_scale else optax.identity(),
         gate,  # again: decay must not move what is frozen

@@ -1,21 +1,20 @@
-"""Pre-training: wav2vec 2.0's contrastive task at the settings of a table.
+"""Pre-training at the settings of a table: its objectives' common opening, and wav2vec 2.0's contrastive task.
 
 B utterances, T frames, M masked frames, N negatives, C candidates (1 + N), F final width, G codebooks, V codes.
 """
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import open_origin
 from sew_jax.compression import Draw, settings_table
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, Data2VecConfig, Head, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
 from sew_jax.models.noise import row_keys
@@ -24,9 +23,11 @@ from sew_jax.models.quantizer import Quantized
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
+from sew_jax.training.data2vec import data2vec
 from sew_jax.training.losses import LOG2E, Term
 from sew_jax.training.task import (
     LARGEST_ALONE,
+    Learning,
     MicroLoss,
     Sandwich,
     SpanMask,
@@ -59,22 +60,34 @@ class Temperature:
         return self.start * (self.end / self.start) ** jnp.minimum(progress / self.anneal, 1.0)
 
 
-class Learning(NamedTuple):
-    """What an update computes, whatever the data."""
+def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig | Data2VecConfig) -> Learning:
+    """Pre-training of a model by the objective of its head.
 
-    model: PretrainModel
-    micro_loss: MicroLoss
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    Of the recipe `mask`, `temperature`, `sandwich`, `optim`, `num_steps`, `input.crop_seconds` and `compression` are
+    read.
+
+    Raises:
+      UserError: the objective does not fit the model.
+    """
+    if isinstance(head, Data2VecConfig):
+        return data2vec(recipe, backbone, head)
+    return contrastive(recipe, backbone, head)
 
 
-def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
-    """Pre-training of a model; of the recipe `mask`, `temperature`, `sandwich`, `optim` and `num_steps` are read."""
-    model, steps = PretrainModel(backbone, head), recipe.num_steps
+def contrastive(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
+    """Pre-training by wav2vec 2.0's contrastive task."""
+    model, steps, mask = PretrainModel(backbone, head), recipe.num_steps, SpanMask(**recipe.mask)
     schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
     sandwich = Sandwich(recipe.sandwich.weight, recipe.sandwich.distill)
-    micro_loss = pretrain_micro_loss(model, SpanMask(**recipe.mask), Temperature(**recipe.temperature), sandwich)
-    return Learning(model, micro_loss, adam(schedule, recipe.optim), schedule)
+    micro_loss = pretrain_micro_loss(model, mask, Temperature(**recipe.temperature), sandwich)
+    frames = int(recipe.input.crop_seconds * SAMPLE_RATE) // backbone.frame_samples
+    watchdog = Watchdog(
+        chance=math.log2(1 + head.negatives),
+        codebook=head.codebooks * head.codes,
+        groups=head.codebooks,
+        masked=mask_slots(frames, prob=mask.prob, span=mask.span) / frames,
+    )
+    return Learning(model, micro_loss, adam(schedule, recipe.optim), schedule, watchdog)
 
 
 def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) -> Task:
@@ -91,14 +104,17 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         dtype=config.dtype,
         remat=config.remat,
     )
-    head = PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head))
+    head: PretrainHeadConfig | Data2VecConfig
+    if config.objective == "data2vec2":
+        head = Data2VecConfig(**config.data2vec)
+    else:
+        head = PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head))
     draws = draws_of(config, table, backbone)
-    mask = SpanMask(**config.mask)
     # a span needs its frames and a last one, which is never masked
-    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), (mask.span + 2) * backbone.frame_samples + 400)
+    least = (config.mask.span + 2) * backbone.frame_samples + 400
+    min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), least)
     source, problems = open_audio(config, min_samples=min_samples, need_text=False)
     learning = pretraining(config, backbone, head)
-    frames = int(config.input.crop_seconds * SAMPLE_RATE) // backbone.frame_samples
     crop_samples = round(config.input.crop_seconds * SAMPLE_RATE)
 
     return Task(
@@ -117,13 +133,9 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         micro_loss=learning.micro_loss,
         optimizer=learning.optimizer,
         schedule=learning.schedule,
-        watchdog=Watchdog(
-            chance=math.log2(1 + head.negatives),
-            codebook=head.codebooks * head.codes,
-            groups=head.codebooks,
-            masked=mask_slots(frames, prob=mask.prob, span=mask.span) / frames,
-        ),
+        watchdog=learning.watchdog,
         origin=pretrained and pretrained.recorded(),
+        teacher=learning.teacher,
     )
 
 
@@ -207,9 +219,7 @@ def _perplexities(quantized: Quantized, valid_BxM: jax.Array, weight: jax.Array,
     }
 
 
-def _inherit(
-    options: ConfigDict, inherited: BackboneConfig | PretrainHeadConfig | CTCHeadConfig | None
-) -> dict[str, Any]:
+def _inherit(options: ConfigDict, inherited: BackboneConfig | Head | None) -> dict[str, Any]:
     """Options with those that are None taken from what the run starts from; a head of another kind gives none."""
     given = {name: value for name, value in options.items() if value is not None}
     return given | {

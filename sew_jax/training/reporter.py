@@ -176,6 +176,9 @@ class Reporter:
             parts += [f"loss {mean['loss']:.2f} bits ({terms})", f"acc {mean['accuracy']:.3f}"]
             codes = f"{mean['code_perplexity']:.0f}/{head['codebooks'] * head['codes']}"
             parts += [f"codes {codes} ppl {mean['prob_perplexity']:.0f}"]
+        elif "target_std" in mean:
+            parts += [f"loss {mean['loss']:.3f}", f"std {mean['prediction_std']:.3f} of {mean['target_std']:.3f}"]
+            parts += [f"ema {mean['ema_decay']:.5f}"]
         else:
             parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]

@@ -14,7 +14,7 @@ from sew_jax.buckets import is_remote
 from sew_jax.checkpoints.checkpointer import newest_record
 from sew_jax.checks.check import recorded_defaults
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import BackboneConfig, head_type
 from sew_jax.names import split_names
 from sew_jax.runtime.distributed import same_everywhere
 from sew_jax.storage import is_there, patient
@@ -147,7 +147,7 @@ def _model_change(earlier: dict[str, Any], record: dict[str, Any]) -> str:
 
 
 def _flat_architecture(record: dict[str, Any]) -> dict[str, Any]:
-    head = CTCHeadConfig if record["config"].get("mode") == "finetune" else PretrainHeadConfig
+    head = head_type(record["architecture"].get("head", ()))
     parts = {"backbone": BackboneConfig, "head": head}
     defaults = {name: json.loads(json.dumps(dataclasses.asdict(part()))) for name, part in parts.items()}
     return _flat(defaults) | _flat(record["architecture"])

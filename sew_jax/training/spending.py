@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Draw
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
-from sew_jax.models.cost import count_pretrain_flop, count_update_flop
+from sew_jax.models.cost import count_data2vec_flop, count_pretrain_flop, count_update_flop
+from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.frontend import frame_count
+from sew_jax.models.kept_frames import masked_units, unit_of
+from sew_jax.models.lengths import pooled_length
 from sew_jax.models.masking import mask_slots
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.runtime.energy import EnergyMeter
@@ -22,6 +25,15 @@ def pretrain_flop(
     """FLOP of an utterance of so many samples in an update of pre-training."""
     masked = mask_slots(frame_count(backbone, samples), prob=mask.prob, span=mask.span)
     return count_pretrain_flop(backbone, head, drawn.setting, samples, masked, drawn.others)
+
+
+def data2vec_flop(model: Data2VecModel, drawn: Draw, samples: int) -> float:
+    """FLOP of an utterance of so many samples in an update of data2vec 2.0."""
+    backbone, settings = model.backbone, (drawn.setting, *drawn.others)
+    unit = unit_of(settings, backbone.layers)
+    units = pooled_length(frame_count(backbone, samples), unit)
+    kept = (units - masked_units(units, model.head.mask_ratio)) * unit
+    return count_data2vec_flop(backbone, model.head, drawn.setting, samples, kept, model.teacher, drawn.others)
 
 
 class Spending:
@@ -47,4 +59,6 @@ class Spending:
     def _count(self, drawn: Draw, samples: int) -> float:
         if isinstance(self._model, PretrainModel):
             return pretrain_flop(self._model.backbone, self._model.head, drawn, samples, self._config.mask)
+        if isinstance(self._model, Data2VecModel):
+            return data2vec_flop(self._model, drawn, samples)
         return count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others)

@@ -18,6 +18,7 @@ from sew_jax.models.parameters import path_name
 from sew_jax.training.losses import Term
 from sew_jax.training.optimizer import PathFunction, applied_updates, moving_alone
 from sew_jax.training.task import MicroLoss, Params
+from sew_jax.training.teacher import Teacher
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
 _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metrics of micro-batches
@@ -46,7 +47,7 @@ class Gradients(NamedTuple):
 class TrainState:
     """What training carries from update to update; nothing random is in it: each draw is made from (seed, step).
 
-    step: updates done; batch_stats: running statistics of BatchNorm heads (empty without).
+    step: updates done; batch_stats: running averages: statistics of BatchNorm heads, a teacher (empty without).
     """
 
     step: jax.Array
@@ -66,10 +67,14 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
 
 
 def make_step(
-    micro_loss: MicroLoss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
+    micro_loss: MicroLoss,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    accumulate: int,
+    teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Batch, OfRun, Draw], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step (state, batch, run, draw) in one function; its two halves are described below."""
-    gradients, update = make_gradients(micro_loss, accumulate), make_update(optimizer, schedule)
+    gradients, update = make_gradients(micro_loss, accumulate), make_update(optimizer, schedule, teacher=teacher)
 
     def step(state: TrainState, batch: Batch, run: OfRun, compression: Draw) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(state, gradients(state, batch, run, compression))
@@ -114,13 +119,16 @@ def make_gradients(
 
 
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule, frozen_until: PathFunction | None = None
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    frozen_until: PathFunction | None = None,
+    teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Gradients], tuple[TrainState, dict[str, jax.Array]]]:
     """The half of a step that is the same for every draw, so that it is compiled once.
 
     An update whose loss or gradient is not finite, or whose weight is 0 as where none of its audio could be read,
     changes nothing but the count of updates; its metric `skipped` is 1. `frozen_until` is the optimiser's: `grad_norm`
-    leaves out what does not move yet.
+    leaves out what does not move yet. A `teacher` follows the parameters of each update that is applied.
     """
 
     def update(state: TrainState, sums: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -137,12 +145,12 @@ def make_update(
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
         applied = finite & (sums.weight > 0)
         scalars["skipped"] = 1.0 - applied
-        updated = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            batch_stats=sums.batch_stats,
-        )
+        params, batch_stats = optax.apply_updates(state.params, updates), sums.batch_stats
+        if teacher:
+            done = applied_updates(opt_state)
+            scalars["ema_decay"] = teacher.decay(done)
+            batch_stats = teacher.follow(batch_stats, params, done)
+        updated = TrainState(step=state.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats)
         kept = dataclasses.replace(state, step=state.step + 1)
         return jax.tree.map(lambda new, old: jnp.where(applied, new, old), updated, kept), scalars
 

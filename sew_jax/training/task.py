@@ -26,11 +26,13 @@ from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.parameters import merge_params
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import optimizer as optim
 from sew_jax.training.losses import LOG2E, Term
+from sew_jax.training.teacher import Teacher
 from sew_jax.training.watchdog import Watchdog
 
 Params = Any  # a tree of arrays
@@ -52,7 +54,7 @@ class MicroLoss(Protocol):
         """The loss in nats, as a sum and what divides it, with its metrics.
 
         Args:
-          batch_stats: running statistics of BatchNorm heads; empty without.
+          batch_stats: running averages: statistics of BatchNorm heads, a teacher's parameters; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
             transcripts. Rows of length 0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
           progress: the part of the run's updates that is done.
@@ -81,6 +83,7 @@ class Task(NamedTuple):
       schedule: learning rate by the number of updates.
       frozen_until: the number of updates before which a parameter does not move, by its path; None: all move at once.
       origin: what the run starts from, as JSON; None: from nothing.
+      teacher: what follows the parameters slowly; None: nothing does.
     """
 
     table: list[Compression]
@@ -91,7 +94,7 @@ class Task(NamedTuple):
     crops: np.ndarray
     vocabulary: Vocabulary | None
     transcripts: Transcripts | None
-    model: PretrainModel | CTCModel
+    model: PretrainModel | Data2VecModel | CTCModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]
     warm_start: WarmStart
@@ -101,6 +104,18 @@ class Task(NamedTuple):
     watchdog: Watchdog
     frozen_until: Callable[[str], float] | None = None
     origin: dict[str, Any] | None = None
+    teacher: Teacher | None = None
+
+
+class Learning(NamedTuple):
+    """What an update of pre-training computes, whatever the data; see `Task`."""
+
+    model: PretrainModel | Data2VecModel
+    micro_loss: MicroLoss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    watchdog: Watchdog
+    teacher: Teacher | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +207,7 @@ def adam(
     options: ConfigDict,
     frozen_until: Callable[[str], float] | None = None,
     lr_scale: Callable[[str], float] | None = None,
+    decay_vectors: bool = True,
 ) -> optax.GradientTransformation:
     """The optimiser that the config's `optim` describes; see `optimizer.adam`."""
     return optim.adam(
@@ -201,6 +217,7 @@ def adam(
         clip_norm=options.clip_norm,
         frozen_until=frozen_until,
         lr_scale=lr_scale,
+        decay_vectors=decay_vectors,
     )
 
 

@@ -42,5 +42,8 @@ class Template:
     def first_state(self) -> TrainState:
         """That of a run without checkpoints."""
         state = jax.jit(self._make_state, out_shardings=self.shardings)(self.of_run.key)
-        params = self._task.warm_start(state.params, self.replicated)
-        return state.replace(params=jax.device_put(params, self.shardings.params))
+        params = jax.device_put(self._task.warm_start(state.params, self.replicated), self.shardings.params)
+        if not (teacher := self._task.teacher):
+            return state.replace(params=params)
+        begin = jax.jit(teacher.begin, out_shardings=self.shardings.batch_stats)
+        return state.replace(params=params, batch_stats=begin(state.batch_stats, params))

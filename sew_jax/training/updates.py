@@ -89,7 +89,7 @@ def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: T
     table = compile_table(jitted, keys, arguments, "training")
     example = jitted.eval_shape(*arguments(keys[0]), compression=keys[0][0])
     jitted_update = jax.jit(
-        make_update(task.optimizer, task.schedule, task.frozen_until),
+        make_update(task.optimizer, task.schedule, task.frozen_until, task.teacher),
         donate_argnums=0,
         in_shardings=(template.shardings, sums),
         out_shardings=(template.shardings, template.replicated),

@@ -14,6 +14,7 @@ _WINDOW = 100  # updates
 _REPEAT = 1000  # updates before a sentence is said again
 _SLOW = 5.0  # times the median of the same program
 _IDLE = 0.05  # of a layer, what it adds to what it is given
+_TARGETS_VARY, _PREDICTIONS_VARY = 0.1, 0.01  # fairseq's min_target_var and min_pred_var
 _APART = 0.6  # cosine: .40 where pre-training was harmed, .93 where it was not
 
 
@@ -21,14 +22,23 @@ class Watchdog:
     """Reads each row of metrics; says each finding once in a while.
 
     Args:
-      chance: contrastive loss of uniform predictions in bits, log2(1 + negatives); None when fine-tuning.
+      chance: contrastive loss of uniform predictions in bits, log2(1 + negatives); None without a contrast.
       codebook: largest possible code perplexity, groups x codes.
       groups: smallest possible one.
       masked: expected fraction of masked frames.
+      guarded_from: the update after which targets and predictions of data2vec 2.0 must vary; None without.
     """
 
-    def __init__(self, chance: float | None = None, codebook: int = 0, groups: int = 0, masked: float = 0.0):
+    def __init__(
+        self,
+        chance: float | None = None,
+        codebook: int = 0,
+        groups: int = 0,
+        masked: float = 0.0,
+        guarded_from: int | None = None,
+    ):
         self._chance, self._codebook, self._groups, self._masked = chance, codebook, groups, masked
+        self._guarded_from = guarded_from
         self._rows: collections.deque[Mapping[str, float]] = collections.deque(maxlen=_WINDOW)
         self._said: dict[str, int] = {}
         self._seconds: dict[Any, collections.deque[float]] = {}  # of the last updates of each program
@@ -66,7 +76,12 @@ class Watchdog:
     def _window(self) -> dict[str, str]:
         row = self._rows[-1]
         mean = {k: sum(r[k] for r in self._rows) / _WINDOW for k, v in row.items() if isinstance(v, float)}
-        findings = self._pretraining(mean) if self._chance else self._finetuning(mean)
+        if self._chance:
+            findings = self._pretraining(mean)
+        elif self._guarded_from is not None:
+            findings = self._regression(mean) if row["step"] > self._guarded_from else {}
+        else:
+            findings = self._finetuning(mean)
         if mean.get("input_wait_frac", 0) > 0.3:
             findings["input"] = (
                 f"the device waits for input {mean['input_wait_frac']:.0%} of the time: "
@@ -99,6 +114,21 @@ class Watchdog:
                 "utterances are short for mask.span, or mask.prob is unusual"
             )
         return findings
+
+    def _regression(self, mean: Mapping[str, float]) -> dict[str, str]:
+        """data2vec 2.0's own guards, at which fairseq ends a run."""
+        targets, predictions = mean["target_std"], mean["prediction_std"]
+        if targets < _TARGETS_VARY:
+            return {
+                "collapse": f"the targets have collapsed (a deviation of {targets:.3f} over frames), so a low loss "
+                "means nothing: lower optim.lr, or raise data2vec.ema_start"
+            }
+        if predictions < _PREDICTIONS_VARY:
+            return {
+                "constant": f"predictions are the same for all frames (a deviation of {predictions:.4f}): change "
+                "optim.lr, or enlarge input.batch_seconds"
+            }
+        return {}
 
     def _finetuning(self, mean: Mapping[str, float]) -> dict[str, str]:
         findings = {}
