@@ -15,7 +15,7 @@ def convolve_by_spectrum(x_BxTxD, kernel_KxIxD, stride: int, groups: int):
 
     Overlap-save: blocks as long as twice the kernel, of whose circular correlation the part that does not wrap is kept.
     """
-    (batch, frames, width), (taps, inputs, _) = x_BxTxD.shape, kernel_KxIxD.shape
+    (batch, frames, _), (taps, inputs, width) = x_BxTxD.shape, kernel_KxIxD.shape
     size = 1 << (2 * max(taps, stride) - 1).bit_length()
     hop = (size - taps + 1) // stride * stride
     outputs, windows = hop // stride, -(-frames // stride)
