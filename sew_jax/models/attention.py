@@ -15,7 +15,7 @@ from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import dropout, transformer_dense
 from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.models.noise import row_seeds, rows_or_places
+from sew_jax.models.noise import site_seeds
 from sew_jax.models.products import widen
 from sew_jax.models.relative import Gate, disentangled, gated
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         key_BxKxD,
         key_length_B,
         deterministic: bool,
-        row_B=None,
+        seed_Bx2=None,
         relative=None,
         steps: tuple[int, int] = (1, 1),
         size_BxK=None,
@@ -91,8 +91,7 @@ class Attention(nn.Module):
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = jnp.zeros((query_BxQxD.shape[0], self.heads, 2), jnp.uint32)
         if rate:
-            row_B = rows_or_places(row_B, query_BxQxD.shape[0])
-            seed_BxHx2 = row_seeds(self.make_rng("dropout"), row_B, (self.heads,))
+            seed_BxHx2 = site_seeds(seed_Bx2, self.path, (self.heads,))
         bias = None
         if entangled:
             key_LxHxE, query_LxHxE = project("key", relative[None])[0], project("query", relative[None])[0] * scale

@@ -15,9 +15,10 @@ from sew_jax.models.attention import Attention
 from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.kept_frames import KeptFrames
-from sew_jax.models.layers import Dropout, dense, gelu, layer_norm, transformer_dense
+from sew_jax.models.layers import SeededDropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
+from sew_jax.models.noise import row_seeds, rows_or_places
 from sew_jax.models.positions import PositionalConv, PositionalStack
 from sew_jax.models.products import PRODUCT
 from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
@@ -67,8 +68,11 @@ class Encoder(nn.Module):
         norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
         if norm and not config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
-        x_BxWxD = Dropout(config.dropout)(x_BxWxD, deterministic, row_B)
-        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, row_B)
+        seed_Bx2, rates = None, (config.dropout, config.attention_dropout, config.activation_dropout)
+        if any(rates) and not deterministic:
+            seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x_BxWxD.shape[0]))
+        x_BxWxD = SeededDropout(config.dropout)(x_BxWxD, deterministic, seed_Bx2)
+        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
         if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
 
@@ -78,7 +82,7 @@ class Encoder(nn.Module):
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
-    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, row_B):
+    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2):
         """All layers; of frames that they merge each one is given back: (B, W, D)."""
         config = self.config
         layer, squeeze = rematerialized(Layer, config.remat), compression.squeeze
@@ -92,7 +96,7 @@ class Encoder(nn.Module):
 
             def run(module, state, pool=pool, share=share):
                 (x_BxVxD, track), relative = state, relative_by_pools.get(pool)
-                out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, row_B, relative, track)
+                out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, seed_Bx2, relative, track)
                 return out if track else (out, None)
 
             def leave_out(module, state, share=share):  # as many frames are left, which are compared themselves
@@ -233,7 +237,7 @@ class Layer(nn.Module):
         deterministic: bool,
         squeeze: int = 1,
         merge: float = 0.0,
-        row_B=None,
+        seed_Bx2=None,
         relative=None,
         track: Track | None = None,
     ):
@@ -254,14 +258,14 @@ class Layer(nn.Module):
             key_BxKxD,
             pooled_length(length_B, kv_pool),
             deterministic,
-            row_B,
+            seed_Bx2,
             relative,
             (squeeze * query_pool, squeeze * kv_pool),
             size_BxK,
             source_BxWxD if merge else None,
         )
         update_BxQxD, compared_BxWxE = out if merge else (out, None)
-        update_BxQxD = Dropout(config.dropout)(update_BxQxD, deterministic, row_B)
+        update_BxQxD = SeededDropout(config.dropout)(update_BxQxD, deterministic, seed_Bx2)
 
         layer_rate = query_pool if config.pool_ffn else 1
         base_BxLxD = mean_pool(x_BxWxD, length_B, layer_rate)
@@ -271,24 +275,24 @@ class Layer(nn.Module):
         if merge and layer_rate == 1:
             y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
         if config.pre_norm:
-            y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, row_B)
+            y_BxLxD = y_BxLxD + self._feed_forward(ffn_norm(y_BxLxD), deterministic, seed_Bx2)
             if config.adapter_width:
                 y_BxLxD = y_BxLxD + Adapter(config.adapter_width, config.dtype, name="adapter")(y_BxLxD)
         else:
-            y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, row_B))
+            y_BxLxD = ffn_norm(y_BxLxD + self._feed_forward(y_BxLxD, deterministic, seed_Bx2))
         if layer_rate > 1:
             y_BxLxD = x_BxWxD + repeat_frames(y_BxLxD - base_BxLxD, layer_rate, frames)
             if merge:
                 y_BxLxD, track = merge_neighbours(y_BxLxD, compared_BxWxE, track, merge)
         return (y_BxLxD, track) if track else y_BxLxD
 
-    def _feed_forward(self, x, deterministic: bool, row_B):
+    def _feed_forward(self, x, deterministic: bool, seed_Bx2):
         config = self.config
         x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
-        x = Dropout(config.activation_dropout)(x, deterministic, row_B)
+        x = SeededDropout(config.activation_dropout)(x, deterministic, seed_Bx2)
         x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
         self.sow("intermediates", "feed_forward", x)  # what data2vec's targets are made of
-        return Dropout(config.dropout)(x, deterministic, row_B)
+        return SeededDropout(config.dropout)(x, deterministic, seed_Bx2)
 
 
 class Adapter(nn.Module):

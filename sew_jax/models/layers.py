@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sew_jax.models.noise import hash_positions, hash_words, positions, row_seeds, rows_or_places
+from sew_jax.models.noise import hash_positions, hash_words, positions, row_seeds, rows_or_places, site_seeds
 from sew_jax.models.products import dense_product
 
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
@@ -88,7 +88,7 @@ def exact_dense(features: int, kernel_init, name: str, use_bias: bool = True) ->
 
 
 class Dropout(nn.Module):
-    """Dropout with a seed for each row (`noise`); see `dropout`."""
+    """Dropout by what each row holds (`noise`); see `dropout`."""
 
     rate: float
 
@@ -96,8 +96,19 @@ class Dropout(nn.Module):
     def __call__(self, x, deterministic: bool, row_B=None):
         if deterministic or self.rate == 0:
             return x
-        seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x.shape[0]), ())
-        return dropout(x, self.rate, seed_Bx2)
+        return dropout(x, self.rate, row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x.shape[0])))
+
+
+class SeededDropout(nn.Module):
+    """The same with seeds of rows that many places share, each of which makes them its own."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool, seed_Bx2):
+        if deterministic or self.rate == 0:
+            return x
+        return dropout(x, self.rate, site_seeds(seed_Bx2, self.path))
 
 
 def dropout(x, rate: float, seed_x2):

@@ -4,6 +4,7 @@ So neither the order of the devices nor the number of micro-batches changes a lo
 """
 
 import math
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -26,15 +27,21 @@ def draw_rows(sampler: Callable[..., jax.Array], key_B, shape: tuple[int, ...], 
     return jax.vmap(lambda key: sampler(key, shape, *options))(key_B)
 
 
-def row_seeds(key, row_B, shape: tuple[int, ...]) -> jax.Array:
-    """(B, *shape, 2) uint32 seeds for `hash_words`, of one purpose, from the number of what each row holds.
+def row_seeds(key, row_B) -> jax.Array:
+    """(B, 2) uint32 seeds of one purpose, from the number of what each row holds."""
+    position_Bx2 = 2 * row_B.astype(jnp.uint32)[:, None] + jnp.arange(2, dtype=jnp.uint32)
+    return hash_positions(jax.random.key_data(key)[:2], position_Bx2)
 
-    Hashed, where keys of rows would be threefry's: some hundred of them, written out, were most of what XLA had to
-    compile in an update of wav2vec 2.0 base.
+
+def site_seeds(seed_Bx2, site: tuple[str, ...], shape: tuple[int, ...] = ()) -> jax.Array:
+    """(B, *shape, 2) uint32 seeds of one place in the model, from those of the rows.
+
+    Hashed, where keys would be threefry's: some hundred of them, written out, were most of what XLA had to compile in
+    an update of wav2vec 2.0 base.
     """
-    count = np.uint32(2 * math.prod(shape))
-    position_Bxn = row_B.astype(jnp.uint32)[:, None] * count + jnp.arange(count, dtype=jnp.uint32)
-    return hash_positions(jax.random.key_data(key)[:2], position_Bxn).reshape(-1, *shape, 2)
+    number = jnp.uint32(zlib.crc32("/".join(site).encode()))
+    count = 2 * math.prod(shape)
+    return hash_positions(seed_Bx2, number + jnp.arange(count, dtype=jnp.uint32)).reshape(-1, *shape, 2)
 
 
 def rows_or_places(row_B, batch: int) -> jax.Array:
