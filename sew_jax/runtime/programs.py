@@ -1,4 +1,4 @@
-"""The program table: one XLA executable for each setting and bucket, compiled before the first step.
+"""The program table: one XLA executable for each setting and bucket, compiled by threads.
 
 Executables are called directly, so a shape or setting outside the table is an error and never a silent compilation.
 """
@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +33,7 @@ _OPTIONS: dict[str, Any] = {
     "cpu": {"xla_backend_optimization_level": 1},
     "gpu": {"xla_gpu_enable_triton_gemm": False},
 }
+_ASK_S = 5.0  # between two looks at a program that is waited for
 _cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
 
 
@@ -101,11 +103,12 @@ def compile_one(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 class Compiling:
     """The programs `jitted(*arguments(key), compression=setting)` of a table, which threads have begun to compile.
 
-    XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap.
+    XLA compiles outside the interpreter lock, so threads help even though tracing does not overlap. Each that is done
+    is a line.
 
     Args:
       jitted: a jitted function with the static argument `compression`.
-      keys: (setting, bucket in samples); the longest bucket comes first.
+      keys: (setting, bucket in samples), in the order in which they are begun.
       arguments: from a key to the shapes of its other arguments.
       what: name of the programs in the progress lines.
     """
@@ -117,47 +120,48 @@ class Compiling:
         arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
         what: str,
     ):
-        keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
-        self._begin, self._hits = time.monotonic(), len(_cache_hits)
-        say(f"compiling {len(keys)} {what} programs (settings x buckets), longest bucket first")
+        keys = list(dict.fromkeys(keys))
+        self._begin, self._hits, self._done, self._lock = time.monotonic(), len(_cache_hits), 0, threading.Lock()
+        say(f"compiling {len(keys)} {what} programs (settings x buckets)")
 
         def timed(key: tuple[_Setting, int]):
             start = time.monotonic()
-            return key, compile_one(jitted.lower(*arguments(key), compression=key[0])), time.monotonic() - start
+            program = compile_one(jitted.lower(*arguments(key), compression=key[0]))
+            self._say_done(key, program, time.monotonic() - start)
+            return program
 
         self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)))
-        self._futures = [self._pool.submit(timed, key) for key in keys]
+        self._futures = {key: self._pool.submit(timed, key) for key in keys}
 
     def __len__(self) -> int:
         """Programs of the table."""
         return len(self._futures)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all are compiled, or one could not be."""
-        done = [future for future in self._futures if future.done()]
-        return len(done) == len(self._futures) or any(future.exception() for future in done)
-
-    def finish(self, progress: Callable[[], None] = lambda: None) -> dict[tuple[Any, int], Any]:
-        """Waits for all, with a line for each and a call of `progress`: key -> executable."""
-        done = {}
-        for future in concurrent.futures.as_completed(self._futures):
-            key, program, seconds = future.result()
-            done[key] = program
-            left = (time.monotonic() - self._begin) / len(done) * (len(self._futures) - len(done))
-            say(
-                f"  {len(done)}/{len(self._futures)} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, "
-                f"{_describe(program)}, {format_duration(left)} left"
-            )
+    def program(self, key: tuple[_Setting, int], progress: Callable[[], None] = lambda: None) -> Any:
+        """A key's executable; calls `progress` now and then where it is not ready yet."""
+        future = self._futures[key]
+        while not concurrent.futures.wait([future], _ASK_S).done:
             progress()
-        cached = len(_cache_hits) - self._hits
-        kept = f", {cached} from the cache of earlier runs" if cached else ""
-        say(f"compiled {len(done)} programs in {format_duration(time.monotonic() - self._begin)}{kept}")
-        return done
+        return future.result()
+
+    def finish(self) -> dict[tuple[Any, int], Any]:
+        """Waits for all: key -> executable."""
+        return {key: self.program(key) for key in self._futures}
 
     def close(self) -> None:
         """Waits for those that are being compiled, which nothing can interrupt; no other is begun."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _say_done(self, key: tuple[_Setting, int], program: jax.stages.Compiled, seconds: float) -> None:
+        with self._lock:
+            self._done += 1
+            done, count, spent = self._done, len(self._futures), time.monotonic() - self._begin
+            left = f", {format_duration(spent / done * (count - done))} left" if done < count else ""
+            say(f"  {done}/{count} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, {_describe(program)}{left}")
+            if done == count:
+                cached = len(_cache_hits) - self._hits
+                kept = f", {cached} from the cache of earlier runs" if cached else ""
+                say(f"compiled {done} programs in {format_duration(spent)}{kept}")
 
 
 def compile_table(
@@ -166,7 +170,8 @@ def compile_table(
     arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
     what: str,
 ) -> dict[tuple[_Setting, int], Any]:
-    """Compiles a table of programs, see `Compiling`: key -> executable."""
+    """Compiles a table of programs, see `Compiling`, the longest bucket first: key -> executable."""
+    keys = sorted(set(keys), key=lambda key: (-key[1], key[0].name))
     with contextlib.closing(Compiling(jitted, keys, arguments, what)) as compiling:
         return compiling.finish()
 

@@ -1,4 +1,4 @@
-"""What happens before the first update: data and model are opened, an earlier run is found, programs are compiled."""
+"""What happens before the first update: data and model are opened, an earlier run is found, compiling begins."""
 
 import contextlib
 import json
@@ -107,7 +107,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         validation = stack.enter_context(
             contextlib.closing(Validation(config, task, mesh, workdir, start, template.like, metrics, checkpoints))
         )
-        updates = Updates({}, [])
+        updates = Updates({})
         if start < config.num_steps and not validation.exhausted:
             checkpoints.prepare(state)
             updates = stack.enter_context(contextlib.closing(compile_updates(config, task, plan, template, start)))

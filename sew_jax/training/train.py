@@ -127,7 +127,7 @@ class _Beside:
 
     def update_at(self, step: int, drawn: Draw, bucket: int) -> Update:
         """What computes the update after `step` others."""
-        with self._stall.waiting_for("a program"):
+        with self._stall.waiting_for("a program"), self._reporter.paused():
             return self._run.updates.at(step, drawn, bucket, self._stall.progress)
 
     def read_metrics(self) -> None:

@@ -1,24 +1,26 @@
 """The programs of a run's updates: a table for each phase, since what is frozen has no backward pass meanwhile.
 
-The first phase's programs are compiled before the first update, those of a later one beside the updates before it.
+The largest program is compiled before the first update, so that what does not fit is known at once; the others beside
+the updates, in the order of need: an update waits for its own.
 """
 
+import contextlib
 import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sew_jax.compression import Draw
+from sew_jax.compression import Draw, draw
 from sew_jax.console import format_duration, say
 from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import label_slots
 from sew_jax.models.parameters import path_name
-from sew_jax.runtime.programs import Compiling, compile_one, compile_table
+from sew_jax.runtime.programs import Compiling, compile_one
 from sew_jax.runtime.sharding import batch_sharding
 from sew_jax.training.optimizer import PathFunction
 from sew_jax.training.step import Gradients, TrainState, make_gradients, make_update
@@ -26,27 +28,20 @@ from sew_jax.training.task import Task
 from sew_jax.training.template import Template
 
 Update = Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, batch), the state taken over
-_Table = dict[tuple[Draw, int], Any]  # by draw and bucket
-
-
-class _Phase(NamedTuple):
-    """Updates from `begin` on, whose programs are being compiled; `finish` makes them of the gradients' programs."""
-
-    begin: int
-    compiling: Compiling
-    finish: Callable[[_Table], dict[tuple[Draw, int], Update]]
+_Key = tuple[Draw, int]  # draw and bucket
+_LOOK_AHEAD = 5  # updates for each program, from which the order of need is known
 
 
 class Updates:
     """What computes an update, by how many are done before, its draw and its bucket.
 
     Args:
-      tables: updates by the first that they serve.
-      later: phases that begin after those.
+      phases: the programs of gradients, by the first update that they serve.
+      run: an update, from one of these programs, the state and a batch; None where there are none.
     """
 
-    def __init__(self, tables: dict[int, dict[tuple[Draw, int], Update]], later: list[_Phase]):
-        self._tables, self._later = tables, later
+    def __init__(self, phases: dict[int, Compiling], run: Callable | None = None):
+        self._phases, self._run = phases, run
 
     def at(self, done: int, drawn: Draw, bucket: int, progress: Callable[[], None] = lambda: None) -> Update:
         """The update after `done` others; where it waits for its program, `progress` is called now and then.
@@ -54,62 +49,68 @@ class Updates:
         Updates that were skipped are among `done`, so a phase may begin before what it trains is to move: the optimiser
         holds that still.
         """
-        for phase in list(self._later):
-            if phase.begin <= done or phase.compiling.is_over:
-                self._tables[phase.begin] = phase.finish(phase.compiling.finish(progress))
-                phase.compiling.close()
-                self._later.remove(phase)
-        return self._tables[max(begin for begin in self._tables if begin <= done)][drawn, bucket]
+        phase = self._phases[max(begin for begin in self._phases if begin <= done)]
+        assert self._run
+        return functools.partial(self._run, phase.program((drawn, bucket), progress))
 
     def __len__(self) -> int:
         """Programs of all phases."""
-        return sum(map(len, self._tables.values())) + sum(len(phase.compiling) for phase in self._later)
+        return sum(map(len, self._phases.values()))
 
     def close(self) -> None:
         """Begins to compile no more."""
-        for phase in self._later:
-            phase.compiling.close()
+        for phase in self._phases.values():
+            phase.close()
 
 
 def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: Template, start: int) -> Updates:
-    """The updates after `start`, those of the first phase ready."""
+    """The updates after `start`, the largest one ready."""
     sums = Gradients(
         template.shardings.params, template.replicated, template.replicated, template.shardings.batch_stats
     )
     arguments = functools.partial(_arguments, task, plan, template)
-    keys = [(drawn, bucket) for drawn in task.draws for bucket in plan.buckets]
+    keys = _in_order_of_need(config, task, plan, start)
 
     def gradients(begin: int):
         frozen = functools.partial(_is_frozen, task.frozen_until, begin)
         function = make_gradients(task.micro_loss, config.accumulate, frozen)
         return jax.jit(function, static_argnames="compression", out_shardings=sums)
 
-    begin, *later = _phases(task.frozen_until, template, start, config.num_steps)
-    jitted = gradients(begin)
-    table = compile_table(jitted, keys, arguments, "training")
-    example = jitted.eval_shape(*arguments(keys[0]), compression=keys[0][0])
-    jitted_update = jax.jit(
-        make_update(task.optimizer, task.schedule, task.frozen_until, task.teacher),
-        donate_argnums=0,
-        in_shardings=(template.shardings, sums),
-        out_shardings=(template.shardings, template.replicated),
-    )
-    clock = time.monotonic()
-    # gradients are not donated: the new state lies where the old one was, and no output is left to take their place
-    update = compile_one(jitted_update.lower(template.like, example))
-    say(f"compiled the update that all of them share in {format_duration(time.monotonic() - clock)}")
+    with contextlib.ExitStack() as stack:
+        phases = {}
+        for begin in _phases(task.frozen_until, template, start, config.num_steps):
+            if phases:
+                say(f"more is trained from update {begin + 1} on; for that, beside the updates before:")
+            phases[begin] = stack.enter_context(
+                contextlib.closing(Compiling(gradients(begin), keys, arguments, "training"))
+            )
+        example = gradients(start).eval_shape(*arguments(keys[0]), compression=keys[0][0])
+        jitted = jax.jit(
+            make_update(task.optimizer, task.schedule, task.frozen_until, task.teacher),
+            donate_argnums=0,
+            in_shardings=(template.shardings, sums),
+            out_shardings=(template.shardings, template.replicated),
+        )
+        clock = time.monotonic()
+        # gradients are not donated: the new state lies where the old one was, and no output is left to take their place
+        update = compile_one(jitted.lower(template.like, example))
+        say(f"compiled the update that all of them share in {format_duration(time.monotonic() - clock)}")
+        phases[min(phases)].program(keys[0])
+        stack.pop_all()  # from here on `Updates` ends them
 
     def run(gradients, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         return update(state, gradients(state, batch, template.of_run))
 
-    def finish(table: _Table) -> dict[tuple[Draw, int], Update]:
-        return {key: functools.partial(run, gradients) for key, gradients in table.items()}
+    return Updates(phases, run)
 
-    phases = []
-    for begin_later in later:
-        say(f"more is trained from update {begin_later + 1} on; for that, beside the updates before:")
-        phases.append(_Phase(begin_later, Compiling(gradients(begin_later), keys, arguments, "training"), finish))
-    return Updates({begin: finish(table)}, phases)
+
+def _in_order_of_need(config: ConfigDict, task: Task, plan: BatchPlan, start: int) -> list[_Key]:
+    """All draws and buckets: the largest, which tells whether all fit, and the others as the next updates have them."""
+    keys = [(drawn, bucket) for bucket in sorted(plan.buckets, reverse=True) for drawn in task.draws]
+    largest = min(keys, key=lambda key: (-key[1], key[0].setting.squeeze))
+    steps = range(start, min(start + _LOOK_AHEAD * len(keys), config.num_steps))
+    needed = [(draw(task.draws, config.seed, step), plan[step].bucket) for step in steps]
+    return list(dict.fromkeys([largest, *needed, *keys]))
 
 
 def _is_frozen(frozen_until: PathFunction | None, begin: int, path: str) -> bool:
