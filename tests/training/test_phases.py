@@ -22,7 +22,7 @@ from sew_jax.training.train import train
 from tests import runs
 
 PLACE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-RUN, DRAW, ROWS, SAMPLES = OfRun(jax.random.key(0), jnp.array(10)), Draw(Compression()), 2, 8000
+RUN, DRAW, ROWS, SAMPLES = OfRun(jax.random.key(1), jnp.array(10)), Draw(Compression()), 2, 8000
 BACKBONE = BackboneConfig(
     frontend="logmel", width=32, layers=2, heads=2, ffn_width=128, pos_kernel=5, pos_groups=2, layerdrop=0.2
 )
