@@ -150,7 +150,7 @@ def test_the_teacher_follows_each_update_that_is_applied():
 def tiny(corpus):
     config = pretraining(corpus)
     config.objective, config.eval.split, config.eval.every = "data2vec2", "test", 12
-    config.compression.names = "s2q1k1"
+    config.compression.names, config.checkpoint_every = "s2q1k1", 10
     config.model.update(pos_groups=1, layerdrop=0.0, dropout=0.0, attention_dropout=0.0, input_dropout=0.0)
     config.data2vec.update(
         decoder_dropout=0.0, clones=2, top_layers=1, decoder_width=16, decoder_layers=1, decoder_groups=1, ema_start=0.9
@@ -198,7 +198,8 @@ def test_a_run_says_what_it_learns_and_resumes_to_the_bit(corpus, pretrained, tm
 
 def test_what_was_pretrained_is_fine_tuned_exported_and_read(corpus, pretrained, tmp_path, capfd):
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    student = _paths(load_params(pretrained, one_device)[1])
+    params = load_params(pretrained, one_device)[1]
+    student = _paths(params)
     task = open_task(finetuning(corpus, pretrained))
     shapes = jax.eval_shape(task.init, KEY)["params"]
     fresh = jax.tree.map(lambda x: np.full(x.shape, 7.0, x.dtype), shapes)
@@ -217,10 +218,11 @@ def test_what_was_pretrained_is_fine_tuned_exported_and_read(corpus, pretrained,
 
     config = tiny(corpus)  # and pre-training goes on from it, with a teacher that is what was read
     config.init_from = str(pretrained)
-    task = open_task(config)
-    divided = Template(config, task, make_mesh(4, 2)).shardings
-    assert divided.batch_stats[TEACHER] == teacher_part(divided.params)
-    first = Template(config, task, make_mesh(1, 1, jax.devices()[:1])).first_state()
+    drawn = jax.tree.map(np.zeros_like, {"params": params, "batch_stats": {TEACHER: teacher_part(params)}})
+    task = open_task(config)._replace(init=lambda key: drawn)
+    template = Template(config, task, make_mesh(4, 2))
+    assert template.shardings.batch_stats[TEACHER] == teacher_part(template.shardings.params)
+    first = template.first_state()
     jax.tree.map(np.testing.assert_array_equal, first.batch_stats[TEACHER], teacher_part(first.params))
     jax.tree.map(np.testing.assert_array_equal, _paths(first.params), student)
 
