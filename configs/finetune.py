@@ -4,9 +4,15 @@
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
     --config.data=/data/librispeech_10h --config.split=
 
+  # a released CTC model made cheap, on audio with transcripts or without
+  python -m sew_jax.main --config=configs/finetune.py:10h,stochastic --config.init_from=hf:PATH \\
+    --config.data=/data/audio --config.split=
+
 Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an
-amount of transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another
-than in pre-training; with one row it specialises: --config.compression.names=s2q1k1
+amount of speech: 10m, 1h, 10h, 100h; and `stochastic` for a model that writes text already: it learns a table of
+settings from its own symbols at the setting that it was trained at (docs/released-checkpoints.md). The architecture
+comes from `init_from`. The table may be another than in pre-training; with one row it specialises:
+--config.compression.names=s2q1k1
 
 Needs: nothing but 2 CPU cores for the small model; a batch of the recipes is 1,600 s of audio, raise
 --config.accumulate until it fits. Reached by the small model, before residual up-samplers: 24.0 % WER on an unseen
@@ -25,13 +31,17 @@ RECIPES = {
     "10h": (20_000, 5e-5, 10 / 20, 0.5, 0.05),
     "100h": (80_000, 3e-5, 0.0, 0.5, 0.1),
 }
+STOCHASTIC = "stochastic"
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    recipe = arguments.strip()
+    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    stochastic = STOCHASTIC in names
+    recipe = "".join(name for name in names if name != STOCHASTIC)
     if recipe and recipe not in RECIPES:
         raise UserError(
-            f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
+            f"finetune:{arguments} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model, and "
+            f"{STOCHASTIC} beside it for what learns from init_from's own symbols"
         )
     small = not recipe
     num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 2e-3, 0.0, 0.0, 0.0))
@@ -82,13 +92,20 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.sandwich.weight = 0.3  # of the loss of each setting but the largest
     config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
 
+    # Learning from init_from's model as it was, at the setting that it was trained at: beside transcripts, and alone
+    # where there are none
+    config.teacher = ConfigDict()
+    config.teacher.weight = 1.0 if stochastic else 0.0  # of the divergence from its symbols; 0: no teacher
+
     config.mask = ConfigDict()
     config.mask.time_prob = 0.0 if small else 0.65
     config.mask.time_span = 5 if small else 10
     config.mask.channel_prob = channel_prob
     config.mask.channel_span = 64
 
-    config.optim = _optim(lr, freeze, small)
+    config.optim = _optim(lr, 0.0 if stochastic else freeze, small)
+    if stochastic:
+        config.optim.backbone_lr_scale = 0.1  # what it knows is there already
 
     config.eval = _held_out(small)
 

@@ -173,6 +173,11 @@ def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
             yield key.removesuffix(":"), problem
 
 
+def _a_teacher_is_trained(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.teacher.weight and config.from_scratch:
+        yield "teacher.weight", "learns from init_from's model, and from_scratch starts without it; set one of them"
+
+
 def _spans_fit_crops(config: ConfigDict) -> Iterator[tuple[str, str]]:
     frame = FRAME_SAMPLES * (2 if config.model.frontend == "fbank25" else 1)
     least = ((config.mask.span + 2) * frame + 400) / SAMPLE_RATE
@@ -268,6 +273,7 @@ FINETUNE = Mode(
         "language": LANGUAGE,
         "from_scratch": Flag(),
         "vocabulary": Text(),
+        "teacher": {"weight": at_least(0, "of the divergence from init_from's own symbols", default=0.0)},
         "text_normalizer": TEXT_NORMALIZER,
         **_RUN,
         "model": _DROPOUTS,
@@ -299,6 +305,7 @@ FINETUNE = Mode(
         lengths_are_in_order,
         _stages_fit,
         _sandwich_has_layers,
+        _a_teacher_is_trained,
         a_language_is_of_a_released_checkpoint,
     ),
     filled=("init_from",),

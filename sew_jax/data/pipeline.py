@@ -45,7 +45,7 @@ WHOLE = Share()
 class Batch(NamedTuple):
     """This host's rows: `wave` (B, N) int16, `length` (B,) samples, `crop` (B,), which names what a row takes among all
     that an epoch could, and, with a vocabulary, `labels` (B, U) and `label_length` (B,). Filler rows have length 0 and
-    crop -1; those that could not be read have length 0 alone.
+    crop -1; those that could not be read have length 0 alone. Where there is no transcript, `label_length` is -1.
     """
 
     arrays: dict[str, np.ndarray]
@@ -109,8 +109,10 @@ class Batches:
                 continue
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
-                labels = self._vocabulary.encode(self._source.text(utterance) or "")
-                arrays["labels"][row, : len(labels)], arrays["label_length"][row] = labels, len(labels)
+                text = self._source.text(utterance)
+                labels = self._vocabulary.encode(text or "")
+                arrays["labels"][row, : len(labels)] = labels
+                arrays["label_length"][row] = -1 if text is None else len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
 

@@ -4,6 +4,7 @@ B utterances, T frames, D width, V symbols.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,18 +15,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_origin
-from sew_jax.compression import Draw, settings_table
+from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.data.sources import Source
 from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
 from sew_jax.data.vocabulary import Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.cost import count_macs, typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import span_mask
 from sew_jax.models.noise import row_keys
-from sew_jax.models.parameters import merge_params
+from sew_jax.models.parameters import cast_ahead, merge_params
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
@@ -33,6 +35,8 @@ from sew_jax.training.losses import LOG2E, Term
 from sew_jax.training.task import (
     LARGEST_ALONE,
     MicroLoss,
+    Original,
+    Params,
     Sandwich,
     SpanMask,
     Task,
@@ -70,7 +74,7 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     )
     draws = draws_of(config, table, backbone)
     min_samples = round(config.input.min_seconds * SAMPLE_RATE)
-    source, problems = open_audio(config, min_samples=min_samples, need_text=True)
+    source, problems = open_audio(config, min_samples=min_samples, need_text=not config.teacher.weight)
     vocabulary, transcripts = _spelt(config, pretrained, backbone, source)
     head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
     model = CTCModel(backbone, head)
@@ -80,6 +84,12 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     )
     freezing = _freezing(config, model, pretrained)
     same_head = _is_spelt_alike(vocabulary, pretrained.vocabulary)
+    if config.teacher.weight and not same_head:
+        has = "other symbols than vocabulary" if pretrained.vocabulary else "no symbols"
+        raise UserError(
+            f"teacher.weight: {pretrained.name} has {has}, and its own are what is learnt; leave vocabulary empty and "
+            "name a model that writes text, or set --config.teacher.weight=0"
+        )
 
     return Task(
         table=table,
@@ -99,13 +109,43 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
             SpanMask(mask.time_prob, mask.time_span, min_spans=2),
             SpanMask(mask.channel_prob, mask.channel_span, min_spans=0),
             Sandwich(config.sandwich.weight, config.sandwich.distill),
+            config.teacher.weight,
         ),
         optimizer=adam(schedule, options, freezing.frozen_until, freezing.lr_scale),
         schedule=schedule,
         watchdog=Watchdog(),
         frozen_until=freezing.frozen_until,
         origin=pretrained.recorded(),
+        original=original_at(model, _largest(pretrained)) if config.teacher.weight else None,
     )
+
+
+def _largest(pretrained: Pretrained) -> Compression:
+    """Of the settings that it was trained at."""
+    return max(pretrained.trained, key=functools.partial(typical_macs, pretrained.backbone))
+
+
+def original_at(model: CTCModel, setting: Compression) -> Original:
+    """The model's symbols at a setting before the first update, without masks and noise: logits (B, T, V).
+
+    Its extractor is the run's own, which never moves, so that XLA computes it once for both.
+    """
+
+    def keep(params: Params) -> Params:
+        backbone = {name: part for name, part in params["backbone"].items() if name != "frontend"}
+        return cast_ahead(params | {"backbone": backbone}, model.backbone.dtype)
+
+    def says(kept: Params, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        backbone = {name: part for name, part in params["backbone"].items() if name == "frontend"}
+        whole = kept | {"backbone": kept["backbone"] | backbone}
+        logits_BxTxV, _ = model.apply({"params": whole}, batch["wave"], batch["length"], setting, deterministic=True)
+        return logits_BxTxV
+
+    def macs(samples: int) -> int:
+        cost = count_macs(model.backbone, setting, samples)
+        return cost.feature_projection + cost.encoder
+
+    return Original(macs, keep, says)
 
 
 def _spelt(
@@ -174,9 +214,17 @@ def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Fr
 
 
 def ctc_micro_loss(
-    model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = LARGEST_ALONE
+    model: CTCModel,
+    time_mask: SpanMask,
+    channel_mask: SpanMask,
+    sandwich: Sandwich = LARGEST_ALONE,
+    teacher_weight: float = 0.0,
 ) -> MicroLoss:
-    """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
+    """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances.
+
+    With a `teacher_weight`, so many times the divergence from what the original says, which counts for
+    utterances without a transcript, too.
+    """
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         del progress
@@ -206,19 +254,28 @@ def ctc_micro_loss(
         (logits_BxTxV, *others), length_B = outputs
         weight_B = batch["length"] > 0
 
-        def ctc(logits_BxTxV: jax.Array) -> tuple[Term, Term]:
-            return losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], weight_B, blank)
+        is_spelt_B, label_length_B = batch["label_length"] >= 0, jnp.maximum(batch["label_length"], 0)
+        weight = weight_B.sum().astype(jnp.float32)
 
-        loss, impossible = ctc(logits_BxTxV)
+        def own(logits_BxTxV: jax.Array) -> tuple[Term, dict[str, Term]]:
+            spelt_B = weight_B & is_spelt_B
+            ctc, impossible = losses.ctc(logits_BxTxV, length_B, batch["labels"], label_length_B, spelt_B, blank)
+            if not teacher_weight:
+                return ctc, {"ctc_invalid_frac": impossible}
+            taught = losses.ctc_distillation(batch["original"], logits_BxTxV, length_B, weight_B)
+            terms = {"loss_ctc": ctc, "loss_teacher": taught}
+            in_bits = {name: Term(term.sum * LOG2E, term.weight) for name, term in terms.items()}
+            return Term(ctc.sum + teacher_weight * taught.sum, weight), {"ctc_invalid_frac": impossible, **in_bits}
+
+        loss, of_loss = own(logits_BxTxV)
         beside, metrics = sandwich.loss_beside(
-            [ctc(other_BxTxV)[0] for other_BxTxV in others],
+            [own(other_BxTxV)[0] for other_BxTxV in others],
             [losses.ctc_distillation(logits_BxTxV, other_BxTxV, length_B, weight_B) for other_BxTxV in others],
         )
         valid_BxT = mask_from_lengths(length_B, frames)
         blanks = ((logits_BxTxV.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
-        metrics |= {
+        metrics |= of_loss | {
             "loss": Term(loss.sum * LOG2E, loss.weight),
-            "ctc_invalid_frac": impossible,
             "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
         }
         return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)

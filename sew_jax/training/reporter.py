@@ -180,7 +180,10 @@ class Reporter:
             parts += [f"loss {mean['loss']:.3f}", f"std {mean['prediction_std']:.3f} of {mean['target_std']:.3f}"]
             parts += [f"ema {mean['ema_decay']:.5f}"]
         else:
-            parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
+            taught = ""
+            if "loss_teacher" in mean:
+                taught = f" (ctc {mean['loss_ctc']:.2f} teacher {mean['loss_teacher']:.2f})"
+            parts += [f"loss {mean['loss']:.2f} bits{taught}", f"blank {mean['blank_frac']:.0%}"]
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]
         parts += [f"wait {mean['input_wait_frac']:.0%}", f"eta {self._progress.left}"]
         return " | ".join(parts)

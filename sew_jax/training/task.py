@@ -56,7 +56,8 @@ class MicroLoss(Protocol):
         Args:
           batch_stats: running averages: statistics of BatchNorm heads, a teacher's parameters; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
-            transcripts. Rows of length 0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
+            transcripts, -1 where a row has none; `original`, where the task has one, what that says. Rows of length
+            0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
           progress: the part of the run's updates that is done.
           draw: the settings to compute; a static argument.
 
@@ -64,6 +65,19 @@ class MicroLoss(Protocol):
           (loss, (metrics by name, new batch_stats)).
         """
         ...
+
+
+class Original(NamedTuple):
+    """What the run's model was before its first update, which does not move, and from which it learns.
+
+    macs: of an utterance of so many samples, beyond what it shares with the run's model.
+    keep: parameters before the first update -> what of them stays beside those that move.
+    says: (what is kept, the parameters that move, micro-batch) -> what the loss finds in its batch as `original`.
+    """
+
+    macs: Callable[[int], int]
+    keep: Callable[[Params], Params]
+    says: Callable[[Params, Params, dict[str, jax.Array]], jax.Array]
 
 
 class Task(NamedTuple):
@@ -84,6 +98,7 @@ class Task(NamedTuple):
       frozen_until: the number of updates before which a parameter does not move, by its path; None: all move at once.
       origin: what the run starts from, as JSON; None: from nothing.
       teacher: what follows the parameters slowly; None: nothing does.
+      original: what the model learns from beside its data; None: nothing.
     """
 
     table: list[Compression]
@@ -105,6 +120,7 @@ class Task(NamedTuple):
     frozen_until: Callable[[str], float] | None = None
     origin: dict[str, Any] | None = None
     teacher: Teacher | None = None
+    original: Original | None = None
 
 
 class Learning(NamedTuple):
