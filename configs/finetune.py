@@ -35,14 +35,7 @@ STOCHASTIC = "stochastic"
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    names = [name.strip() for name in arguments.split(",") if name.strip()]
-    stochastic = STOCHASTIC in names
-    recipe = "".join(name for name in names if name != STOCHASTIC)
-    if recipe and recipe not in RECIPES:
-        raise UserError(
-            f"finetune:{arguments} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model, and "
-            f"{STOCHASTIC} beside it for what learns from init_from's own symbols"
-        )
+    recipe, stochastic = _parts(arguments)
     small = not recipe
     num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 2e-3, 0.0, 0.0, 0.0))
 
@@ -121,6 +114,19 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.input.workers = 0
     config.input.threads = 4
     return config
+
+
+def _parts(arguments: str) -> tuple[str, bool]:
+    """The recipe that is named, or nothing, and whether `stochastic` is."""
+    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    stochastic = STOCHASTIC in names
+    recipe = "".join(name for name in names if name != STOCHASTIC)
+    if recipe and recipe not in RECIPES:
+        raise UserError(
+            f"finetune:{arguments} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model, and "
+            f"{STOCHASTIC} beside it for what learns from init_from's own symbols"
+        )
+    return recipe, stochastic
 
 
 def _held_out(small: bool) -> ConfigDict:
