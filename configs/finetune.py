@@ -1,8 +1,10 @@
-"""CTC fine-tuning of a pre-trained model on transcripts.
+"""Fine-tuning of a pre-trained model: CTC on transcripts, or labels of utterances (docs/classification.md).
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
     --config.data=/data/librispeech_10h --config.split=
+  python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain --config.task=classify \\
+    --config.data=emotions.jsonl
 
 Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an
 amount of transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another
@@ -38,6 +40,7 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.mode = "finetune"
+    config.task = "ctc"  # ctc writes transcripts; classify gives each utterance one of the labels of a manifest
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
     config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
@@ -112,7 +115,7 @@ def _held_out(small: bool) -> ConfigDict:
     held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
     held_out.every = 500 if small else 1000  # updates
     held_out.settings = ""  # names; empty: the table's largest and smallest
-    held_out.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
+    held_out.keep_best = True  # the checkpoint of the least mean error rate, which other runs then start from
     held_out.patience = 0  # evaluations without a better one that end the run; 0: none do
     held_out.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
     return held_out
