@@ -162,7 +162,7 @@ def test_labels_are_those_of_the_config():
     ],
 )
 def test_a_head_without_names_and_one_that_is_none(changes, names, tmp_path):
-    """Names are transformers' own where the config's are not the head's; outputs that exclude no other are no labels."""
+    """Names are transformers' where the config's are not the head's; outputs that exclude no other are no labels."""
     folder = shutil.copytree(RELEASED / "wav2vec2_labels", tmp_path / "changed")
     edit(folder, **changes)
     released = open_released(str(folder))
