@@ -149,7 +149,7 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
         affine("classifier", "classifier")
         if head.layer_sum:
             names["layer_weights"] = ("layer_weights", _SAME)
-    elif head:
+    elif isinstance(head, PretrainHeadConfig):
         groups, codes = head.codebooks, head.codes
         names["quantizer/codebook"] = (
             "quantizer.codevectors",
