@@ -1,8 +1,10 @@
-"""CTC fine-tuning of a pre-trained model on transcripts.
+"""Fine-tuning of a pre-trained model: CTC on transcripts, or labels of utterances (docs/classification.md).
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
     --config.data=/data/librispeech_10h --config.split=
+  python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain --config.task=classify \\
+    --config.data=emotions.jsonl
 
   # a released CTC model made cheap, on audio with transcripts or without
   python -m sew_jax.main --config=configs/finetune.py:10h,stochastic --config.init_from=hf:PATH \\
@@ -41,6 +43,7 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.mode = "finetune"
+    config.task = "ctc"  # ctc writes transcripts; classify gives each utterance one of the labels of a manifest
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
     config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
@@ -85,10 +88,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.sandwich.weight = 0.3  # of the loss of each setting but the largest
     config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
 
-    # Learning from init_from's model as it was, at the setting that it was trained at: beside transcripts, and alone
-    # where there are none
-    config.teacher = ConfigDict()
-    config.teacher.weight = 1.0 if stochastic else 0.0  # of the divergence from its symbols; 0: no teacher
+    # The teacher is init_from's model as it was, at its setting; it teaches what has no transcript, too. 0: no teacher
+    config.teacher = ConfigDict({"weight": 1.0 if stochastic else 0.0})  # of the divergence from its symbols
 
     config.mask = ConfigDict()
     config.mask.time_prob = 0.0 if small else 0.65
@@ -135,7 +136,7 @@ def _held_out(small: bool) -> ConfigDict:
     held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
     held_out.every = 500 if small else 1000  # updates
     held_out.settings = ""  # names; empty: the table's largest and smallest
-    held_out.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
+    held_out.keep_best = True  # the checkpoint of the least mean error rate, which other runs then start from
     held_out.patience = 0  # evaluations without a better one that end the run; 0: none do
     held_out.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
     return held_out

@@ -20,6 +20,7 @@ from sew_jax.checks.modes import (
     Mode,
     Rules,
     a_language_is_of_a_released_checkpoint,
+    choice,
     defaults_of,
     layers_have_factors,
     lengths_are_in_order,
@@ -227,6 +228,12 @@ def _data2vec_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "sandwich.distill", problem
 
 
+def _labels_are_not_spelt(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for key in ("vocabulary", "text_normalizer"):
+        if config.get("task") == "classify" and config.get(key):
+            yield key, f"{config[key]!r} is for transcripts; labels are taken as they stand, so leave it empty"
+
+
 PRETRAIN = Mode(
     keys={
         "mode": mode("pretrain"),
@@ -268,6 +275,7 @@ PRETRAIN = Mode(
 FINETUNE = Mode(
     keys={
         "mode": mode("finetune"),
+        "task": choice("ctc", "classify", default="ctc"),
         "data": DATA,
         "init_from": INIT_FROM,
         "language": LANGUAGE,
@@ -307,6 +315,7 @@ FINETUNE = Mode(
         _sandwich_has_layers,
         _a_teacher_is_trained,
         a_language_is_of_a_released_checkpoint,
+        _labels_are_not_spelt,
     ),
     filled=("init_from",),
 )

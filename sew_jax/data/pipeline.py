@@ -17,6 +17,7 @@ from grain._src.python.dataset.transformations import process_prefetch
 
 from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.batch_plan import BatchPlan
+from sew_jax.data.labels import Labels
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary
@@ -61,7 +62,7 @@ class Batches:
 
     Args:
       seed: of the crops and speeds.
-      vocabulary: None makes batches without labels.
+      vocabulary: spells transcripts, or labels of utterances; None makes batches without either.
       symbols_U: with a vocabulary, the symbols of each transcript, counted.
       speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
       share: the rows that this host reads.
@@ -73,7 +74,7 @@ class Batches:
         plan: BatchPlan,
         *,
         seed: int,
-        vocabulary: Vocabulary | None,
+        vocabulary: Vocabulary | Labels | None,
         symbols_U: np.ndarray | None = None,
         start: int,
         stop: int,

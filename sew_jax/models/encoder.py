@@ -28,7 +28,9 @@ class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
     The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is the encoder
-    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all.
+    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all. With
+    weights (L + 1,) that sum to 1, what goes back to 50 Hz is the mean by them of what the first layer is given and of
+    what each of the L layers gives, the last one's behind the final norm.
     """
 
     config: BackboneConfig
@@ -42,6 +44,7 @@ class Encoder(nn.Module):
         deterministic: bool,
         row_B=None,
         kept: KeptFrames | None = None,
+        layer_weights=None,
     ):
         config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
         config.check_setting(compression)
@@ -72,9 +75,13 @@ class Encoder(nn.Module):
         if any(rates) and not deterministic:
             seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x_BxWxD.shape[0]))
         x_BxWxD = SeededDropout(config.dropout)(x_BxWxD, deterministic, seed_Bx2)
-        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
+        *states, x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
         if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
+        if layer_weights is not None:
+            x_BxWxD = sum(
+                weight * x.astype(jnp.float32) for weight, x in zip(layer_weights, [*states, x_BxWxD], strict=True)
+            ).astype(x_BxWxD.dtype)
 
         if rate < 1:
             return zero_padding(read_back(parts_BxWxT, x_BxWxD), length_B)
@@ -82,11 +89,12 @@ class Encoder(nn.Module):
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
-    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2):
-        """All layers; of frames that they merge each one is given back: (B, W, D)."""
+    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2) -> list[jax.Array]:
+        """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
         config = self.config
         layer, squeeze = rematerialized(Layer, config.remat), compression.squeeze
         state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1])) if compression.merges else (x_BxWxD, None)
+        states = [x_BxWxD]
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
         drops_layers = config.layerdrop > 0 and not (deterministic or self.is_initializing())
@@ -111,8 +119,9 @@ class Encoder(nn.Module):
                 computed = nn.cond(compute, run, leave_out, module, state)
                 left_out = leave_out(module, state)
                 state = jax.tree.map(functools.partial(jnp.where, take), computed, left_out)
-        x_BxVxD, track = state
-        return unmerge(x_BxVxD, track) if track else x_BxVxD
+            x_BxVxD, track = state
+            states.append(unmerge(x_BxVxD, track) if track else x_BxVxD)
+        return states
 
     def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
         """By pooling factors of layers, what they all know of distances (see `Attention`)."""

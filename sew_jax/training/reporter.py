@@ -167,7 +167,7 @@ class Reporter:
             k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)
         }
         parts = [f"step {step}/{self._config.num_steps}"]
-        if "accuracy" in mean:
+        if "loss_contrastive" in mean:
             head = self._task.architecture["head"]
             terms = " ".join(
                 f"{name} {mean[f'loss_{key}']:.2f}"
@@ -179,6 +179,8 @@ class Reporter:
         elif "target_std" in mean:
             parts += [f"loss {mean['loss']:.3f}", f"std {mean['prediction_std']:.3f} of {mean['target_std']:.3f}"]
             parts += [f"ema {mean['ema_decay']:.5f}"]
+        elif "accuracy" in mean:
+            parts += [f"loss {mean['loss']:.2f} bits", f"accuracy {mean['accuracy']:.1%}"]
         else:
             taught = ""
             if "loss_teacher" in mean:

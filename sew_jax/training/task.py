@@ -19,10 +19,12 @@ from ml_collections import ConfigDict
 from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression, Draw, sandwich_draws, uniform_draws
 from sew_jax.console import listed, say
+from sew_jax.data.labels import Labels
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import Transcripts
 from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
@@ -89,7 +91,7 @@ class Task(NamedTuple):
       problems: utterances that were left out.
       samples: (utterances,) what a batch takes of each.
       crops: (utterances,) how many times so much an epoch takes of each.
-      vocabulary: None in pre-training.
+      vocabulary: of transcripts, or the labels that utterances may have; None in pre-training.
       transcripts: as the vocabulary spells them; None in pre-training.
       architecture: the model, as JSON; with it another run builds it again.
       init: key -> variables.
@@ -107,9 +109,9 @@ class Task(NamedTuple):
     problems: list[Problem]
     samples: np.ndarray
     crops: np.ndarray
-    vocabulary: Vocabulary | None
+    vocabulary: Vocabulary | Labels | None
     transcripts: Transcripts | None
-    model: PretrainModel | Data2VecModel | CTCModel
+    model: PretrainModel | Data2VecModel | CTCModel | ClassifierModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]
     warm_start: WarmStart
@@ -192,7 +194,9 @@ def fields_of_table(table: Sequence[Compression]) -> dict[str, Any]:
     }
 
 
-def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tuple[Source, list[Problem]]:
+def open_audio(
+    config: ConfigDict, *, min_samples: int, need_text: bool, target: str = "text"
+) -> tuple[Source, list[Problem]]:
     """The source that a run's config names, and what of it is left out.
 
     Raises:
@@ -205,6 +209,7 @@ def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tupl
         max_samples=round(config.input.max_seconds * SAMPLE_RATE),
         need_text=need_text,
         max_bad=config.input.max_bad,
+        target=target,
     )
 
 
