@@ -32,6 +32,7 @@ _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those
 _OPTIONS: dict[str, Any] = {
     # LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
     "cpu": {"xla_backend_optimization_level": 1},
+    # XLA would compile and time its own kernels beside cuBLAS's for each product: minutes, and base was no faster
     "gpu": {"xla_gpu_enable_triton_gemm": False},
 }
 _ASK_S = 5.0  # between two looks at a program that is waited for
@@ -112,6 +113,7 @@ class Compiling:
       keys: (setting, bucket in samples), in the order in which they are begun.
       arguments: from a key to the shapes of its other arguments.
       what: name of the programs in the progress lines.
+      after: a table whose programs are begun before these, by the same threads.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Compiling:
         keys: Iterable[tuple[_Setting, int]],
         arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
         what: str,
+        after: "Compiling | None" = None,
     ):
         keys = list(dict.fromkeys(keys))
         self._begin, self._hits, self._done, self._lock = time.monotonic(), 0, 0, threading.Lock()
@@ -131,7 +134,8 @@ class Compiling:
             self._say_done(key, program, time.monotonic() - start, getattr(_cached, "count", 0) - before)
             return program
 
-        self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)))
+        threads = max(1, min(8, os.cpu_count() or 1))
+        self._pool = after._pool if after else concurrent.futures.ThreadPoolExecutor(threads)
         # lines go where those of this thread go
         self._futures = {key: self._pool.submit(contextvars.copy_context().run, timed, key) for key in keys}
 
