@@ -3,8 +3,6 @@
 B utterances, N samples, T frames, D width, P width of the projection, C labels, L layers.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,12 +10,12 @@ import jax.numpy as jnp
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig
+from sew_jax.models.headed import HeadedModel
 from sew_jax.models.layers import Dropout, exact_dense
 from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.rates import SAMPLE_RATE
 
 
-class ClassifierModel(nn.Module):
+class ClassifierModel(HeadedModel):
     """wave (B, N), length (B,) samples -> float32 logits (B, 1, C) and length (B,), which is 1.
 
     An utterance is one frame of a CTC model's output, so that what reads those reads these. The head is transformers'
@@ -26,31 +24,6 @@ class ClassifierModel(nn.Module):
 
     backbone: BackboneConfig
     head: ClassifierHeadConfig
-
-    def initialize(self, key) -> dict[str, Any]:
-        """Variables for a key."""
-        wave, length = jnp.zeros((1, SAMPLE_RATE)), jnp.array([SAMPLE_RATE])
-        return dict(self.init(key, wave, length, Compression(), deterministic=True))
-
-    def __call__(
-        self,
-        wave_BxN,
-        length_B,
-        compression: Compression,
-        *,
-        deterministic: bool,
-        time_mask_BxT=None,
-        channel_mask_BxD=None,
-    ) -> tuple[jax.Array, jax.Array]:
-        (logits,), one_B = self.at_settings(
-            wave_BxN,
-            length_B,
-            (compression,),
-            deterministic=deterministic,
-            time_mask_BxT=time_mask_BxT,
-            channel_mask_BxD=channel_mask_BxD,
-        )
-        return logits, one_B
 
     @nn.compact
     def at_settings(
