@@ -48,6 +48,7 @@ OPTIONS = [
     "--config.model.layers=1",
     "--config.input.buckets=1",
     "--config.mesh.data=1",
+    "--config.accumulate=1",  # half of what the processes say to each other, which is what an update takes
     "--config.log_every=5",
     "--config.checkpoint_every=40",
     "--config.checkpoint_minutes=0.1",
