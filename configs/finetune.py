@@ -1,12 +1,20 @@
-"""CTC fine-tuning of a pre-trained model on transcripts.
+"""Fine-tuning of a pre-trained model: CTC on transcripts, or labels of utterances (docs/classification.md).
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
     --config.data=/data/librispeech_10h --config.split=
+  python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain --config.task=classify \\
+    --config.data=emotions.jsonl
+
+  # a released CTC model made cheap, on audio with transcripts or without
+  python -m sew_jax.main --config=configs/finetune.py:10h,stochastic --config.init_from=hf:PATH \\
+    --config.data=/data/audio --config.split=
 
 Arguments: nothing (a small model on the embedded synthetic speech), or the recipe of wav2vec 2.0 and SEW for an
-amount of transcribed speech: 10m, 1h, 10h, 100h. The architecture comes from `init_from`. The table may be another
-than in pre-training; with one row it specialises: --config.compression.names=s2q1k1
+amount of speech: 10m, 1h, 10h, 100h; and `stochastic` for a model that writes text already: it learns a table of
+settings from its own symbols at the setting that it was trained at (docs/released-checkpoints.md). The architecture
+comes from `init_from`. The table may be another than in pre-training; with one row it specialises:
+--config.compression.names=s2q1k1
 
 Needs: nothing but 2 CPU cores for the small model; a batch of the recipes is 1,600 s of audio, raise
 --config.accumulate until it fits. Reached by the small model, before residual up-samplers: 24.0 % WER on an unseen
@@ -25,19 +33,17 @@ RECIPES = {
     "10h": (20_000, 5e-5, 10 / 20, 0.5, 0.05),
     "100h": (80_000, 3e-5, 0.0, 0.5, 0.1),
 }
+STOCHASTIC = "stochastic"
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    recipe = arguments.strip()
-    if recipe and recipe not in RECIPES:
-        raise UserError(
-            f"finetune:{recipe} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model"
-        )
+    recipe, stochastic = _parts(arguments)
     small = not recipe
     num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 2e-3, 0.0, 0.0, 0.0))
 
     config = ConfigDict()
     config.mode = "finetune"
+    config.task = "ctc"  # ctc writes transcripts; classify gives each utterance one of the labels of a manifest
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
     config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth
@@ -82,13 +88,18 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.sandwich.weight = 0.3  # of the loss of each setting but the largest
     config.sandwich.distill = 0.0  # of its divergence from the largest's distribution
 
+    # The teacher is init_from's model as it was, at its setting; it teaches what has no transcript, too. 0: no teacher
+    config.teacher = ConfigDict({"weight": 1.0 if stochastic else 0.0})  # of the divergence from its symbols
+
     config.mask = ConfigDict()
     config.mask.time_prob = 0.0 if small else 0.65
     config.mask.time_span = 5 if small else 10
     config.mask.channel_prob = channel_prob
     config.mask.channel_span = 64
 
-    config.optim = _optim(lr, freeze, small)
+    config.optim = _optim(lr, 0.0 if stochastic else freeze, small)
+    if stochastic:
+        config.optim.backbone_lr_scale = 0.1  # what it knows is there already
 
     config.eval = _held_out(small)
 
@@ -106,13 +117,26 @@ def get_config(arguments: str = "") -> ConfigDict:
     return config
 
 
+def _parts(arguments: str) -> tuple[str, bool]:
+    """The recipe that is named, or nothing, and whether `stochastic` is."""
+    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    stochastic = STOCHASTIC in names
+    recipe = "".join(name for name in names if name != STOCHASTIC)
+    if recipe and recipe not in RECIPES:
+        raise UserError(
+            f"finetune:{arguments} is unknown; choose one of {', '.join(RECIPES)}, or nothing for a small model, and "
+            f"{STOCHASTIC} beside it for what learns from init_from's own symbols"
+        )
+    return recipe, stochastic
+
+
 def _held_out(small: bool) -> ConfigDict:
     """Held-out evaluation: word error rate, greedy."""
     held_out = ConfigDict()
     held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
     held_out.every = 500 if small else 1000  # updates
     held_out.settings = ""  # names; empty: the table's largest and smallest
-    held_out.keep_best = True  # the checkpoint of the least mean WER, which other runs then start from
+    held_out.keep_best = True  # the checkpoint of the least mean error rate, which other runs then start from
     held_out.patience = 0  # evaluations without a better one that end the run; 0: none do
     held_out.baseline = ""  # workdir of the same run from random weights, which this one should be ahead of
     return held_out

@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
-    """Word error rate and time at every setting, as the config of configs/evaluate.py says.
+    """Word error rate, or accuracy of labels, and time at every setting, as the config of configs/evaluate.py says.
 
     Raises:
       UserError: config, data or checkpoint do not fit.
@@ -230,7 +230,7 @@ class Model:
         buckets: Callable[[Chunking], Iterable[int]],
     ) -> Transcriber:
         if recognizer.vocabulary is None:
-            raise no_head(recognizer.name, recognizer.no_text)
+            raise no_head(recognizer.name, recognizer.no_text, recognizer.labels)
         backbone = recognizer.model.backbone
         chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, backbone.layers, backbone.frame_samples)
         rows = {bucket: self._rows(bucket) for bucket in buckets(chunking)}
@@ -250,8 +250,30 @@ class Model:
           UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
         """
         if self._recognizer.vocabulary is None:
-            raise no_head(self._recognizer.name, self._recognizer.no_text)
+            raise no_head(self._recognizer.name, self._recognizer.no_text, self._recognizer.labels)
         return self._computed(log_probs, wave, rate, setting)
+
+    def classify(self, audio: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "") -> dict[str, float]:
+        """The probability of each label of a classifier, the most likely first.
+
+        The audio is computed as a whole, so memory grows with its length.
+
+        Args:
+          rate: in Hz, of an array that comes without one.
+          setting: empty: the first of training.
+
+        Raises:
+          UserError: the model is no classifier, an argument makes no sense, or audio cannot be read.
+        """
+        labels = self._recognizer.labels
+        if labels is None:
+            raise UserError(
+                f"init_from: {self.name} gives no labels; fine-tune it with --config.task=classify "
+                "(docs/classification.md)"
+            )
+        (log_prob_C,) = self._computed(log_probs, audio, rate, setting)
+        probabilities = zip(labels.names, np.exp(log_prob_C).tolist(), strict=True)
+        return dict(sorted(probabilities, key=lambda pair: -pair[1]))
 
     def features(
         self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "", layer: int | None = None

@@ -37,7 +37,7 @@ usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [-
   --config=configs/demo.py       pre-train, fine-tune and evaluate a small model on synthetic speech, in minutes
   --config=configs/study.py      the paper's experiment: one stochastic model against dedicated ones (:base, ...)
   --config=configs/pretrain.py   pre-train (:base, :large, :sew_tiny, ... for the published sizes)
-  --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h)
+  --config=configs/finetune.py   fine-tune on transcripts (:10m, :1h, :10h, :100h; :10h,stochastic without them)
   --config=configs/evaluate.py   word error rate and time at every setting
   --config=configs/search.py     per-layer settings that beat uniform ones at equal cost
   --config=configs/transcribe.py text with times of audio files, at a setting or a budget

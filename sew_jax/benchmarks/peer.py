@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import time
@@ -61,9 +62,7 @@ def inference(config: dict[str, Any], dtype: str, batch: int, samples: int, plat
             function(wave)
         _synchronize(torch, device)
 
-    cases, seconds, problems = _with_compiled(torch, model, lambda model: lambda: logits(model))
-    facts = {name: _facts(model) | {"compile_seconds": seconds[name]} for name in cases}
-    return _bench(torch, device, cases, facts, problems)
+    return _eager_and_compiled(torch, device, model, logits)
 
 
 def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platform: str) -> Bench:
@@ -96,25 +95,26 @@ def training(config: dict[str, Any], dtype: str, batch: int, samples: int, platf
         optimizer.zero_grad()
         _synchronize(torch, device)
 
-    if device == "cpu":  # where it takes minutes and gains nothing
+    if device == "cpu":  # where compiling takes minutes and gains nothing
         return _bench(torch, device, {"eager": lambda: update(model)}, {"eager": _facts(model)}, [])
-    cases, seconds, problems = _with_compiled(torch, model, lambda model: lambda: update(model))
-    facts = {name: _facts(model) | {"compile_seconds": seconds[name]} for name in cases}
-    return _bench(torch, device, cases, facts, problems)
+    return _eager_and_compiled(torch, device, model, update)
 
 
-def _with_compiled(
-    torch: Any, model: Any, case: Callable[[Any], Callable[[], object]]
-) -> tuple[dict[str, Callable[[], object]], dict[str, float], list[str]]:
-    """The case of a model, and that of its torch.compile if it works; seconds to compile each; what failed."""
-    eager, compiled = case(model), case(torch.compile(model))
+def _eager_and_compiled(torch: Any, device: str, model: Any, run: Callable[[Any], object]) -> Bench:
+    """What `run` does with the model, and with its torch.compile where that works."""
+    cases: dict[str, Callable[[], object]] = {"eager": functools.partial(run, model)}
+    cases["compiled"] = functools.partial(run, torch.compile(model))
+    facts, problems = {name: _facts(model) | {"compile_seconds": 0.0} for name in cases}, []
     begin = time.perf_counter()
     try:
-        compiled()
+        cases["compiled"]()
     except Exception as error:  # compilers fail in many ways; the model itself runs in any case
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return {"eager": eager}, {"eager": 0.0}, [f"torch.compile failed: {(lines or [type(error).__name__])[0][:200]}"]
-    return {"eager": eager, "compiled": compiled}, {"eager": 0.0, "compiled": time.perf_counter() - begin}, []
+        problems.append(f"torch.compile failed: {(lines or [type(error).__name__])[0][:200]}")
+        del cases["compiled"], facts["compiled"]
+    else:
+        facts["compiled"]["compile_seconds"] = time.perf_counter() - begin
+    return _bench(torch, device, cases, facts, problems)
 
 
 def _open_torch(platform: str) -> tuple[Any, str]:

@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 from sew_jax.checkpoints.hf_families import DEFAULTS, FAMILIES, PRETRAIN_HEAD, REQUIRED
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import (
+    BackboneConfig,
+    ClassifierHeadConfig,
+    CTCHeadConfig,
+    Head,
+    PretrainHeadConfig,
+)
 from sew_jax.models.frontend import conv_stack, feature_width
 
 # Fields in which a family may differ from wav2vec 2.0 base, and which those that have no key for them must leave alone
@@ -16,7 +22,7 @@ class Architecture(NamedTuple):
     """A model of ours: a backbone, the head on it (None: a bare backbone), and the factor it was trained at."""
 
     backbone: BackboneConfig
-    head: PretrainHeadConfig | CTCHeadConfig | None
+    head: Head | None
     squeeze: int
 
 
@@ -73,7 +79,13 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
         )
     if not family.squeezes and feature_width(backbone) == backbone.width:
         raise UserError(f"{source}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
-    return Architecture(backbone, read_head((c.get("architectures") or [""])[0], c), c["squeeze_factor"])
+    head = read_head((c.get("architectures") or [""])[0], c)
+    if family.squeezes and isinstance(head, ClassifierHeadConfig) and head.layer_sum:
+        raise UserError(
+            f"{source}: use_weighted_layer_sum is True; only False can be loaded of {family.stem}, whose layers "
+            "transformers averages at the squeezed rate"
+        )
+    return Architecture(backbone, head, c["squeeze_factor"])
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,11 +95,16 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
 
 
-def read_head(kind: str, config: Mapping[str, Any]) -> PretrainHeadConfig | CTCHeadConfig | None:
+def read_head(kind: str, config: Mapping[str, Any]) -> Head | None:
     """The head of a class of Hugging Face's with that name, by its `config.json`; None where it is no head of ours."""
     c = _filled(config)
     if kind.endswith("ForCTC"):
         return CTCHeadConfig(symbols=c["vocab_size"], dropout=c["final_dropout"], blank=c["pad_token_id"])
+    if kind.endswith("ForSequenceClassification") and c.get("problem_type") in (None, "single_label_classification"):
+        names = c.get("id2label") or {}
+        return ClassifierHeadConfig(
+            labels=len(names) or 2, width=c["classifier_proj_size"], layer_sum=c["use_weighted_layer_sum"]
+        )
     if kind.endswith("ForPreTraining") and PretrainHeadConfig in FAMILIES[config["model_type"]].heads:
         return PretrainHeadConfig(**{ours: c[theirs] for ours, theirs in PRETRAIN_HEAD.items()})
     return None
@@ -118,15 +135,22 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
     if isinstance(head, CTCHeadConfig):
         c |= {"vocab_size": head.symbols, "final_dropout": head.dropout, "pad_token_id": head.blank}
         c |= {"ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
+    elif isinstance(head, ClassifierHeadConfig):
+        c |= {"classifier_proj_size": head.width, "use_weighted_layer_sum": head.layer_sum}
     elif head:
         c |= {theirs: getattr(head, ours) for ours, theirs in PRETRAIN_HEAD.items()}
     return c
 
 
-def class_name(family: str, head: PretrainHeadConfig | CTCHeadConfig | None) -> str:
+def class_name(family: str, head: Head | None) -> str:
     """transformers' class of a family's models with that head."""
-    suffix = {CTCHeadConfig: "ForCTC", PretrainHeadConfig: "ForPreTraining", type(None): "Model"}[type(head)]
-    return FAMILIES[family].stem + suffix
+    suffixes = {
+        CTCHeadConfig: "ForCTC",
+        ClassifierHeadConfig: "ForSequenceClassification",
+        PretrainHeadConfig: "ForPreTraining",
+        type(None): "Model",
+    }
+    return FAMILIES[family].stem + suffixes[type(head)]
 
 
 def family_of(backbone: BackboneConfig, squeeze: int) -> str:
@@ -147,6 +171,7 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
     obstacles = {
         f"model.frontend is {backbone.frontend}": backbone.frontend not in ("wav2vec2", "compact"),
         "its squeeze factor is above 1": not kind.squeezes and squeeze > 1,
+        "its head reads all layers": kind.squeezes and isinstance(head, ClassifierHeadConfig) and head.layer_sum,
         "its squeeze factor is 1": kind.squeezes and squeeze == 1,
         "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",

@@ -6,7 +6,7 @@ A new kind is an entry here, the names of its tensors (`hf_weights`) where they 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.layers import EPSILON
 
 # Fields of BackboneConfig -> keys of config.json
@@ -34,7 +34,7 @@ class Family(NamedTuple):
     stem: str  # of its classes' names
     prefix: str  # of its backbone's tensors in a class with a head
     fields: Mapping[str, str]
-    heads: tuple[type, ...] = (CTCHeadConfig,)  # for which there is a class
+    heads: tuple[type, ...] = (CTCHeadConfig, ClassifierHeadConfig)  # for which there is a class
     shared: Mapping[str, Any] = {}  # fields of BackboneConfig that all its models have
     least: Mapping[str, int] = {}  # of fields, without which it would be another family
     defaults: Mapping[str, Any] = {}  # of its configuration class, where they are not wav2vec 2.0's
@@ -43,7 +43,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "wav2vec2": Family("Wav2Vec2", "wav2vec2", _WAV2VEC2, (CTCHeadConfig, PretrainHeadConfig)),
+    "wav2vec2": Family("Wav2Vec2", "wav2vec2", _WAV2VEC2, (CTCHeadConfig, ClassifierHeadConfig, PretrainHeadConfig)),
     "hubert": Family("Hubert", "hubert", _WAV2VEC2),
     "unispeech": Family("UniSpeech", "unispeech", _WAV2VEC2),
     "unispeech-sat": Family("UniSpeechSat", "unispeech_sat", _WAV2VEC2),
@@ -136,6 +136,8 @@ DEFAULTS: dict[str, Any] = {
     "diversity_loss_weight": 0.1,
     "feat_quantizer_dropout": 0.0,
     "pad_token_id": 0,
+    "classifier_proj_size": 256,
+    "use_weighted_layer_sum": False,
     "conv_dim": [512] * 7,
     "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
     "conv_stride": [5, 2, 2, 2, 2, 2, 2],

@@ -20,11 +20,12 @@ from sew_jax.checkpoints.hf_languages import adapter_files, split_language, with
 from sew_jax.checkpoints.hf_match import Source, match_tensors
 from sew_jax.checkpoints.hf_weights import flat_shapes, to_hugging_face
 from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
+from sew_jax.data.labels import Labels
 from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
-from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
 from sew_jax.rates import SAMPLE_RATE
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -43,6 +44,7 @@ class Released(NamedTuple):
     left_behind: list[str]  # modules of the checkpoint that have no place here
     sources: dict[str, Source]
     files: TensorFiles
+    labels: Labels | None  # of a classifier
 
     def shapes(self) -> dict[str, Any]:
         """The tree of `parameters`, by shapes alone; what the checkpoint lacks is not in it."""
@@ -122,11 +124,26 @@ def _open(
             no_text = str(error)
     elif "lm_head" in left_behind:
         no_text = f"its lm_head is no weight and bias on {architecture.backbone.width} features"
-    return Released(name, family, architecture, vocabulary, no_text, left_behind, sources, files)
+    chosen = architecture.head
+    labels = _read_labels(config, chosen.labels) if isinstance(chosen, ClassifierHeadConfig) else None
+    return Released(name, family, architecture, vocabulary, no_text, left_behind, sources, files, labels)
+
+
+def _read_labels(config: Mapping[str, Any], count: int) -> Labels:
+    """Names by `id2label`; those that transformers gives where it has others than the head has rows."""
+    named = config.get("id2label")
+    names = tuple(named.get(str(i)) for i in range(count)) if isinstance(named, dict) and len(named) == count else ()
+    whole = len(set(names)) == count and all(isinstance(name, str) for name in names)
+    return Labels(names if whole else tuple(f"LABEL_{i}" for i in range(count)))
 
 
 def write_folder(
-    path: Path, family: str, architecture: Architecture, params: dict[str, Any], vocabulary: Vocabulary | None
+    path: Path,
+    family: str,
+    architecture: Architecture,
+    params: dict[str, Any],
+    vocabulary: Vocabulary | None,
+    labels: Labels | None = None,
 ) -> None:
     """Writes a folder that transformers loads: the inverse of `open_released`.
 
@@ -135,6 +152,9 @@ def write_folder(
     """
     path.mkdir(parents=True, exist_ok=True)
     config = write_architecture(family, architecture)
+    if labels:
+        config |= {"id2label": {str(i): name for i, name in enumerate(labels.names)}}
+        config |= {"label2id": {name: i for i, name in enumerate(labels.names)}}
     tensors = to_hugging_face(family, architecture, params)
     partial = path / f".{_TENSORS}.partial"
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={"format": "pt"})

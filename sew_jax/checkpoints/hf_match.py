@@ -4,6 +4,7 @@ The backbone may lie under any prefix, as trainers and wrappers give one; heads 
 of no use here is left behind.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from sew_jax.checkpoints.hf_weights import (
 )
 from sew_jax.checkpoints.tensor_files import Header
 from sew_jax.errors import UserError
-from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, Head, PretrainHeadConfig
 
 # What torch puts between modules: data parallel, compiled, sharded, rematerialised
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -157,10 +158,12 @@ def _within(stored: Mapping[str, str], roots: list[str]) -> dict[str, str]:
 
 def _choose_head(
     family: str, config: Mapping[str, Any], architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]
-) -> PretrainHeadConfig | CTCHeadConfig | None:
+) -> Head | None:
     """The head that is there: that of a class for pre-training by config.json alone, as its sizes are of use."""
     if isinstance(architecture.head, PretrainHeadConfig):
         return architecture.head
+    if isinstance(architecture.head, ClassifierHeadConfig):
+        return _classifier(architecture, shapes)
     symbols = shapes.get("lm_head.bias", ())
     if len(symbols) == 1 and shapes.get("lm_head.weight") == (*symbols, architecture.backbone.width):
         return read_head("ForCTC", {**config, "vocab_size": symbols[0]})
@@ -173,6 +176,22 @@ def _choose_head(
         if not path.startswith("backbone/")
     ]
     return pretraining if all(name in shapes for name in names) else None
+
+
+def _classifier(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> ClassifierHeadConfig | None:
+    """The head of a class for sequence classification, as large as its tensors are; None where they are others."""
+    backbone, head, _ = architecture
+    assert isinstance(head, ClassifierHeadConfig)
+    if len(shape := shapes.get("classifier.weight", ())) != 2:
+        return None
+    labels, width = shape
+    found = dataclasses.replace(head, labels=labels, width=width)
+    wanted = {"classifier.weight": (labels, width), "classifier.bias": (labels,)}
+    wanted |= {"projector.weight": (width, backbone.width), "projector.bias": (width,)}
+    if head.layer_sum:
+        wanted["layer_weights"] = (backbone.layers + 1,)
+    is_whole = labels > 1 and all(shapes.get(name) == shape for name, shape in wanted.items())
+    return found if is_whole else None
 
 
 def _modules(names: Iterable[str], roots: list[str]) -> list[str]:

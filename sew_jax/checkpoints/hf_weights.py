@@ -14,7 +14,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.hf_families import FAMILIES
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, Data2VecConfig, Head, PretrainHeadConfig
+from sew_jax.models.classifier import ClassifierModel
+from sew_jax.models.config import (
+    BackboneConfig,
+    ClassifierHeadConfig,
+    CTCHeadConfig,
+    Data2VecConfig,
+    Head,
+    PretrainHeadConfig,
+)
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.frontend import conv_stack, feature_width
@@ -136,7 +144,12 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
 
     if isinstance(head, CTCHeadConfig):
         affine("symbols", "lm_head")
-    elif head:
+    elif isinstance(head, ClassifierHeadConfig):
+        affine("projector", "projector")
+        affine("classifier", "classifier")
+        if head.layer_sum:
+            names["layer_weights"] = ("layer_weights", _SAME)
+    elif isinstance(head, PretrainHeadConfig):
         groups, codes = head.codebooks, head.codes
         names["quantizer/codebook"] = (
             "quantizer.codevectors",
@@ -168,12 +181,17 @@ def parameter_shapes(backbone: BackboneConfig, head: Head | None) -> dict[str, A
 @functools.cache  # tracing a model takes a third of a second
 def flat_shapes(backbone: BackboneConfig, head: Head | None) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The same by path."""
-    model: PretrainModel | Data2VecModel | CTCModel
-    if isinstance(head, PretrainHeadConfig):
-        model = PretrainModel(backbone, head)
-    elif isinstance(head, Data2VecConfig):
-        model = Data2VecModel(backbone, head)
-    else:
-        model = CTCModel(backbone, head or CTCHeadConfig())
+    model = model_of(backbone, head)
     params = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
     return flatten_dict(params if head else {"backbone": params["backbone"]}, sep="/")
+
+
+def model_of(backbone: BackboneConfig, head: Head | None) -> PretrainModel | Data2VecModel | CTCModel | ClassifierModel:
+    """The model with that head; of a bare backbone, one whose head is of no use."""
+    if isinstance(head, PretrainHeadConfig):
+        return PretrainModel(backbone, head)
+    if isinstance(head, Data2VecConfig):
+        return Data2VecModel(backbone, head)
+    if isinstance(head, ClassifierHeadConfig):
+        return ClassifierModel(backbone, head)
+    return CTCModel(backbone, head or CTCHeadConfig())

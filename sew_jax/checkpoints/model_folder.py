@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save_file
 
 from sew_jax.buckets import as_path, is_remote
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
@@ -35,7 +36,7 @@ def folder_of(init_from: str) -> Path:
 
 
 def write_model(
-    folder: Path, record: dict[str, Any], params: Any, vocabulary: Vocabulary | None, dtype: str = "float16"
+    folder: Path, record: dict[str, Any], params: Any, symbols: Vocabulary | Labels | None, dtype: str = "float16"
 ) -> None:
     """Writes the folder.
 
@@ -55,8 +56,8 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS)
     write_json(folder / "config.json", record)
-    if vocabulary:
-        vocabulary.save(folder)
+    if symbols:
+        symbols.save(folder)
 
 
 def read_weights(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a run starts from: the workdir of another run, or a released checkpoint, behind one interface."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from sew_jax.checkpoints.hf_languages import name_language, split_language
 from sew_jax.checkpoints.hf_weights import flat_shapes, parameter_shapes
 from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
 from sew_jax.compression import Compression, parse_table, settings_table
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig, Head, head_type
+from sew_jax.metrics.measure import ACCURACY, WER
+from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig, Head, head_type
 
 HUGGING_FACE = "hf:"
 
@@ -39,6 +42,7 @@ class Pretrained(NamedTuple):
     left_behind: tuple[str, ...] = ()  # modules of a released checkpoint that have no place here
     lacks: tuple[str, ...] = ()  # parameters of its architecture that a released checkpoint does not have
     revision: str = ""  # of a checkpoint by name: the hub's commit, where it is known
+    labels: Labels | None = None  # of a classifier
 
     def recorded(self) -> dict[str, Any]:
         """All but the parameters, as JSON: what a run keeps of its origin, so that it goes on without it."""
@@ -50,6 +54,7 @@ class Pretrained(NamedTuple):
             "writes_text": isinstance(self.head, CTCHeadConfig),
             "vocabulary": self.vocabulary and self.vocabulary.recorded(),
             "trained": ",".join(map(str, self.trained)),
+            "labels": self.labels and list(self.labels.names),
             "no_text": self.no_text,
             "lacks": list(self.lacks),
         }
@@ -68,6 +73,7 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
     revision = f"@{kept['revision']}" if kept["revision"] and "@" not in plain else ""
     pinned = name_language(plain + revision, language)
     backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
+    labels = Labels(tuple(kept["labels"])) if kept.get("labels") else None  # earlier runs say nothing of them
     head = head_type(kept["head"])(**kept["head"]) if kept["head"] else None
     return Pretrained(
         name=init_from,
@@ -82,6 +88,7 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
         no_text=kept["no_text"],
         lacks=tuple(kept["lacks"]),
         revision=kept["revision"],
+        labels=labels,
     )
 
 
@@ -101,14 +108,16 @@ def open_pretrained(init_from: str) -> Pretrained:
 def _workdir(name: str) -> Pretrained:
     workdir = folder_of(name)
     record = _read_record(workdir)
-    architecture, has_text = record["architecture"], record["config"].get("mode") == "finetune"
+    architecture = record["architecture"]
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         if (workdir / WEIGHTS).is_file():
             return record.get("state", "exported"), jax.device_put(read_weights(workdir), sharding)
         if best := newest_record(workdir / BEST):
             step, params = load_params(workdir / BEST, sharding)
-            return f"update {step}, the best by WER on {best['split']} ({best['wer']:.1%})", params
+            measure = ACCURACY if labels else WER
+            reached = f"{measure.of(best['wer']):.1%}"
+            return f"update {step}, the best by {measure.name} on {best['split']} ({reached})", params
         step, params = load_params(workdir, sharding)
         return f"update {step}", params
 
@@ -120,8 +129,10 @@ def _workdir(name: str) -> Pretrained:
         raise UserError(
             f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
         ) from error
-    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if has_text else None
-    return Pretrained(name, backbone, head, vocabulary, trained, load, lambda: parameter_shapes(backbone, head), record)
+    vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if isinstance(head, CTCHeadConfig) else None
+    labels = Labels.load(workdir) if isinstance(head, ClassifierHeadConfig) else None
+    shapes = functools.partial(parameter_shapes, backbone, head)
+    return Pretrained(name, backbone, head, vocabulary, trained, load, shapes, record, labels=labels)
 
 
 def _hugging_face(name: str) -> Pretrained:
@@ -135,6 +146,7 @@ def _hugging_face(name: str) -> Pretrained:
         backbone=released.architecture.backbone,
         head=released.architecture.head,
         vocabulary=released.vocabulary,
+        labels=released.labels,
         trained=[Compression(released.architecture.squeeze)],
         load=load,
         shapes=released.shapes,

@@ -20,6 +20,7 @@ from sew_jax.checks.modes import (
     Mode,
     Rules,
     a_language_is_of_a_released_checkpoint,
+    choice,
     defaults_of,
     layers_have_factors,
     lengths_are_in_order,
@@ -173,6 +174,11 @@ def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
             yield key.removesuffix(":"), problem
 
 
+def _a_teacher_is_trained(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.teacher.weight and config.from_scratch:
+        yield "teacher.weight", "learns from init_from's model, and from_scratch starts without it; set one of them"
+
+
 def _spans_fit_crops(config: ConfigDict) -> Iterator[tuple[str, str]]:
     frame = FRAME_SAMPLES * (2 if config.model.frontend == "fbank25" else 1)
     least = ((config.mask.span + 2) * frame + 400) / SAMPLE_RATE
@@ -222,6 +228,12 @@ def _data2vec_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "sandwich.distill", problem
 
 
+def _labels_are_not_spelt(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for key in ("vocabulary", "text_normalizer"):
+        if config.get("task") == "classify" and config.get(key):
+            yield key, f"{config[key]!r} is for transcripts; labels are taken as they stand, so leave it empty"
+
+
 PRETRAIN = Mode(
     keys={
         "mode": mode("pretrain"),
@@ -263,11 +275,13 @@ PRETRAIN = Mode(
 FINETUNE = Mode(
     keys={
         "mode": mode("finetune"),
+        "task": choice("ctc", "classify", default="ctc"),
         "data": DATA,
         "init_from": INIT_FROM,
         "language": LANGUAGE,
         "from_scratch": Flag(),
         "vocabulary": Text(),
+        "teacher": {"weight": at_least(0, "of the divergence from init_from's own symbols", default=0.0)},
         "text_normalizer": TEXT_NORMALIZER,
         **_RUN,
         "model": _DROPOUTS,
@@ -299,7 +313,9 @@ FINETUNE = Mode(
         lengths_are_in_order,
         _stages_fit,
         _sandwich_has_layers,
+        _a_teacher_is_trained,
         a_language_is_of_a_released_checkpoint,
+        _labels_are_not_spelt,
     ),
     filled=("init_from",),
 )

@@ -54,7 +54,7 @@ def _row(entry: Entry, wave: np.ndarray, limits: Limits) -> dict[str, Any]:
         raise AudioError(f"is {seconds:.2f} s long, shorter than min_seconds={limits.min_seconds:g}")
     if entry.text and seconds > limits.max_seconds:
         raise AudioError(f"is {seconds:.2f} s long, longer than max_seconds={limits.max_seconds:g}; cut it into pieces")
-    row = {"id": entry.id, "samples": len(wave), "text": entry.text, "speaker": entry.speaker}
+    row = {"id": entry.id, "samples": len(wave), "text": entry.text, "label": entry.label, "speaker": entry.speaker}
     return row | {"source": None, "begin": None}
 
 
@@ -63,5 +63,5 @@ def _pieces(entry: Entry, blocks: Iterable[np.ndarray], limits: Limits) -> Itera
     longest = round(limits.cut_seconds * SAMPLE_RATE)
     shortest = max(longest // _SHORTEST, round(limits.min_seconds * SAMPLE_RATE))
     for number, (begin, wave) in enumerate(cut_at_pauses(blocks, longest, shortest)):
-        row = {"id": f"{entry.id}#{number:04d}", "samples": len(wave), "text": None, "speaker": entry.speaker}
-        yield row | {"source": entry.id, "begin": begin}, audio.encode(wave)
+        row = {"id": f"{entry.id}#{number:04d}", "samples": len(wave), "text": None, "label": entry.label}
+        yield row | {"speaker": entry.speaker} | {"source": entry.id, "begin": begin}, audio.encode(wave)

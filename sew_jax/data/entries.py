@@ -36,6 +36,7 @@ class Entry(NamedTuple):
     id: str
     path: str
     text: str | None = None  # None: it has no transcript
+    label: str | None = None  # None: it has none
     speaker: str = ""
     samples: int | None = None  # at 16 kHz; None: not known yet, of a segment: to the end of the file
     problem: str | None = None

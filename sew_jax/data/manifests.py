@@ -4,6 +4,7 @@ A form says how its files are rows; here rows become entries: splits, names that
 """
 
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ TEXT_KEYS = (
     *("text", "sentence", "transcription", "transcript", "normalized_text", "normalized_transcription", "txt"),
     *("target", "words", "wrd"),
 )
+LABEL_KEYS = ("label",)
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
 ID_KEYS = ("id", "utt_id", "utterance_id", "key")
 BEGIN_KEYS, END_KEYS = ("start", "start_time", "begin", "begin_time"), ("end", "end_time")
@@ -43,6 +45,7 @@ class Row(NamedTuple):
     audio: str = ""  # as it is written
     id: str | None = None
     text: str | None = None
+    label: str | None = None
     speaker: str = ""
     split: str = "train"
     offset: Any = None  # seconds; None: there is no segment
@@ -89,6 +92,7 @@ def row_of(row: dict[str, Any], where: str) -> Row:
         audio=audio,
         id=None if name is None else str(name),
         text=text,
+        label=_label(pick(row, LABEL_KEYS)),
         speaker=str(pick(row, SPEAKER_KEYS) or ""),
         split=str(row.get("split") or "train"),
         offset=row.get("offset"),
@@ -96,6 +100,13 @@ def row_of(row: dict[str, Any], where: str) -> Row:
         channel=row.get("channel"),
         span=_span(row) if row.get("offset") in (None, "") else None,
     )
+
+
+def _label(value: Any) -> str | None:
+    """A label as a text: words one space apart, or a whole number or a truth as JSON writes it; of others none."""
+    if isinstance(value, int):
+        value = json.dumps(value)
+    return (printable(" ".join(value.split())) or None) if isinstance(value, str) else None
 
 
 def _span(row: dict[str, Any]) -> tuple[float, float] | None:
@@ -184,6 +195,7 @@ def _entry(row: Row, base: _Base, prefix: str) -> Entry:
         id=printable(name),
         path=path,
         text=None if row.text is None else " ".join(row.text.split()),
+        label=row.label,
         speaker=printable(row.speaker),
         samples=samples,
         begin=begin,

@@ -17,6 +17,7 @@ from grain._src.python.dataset.transformations import process_prefetch
 
 from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.batch_plan import BatchPlan
+from sew_jax.data.labels import Labels
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary
@@ -45,7 +46,7 @@ WHOLE = Share()
 class Batch(NamedTuple):
     """This host's rows: `wave` (B, N) int16, `length` (B,) samples, `crop` (B,), which names what a row takes among all
     that an epoch could, and, with a vocabulary, `labels` (B, U) and `label_length` (B,). Filler rows have length 0 and
-    crop -1; those that could not be read have length 0 alone.
+    crop -1; those that could not be read have length 0 alone. Where there is no transcript, `label_length` is -1.
     """
 
     arrays: dict[str, np.ndarray]
@@ -61,7 +62,7 @@ class Batches:
 
     Args:
       seed: of the crops and speeds.
-      vocabulary: None makes batches without labels.
+      vocabulary: spells transcripts, or labels of utterances; None makes batches without either.
       symbols_U: with a vocabulary, the symbols of each transcript, counted.
       speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
       share: the rows that this host reads.
@@ -73,7 +74,7 @@ class Batches:
         plan: BatchPlan,
         *,
         seed: int,
-        vocabulary: Vocabulary | None,
+        vocabulary: Vocabulary | Labels | None,
         symbols_U: np.ndarray | None = None,
         start: int,
         stop: int,
@@ -109,8 +110,10 @@ class Batches:
                 continue
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
-                labels = self._vocabulary.encode(self._source.text(utterance) or "")
-                arrays["labels"][row, : len(labels)], arrays["label_length"][row] = labels, len(labels)
+                text = self._source.text(utterance)
+                labels = self._vocabulary.encode(text or "")
+                arrays["labels"][row, : len(labels)] = labels
+                arrays["label_length"][row] = -1 if text is None else len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
 

@@ -32,7 +32,13 @@ from sew_jax.storage import exists, is_away, is_folder, names_in, patient
 
 VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
-    {"id": pa.large_string(), "samples": pa.int64(), "text": pa.large_string(), "speaker": pa.large_string()}
+    {
+        "id": pa.large_string(),
+        "samples": pa.int64(),
+        "text": pa.large_string(),
+        "label": pa.large_string(),
+        "speaker": pa.large_string(),
+    }
 )
 # What `prepare` writes says also whence a piece came (null of what was not cut), and where in its shard a record lies
 PREPARED_SCHEMA = pa.unify_schemas(
@@ -175,7 +181,7 @@ class RecordStore:
                 if is_away(error):
                     raise
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
-        self.index = pa.concat_tables(tables)
+        self.index = _with_labels(pa.concat_tables(tables))
         self._records: Records = None
 
     def _open_records(self) -> None:
@@ -204,6 +210,13 @@ class RecordStore:
         except (DecodeError, IndexError) as error:
             raise AudioError(f"has a record that cannot be read ({' '.join(str(error).split())[:80]})") from error
         return audio.read(flac, begin, samples)
+
+
+def _with_labels(index: pa.Table) -> pa.Table:
+    """An index that was written before there were labels, with none."""
+    if "label" in index.column_names:
+        return index
+    return index.append_column("label", pa.nulls(len(index), pa.large_string()))
 
 
 @patient

@@ -32,7 +32,7 @@ _FILE_SCHEMA = pa.schema(
 
 
 class Store(Protocol):
-    """Audio by row of an index with the columns id, samples, text (null where there is none) and speaker."""
+    """Audio by row of an index: columns id, samples, text and label (null where there is none), and speaker."""
 
     index: pa.Table
 
@@ -43,7 +43,7 @@ class FileStore:
     """Utterances in files of their own, or as parts of files."""
 
     def __init__(self, entries: Sequence[Entry]):
-        columns = {name: [getattr(entry, name) for entry in entries] for name in ("id", "samples", "text", "speaker")}
+        columns = {name: [getattr(entry, name) for entry in entries] for name in INDEX_SCHEMA.names}
         self.index = pa.table(columns, schema=INDEX_SCHEMA)
         kept = {name: [getattr(entry, name) for entry in entries] for name in _FILE_SCHEMA.names}
         self._is_plain = np.array([not is_part(entry) and entry.seconds is None for entry in entries], bool)
@@ -82,10 +82,14 @@ class Corpus:
 
 
 class Source:
-    """Random access to the utterances of one corpus or several in a row; `samples` are lengths at 16 kHz."""
+    """Random access to the utterances of one corpus or several in a row; `samples` are lengths at 16 kHz.
 
-    def __init__(self, name: str, corpora: Sequence[Corpus]):
-        self.name, self._corpora = name, list(corpora)
+    Args:
+      target: the column that `text` gives: `text`, or `label`.
+    """
+
+    def __init__(self, name: str, corpora: Sequence[Corpus], target: str = "text"):
+        self.name, self._corpora, self._target = name, list(corpora), target
         self.names, self.sizes = [corpus.name for corpus in corpora], [len(corpus) for corpus in corpora]
         self._starts = np.cumsum([0, *self.sizes])
         self.samples = np.concatenate([corpus.column("samples").to_numpy() for corpus in corpora])
@@ -102,9 +106,9 @@ class Source:
         return corpus.value("id", place)
 
     def text(self, i: int) -> str | None:
-        """The transcript, words one space apart; empty where nothing was said, None where there is none."""
+        """The transcript or label, words one space apart; empty where nothing was said, None where there is none."""
         corpus, place = self._at(i)
-        return corpus.value("text", place)
+        return corpus.value(self._target, place)
 
     @patient(seen_before=True, doubtful=AudioError)
     def audio(self, i: int, begin: int = 0, samples: int | None = None) -> np.ndarray:
@@ -123,7 +127,14 @@ class Source:
 
 
 def open_source(
-    data: str, split: str, *, min_samples: int, max_samples: int | None = None, need_text: bool, max_bad: float
+    data: str,
+    split: str,
+    *,
+    min_samples: int,
+    max_samples: int | None = None,
+    need_text: bool,
+    max_bad: float,
+    target: str = "text",
 ) -> tuple[Source, list[Problem]]:
     """The utterances of `split` in `data`, and those left out.
 
@@ -134,8 +145,9 @@ def open_source(
       split: name of a split; several are joined by commas. Empty: all that `data` holds.
       min_samples: shorter utterances are left out.
       max_samples: and longer ones; None leaves out none.
-      need_text: whether an utterance without a transcript is a problem.
+      need_text: whether an utterance without a transcript, or without a label, is a problem.
       max_bad: how many damaged utterances may be left out; below 1, which share. Short and long ones do not count.
+      target: what an utterance is to be given: its `text`, or the `label` that a manifest has for it.
 
     Raises:
       UserError: a path or split does not exist, holds no usable utterance, or holds too many damaged ones.
@@ -144,6 +156,7 @@ def open_source(
     if not roots:
         raise UserError("data is empty; set --config.data to a folder, a manifest, or demo")
     corpora, damaged, by_length, without_text = [], [], [], []
+    lacks = "has no label" if target == "label" else "has no transcript"
     for root in roots:
         store, problems = _open_root(root, split)
         damaged += problems
@@ -159,13 +172,16 @@ def open_source(
                 by_length.append(_too(index, i, f"longer than input.max_seconds={max_samples / SAMPLE_RATE:g}; cut it"))
             keep &= samples <= max_samples
         if need_text:
-            has_text = pc.is_valid(index["text"]).to_numpy()
-            without_text += [
-                Problem(index["id"][i].as_py(), "has no transcript") for i in np.flatnonzero(keep & ~has_text)
-            ]
+            has_text = pc.is_valid(index[target]).to_numpy()
+            without_text += [Problem(index["id"][i].as_py(), lacks) for i in np.flatnonzero(keep & ~has_text)]
             keep &= has_text
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))
     usable = sum(map(len, corpora))
+    if without_text and not usable and target == "label":
+        raise UserError(
+            f"data: {data} has no labels in split {split or '(all)'}; give a manifest whose rows have one, such as "
+            '{"audio": PATH, "label": "happy"} (docs/classification.md)'
+        )
     if without_text and not usable:
         instead = "".join(map(_instead, roots))
         raise UserError(
@@ -180,7 +196,8 @@ def open_source(
             f"; all {len(problems)} were left out, the first: {problems[0].id} {problems[0].reason}" if problems else ""
         )
         raise UserError(f"data: {data} has no usable audio in split {split or '(all)'}{why}")
-    return Source(f"{data}:{split}" if split else data, [corpus for corpus in corpora if len(corpus)]), problems
+    name, whole = f"{data}:{split}" if split else data, [corpus for corpus in corpora if len(corpus)]
+    return Source(name, whole, target), problems
 
 
 def _instead(root: str) -> str:

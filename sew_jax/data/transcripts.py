@@ -34,14 +34,19 @@ class Transcripts(NamedTuple):
 def spell_transcripts(vocabulary: Vocabulary, source: Source) -> Transcripts:
     """Spells all transcripts of a source.
 
+    An utterance without one has no symbols.
+
     Raises:
-      UserError: one has a character without a symbol (the message names the first and counts the rest), or none has
-        a word.
+      UserError: one has a character without a symbol (the message names the first and counts the rest), or none of
+        those that there are has a word.
     """
     symbols_U, frames_U = np.zeros(len(source), np.int32), np.zeros(len(source), np.int32)
-    unknown = []
+    unknown, missing = [], 0
     for i in range(len(source)):
-        text = source.text(i) or ""
+        text = source.text(i)
+        if text is None:
+            missing += 1
+            continue
         try:
             ids = vocabulary.encode(text)
         except KeyError:
@@ -51,9 +56,12 @@ def spell_transcripts(vocabulary: Vocabulary, source: Source) -> Transcripts:
         frames_U[i] = len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
     if unknown:
         raise _unknown_characters(vocabulary, source.name, unknown)
-    if not symbols_U.any():
+    if not symbols_U.any() and missing < len(source):
         raise UserError(f"{source.name}: no transcript has a word; is the text in another field, or in other files?")
-    return Transcripts(symbols_U, frames_U, [_how_spelt(vocabulary), *text_notes(vocabulary, source)])
+    notes = [_how_spelt(vocabulary), *text_notes(vocabulary, source)]
+    if missing:
+        notes.insert(1, f"            {missing} of {len(source)} utterances have no transcript")
+    return Transcripts(symbols_U, frames_U, notes)
 
 
 def _unknown_characters(vocabulary: Vocabulary, data: str, unknown: list[tuple[str, set[str]]]) -> UserError:
@@ -80,12 +88,12 @@ def text_notes(vocabulary: Vocabulary, source: Source, *, empty: str = "they tra
     Args:
       empty: what becomes of empty ones.
     """
-    texts = [(i, source.text(i) or "") for i in range(len(source))]
+    texts = [(i, text) for i in range(len(source)) if (text := source.text(i)) is not None]
     notes = []
     empties = [i for i, text in texts if not vocabulary.normalize(text)]
     if empties:
         first = source.id(empties[0])
-        notes.append(f"  ! {len(empties)} of {len(source)} transcripts are empty (first: {first}); {empty}")
+        notes.append(f"  ! {len(empties)} of {len(texts)} transcripts are empty (first: {first}); {empty}")
     dropped = [(i, found) for i, text in texts if (found := format_characters(text, vocabulary.joiners))]
     if dropped:
         count = collections.Counter(c for _, found in dropped for c in found)

@@ -14,6 +14,7 @@ from sew_jax.console import say
 from sew_jax.decoding.recognizer import Output, Recognizer, best_symbols, log_probs
 from sew_jax.engines.run_times import PRECISIONS, Engine, Session, has_bfloat16, need_runtime, open_session
 from sew_jax.errors import UserError
+from sew_jax.models.ctc import CTCModel
 
 
 class EngineRecognizer(Recognizer):
@@ -54,6 +55,7 @@ class EngineRecognizer(Recognizer):
         missing = [setting for setting in dict.fromkeys(settings) if setting not in self._sessions]
         if not missing:
             return
+        assert isinstance(self.model, CTCModel)  # others are refused by `on_engine`
         kind = "int8" if self.engine.dtype == "int8" else "float32"
         with tempfile.TemporaryDirectory(prefix="sew_jax_") as folder:
             paths = write_graphs(Path(folder), self.model, self.params, missing, kind, {})
@@ -87,6 +89,8 @@ def on_engine(recognizer: Recognizer, engine: Engine) -> Recognizer:
     if engine.dtype not in PRECISIONS[engine.runtime]:
         has = " and ".join(PRECISIONS[engine.runtime])
         raise UserError(f"dtype: {engine.runtime} computes in {has}, not in {engine.dtype}")
+    if recognizer.labels and engine.runtime != "jax":
+        raise UserError(f"runtime: {engine.runtime} computes text alone; jax has the labels of {recognizer.name}")
     need_runtime(engine.runtime, "runtime")
     if engine.dtype == "bfloat16" and not has_bfloat16(engine.runtime):
         raise UserError(f"dtype: this machine has no bfloat16 for {engine.runtime}; take float32")
@@ -103,6 +107,7 @@ def on_engine(recognizer: Recognizer, engine: Engine) -> Recognizer:
         recognizer.vocabulary,
         recognizer.trained,
         recognizer.mesh,
+        recognizer.labels,
     )
     made.no_text = recognizer.no_text
     return made

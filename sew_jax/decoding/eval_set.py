@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
+from sew_jax.data.labels import Labels, check_labels
 from sew_jax.data.normalize_text import show
 from sew_jax.data.pipeline import Batches, read_ahead
 from sew_jax.data.problems import Problem, check_damaged
@@ -97,27 +98,42 @@ class EvalSet:
         return outputs, spent
 
 
-def open_eval_sets(config: ConfigDict, splits: Sequence[str], vocabulary: Vocabulary, mesh: Mesh) -> list[EvalSet]:
+def open_eval_sets(
+    config: ConfigDict, splits: Sequence[str], symbols: Vocabulary | Labels, mesh: Mesh
+) -> list[EvalSet]:
     """A set for each split of `config.data`, all padded to the same few bucket lengths. An empty name is all there is.
 
     Raises:
-      UserError: a split does not exist, or too much of it cannot be used.
+      UserError: a split does not exist, or too much of it cannot be used, or it has a label that the model lacks.
     """
-    sources = [
-        open_source(config.data, split, min_samples=1, need_text=True, max_bad=config.input.max_bad) for split in splits
-    ]
+    options = {"min_samples": 1, "need_text": True, "max_bad": config.input.max_bad, "target": target_of(symbols)}
+    sources = [open_source(config.data, split, **options) for split in splits]
     buckets = choose_buckets(np.concatenate([source.samples for source, _ in sources]), config.input.buckets)
     rows = rows_to_measure([source for source, _ in sources], buckets, config.input.batch_seconds, mesh.size)
     for source, problems in sources:
         say(f"  data      {source.name}: {len(source)} utterances, {source.samples.sum() / SAMPLE_RATE / 3600:.2f} h")
         _report_damaged(problems, config, len(source) + len(problems))
-        _report_texts(source, vocabulary)
-    say(f"  text      text_normalizer={vocabulary.normalizer}, of references and hypotheses")
+        if isinstance(symbols, Labels):
+            check_labels(symbols, source)
+        else:
+            _report_texts(source, symbols)
+    if isinstance(symbols, Vocabulary):
+        say(f"  text      text_normalizer={symbols.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
     return [
-        EvalSet(split, source, rows, mesh, config, vocabulary.normalize)
+        EvalSet(split, source, rows, mesh, config, normalize_of(symbols))
         for split, (source, _) in zip(splits, sources, strict=True)
     ]
+
+
+def target_of(symbols: Vocabulary | Labels | None) -> str:
+    """What of a source these spell."""
+    return "label" if isinstance(symbols, Labels) else "text"
+
+
+def normalize_of(symbols: Vocabulary | Labels) -> Callable[[str], str]:
+    """What is done to references before they are compared; labels stay as they are."""
+    return symbols.normalize if isinstance(symbols, Vocabulary) else lambda label: label
 
 
 def rows_to_measure(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import Vocabulary
 
 
@@ -28,6 +29,11 @@ def greedy(path_T: np.ndarray, vocabulary: Vocabulary) -> str:
     """The transcript of a path of CTC symbols: repeats collapsed, blanks dropped."""
     first_T = np.diff(path_T, prepend=-1) != 0  # of each run of equal symbols
     return vocabulary.decode(path_T[first_T & (path_T != vocabulary.blank)].tolist())
+
+
+def read_best(path_T: np.ndarray, symbols: Vocabulary | Labels) -> str:
+    """What the most likely symbols of an utterance say: its transcript, or its label."""
+    return greedy(path_T, symbols) if isinstance(symbols, Vocabulary) else symbols.decode(path_T.tolist())
 
 
 def best_path(log_prob_TxV: np.ndarray, vocabulary: Vocabulary) -> Hypothesis:

@@ -14,16 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sew_jax.checkpoints.hf_weights import parameter_shapes
-from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.checkpoints.hf_weights import model_of, parameter_shapes
+from sew_jax.checkpoints.pretrained import Pretrained, open_pretrained
 from sew_jax.compression import Compression
 from sew_jax.console import listed, say
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
+from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.compressor import Compressor, read_back
-from sew_jax.models.config import CTCHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.encoder import Layer
 from sew_jax.models.lengths import repeat_frames, zero_padding
@@ -32,8 +34,9 @@ from sew_jax.models.parameters import cast_ahead, merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
 
+Speech = CTCModel | ClassifierModel
 # (model, parameters, {"wave": (B, N), "length": (B,)}, setting) -> ((B, T, ...), frames of each utterance (B,))
-Output = Callable[[CTCModel, Any, dict[str, jax.Array], Compression], tuple[jax.Array, jax.Array]]
+Output = Callable[[Speech, Any, dict[str, jax.Array], Compression], tuple[jax.Array, jax.Array]]
 
 
 class Recognizer:
@@ -45,6 +48,7 @@ class Recognizer:
       model: without a vocabulary its head has no parameters, and hidden states alone can be had.
       params: its parameters.
       vocabulary: of the symbols of its CTC head; None where it has no such head.
+      labels: of a classifier; None where it is none.
       trained: the table of its training.
       mesh: the devices.
       no_text: why what there is of a CTC head gives no text; else empty.
@@ -56,14 +60,15 @@ class Recognizer:
         self,
         name: str,
         state: str,
-        model: CTCModel,
+        model: Speech,
         params: Any,
         vocabulary: Vocabulary | None,
         trained: list[Compression],
         mesh: Mesh,
+        labels: Labels | None = None,
     ):
         self.name, self.state, self.model, self.params = name, state, model, params
-        self.vocabulary, self.trained, self.mesh = vocabulary, trained, mesh
+        self.vocabulary, self.trained, self.mesh, self.labels = vocabulary, trained, mesh, labels
         self.no_text = ""
         self.programs: dict[tuple, Any] = {}
 
@@ -142,9 +147,9 @@ def load_recognizer(
       UserError: there is none, or its files do not fit each other.
     """
     pretrained = open_pretrained(init_from)
-    head = pretrained.head if isinstance(pretrained.head, CTCHeadConfig) and pretrained.vocabulary else None
-    if need_text and not head:
-        raise no_head(init_from, pretrained.no_text)
+    head = _useful_head(pretrained)
+    if need_text and not isinstance(head, CTCHeadConfig):
+        raise no_head(init_from, pretrained.no_text, pretrained.labels)
     changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
     backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
@@ -156,27 +161,42 @@ def load_recognizer(
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     aside = listed("left behind", pretrained.left_behind)
     say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute{aside}")
-    model = CTCModel(backbone, head or CTCHeadConfig())
+    model = model_of(backbone, head)
+    assert isinstance(model, Speech)
     vocabulary = pretrained.vocabulary.with_normalizer(text_normalizer) if head and pretrained.vocabulary else None
-    recognizer = Recognizer(init_from, state, model, params, vocabulary, pretrained.trained, mesh)
+    recognizer = Recognizer(
+        init_from, state, model, params, vocabulary, pretrained.trained, mesh, pretrained.labels if head else None
+    )
     recognizer.no_text = pretrained.no_text
     return recognizer
 
 
-def no_head(name: str, why: str = "") -> UserError:
+def _useful_head(pretrained: Pretrained) -> CTCHeadConfig | ClassifierHeadConfig | None:
+    """A head whose outputs have names."""
+    if isinstance(pretrained.head, CTCHeadConfig):
+        return pretrained.head if pretrained.vocabulary else None
+    return pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else None
+
+
+def no_head(name: str, why: str = "", labels: Labels | None = None) -> UserError:
     """What is said of a model that gives no text: why what it has of a CTC head is of no use, or that it has none."""
+    if labels:
+        return UserError(
+            f"init_from: {name} gives labels ({labels}), not text: sew_jax.load({name!r}).classify(AUDIO) says which, "
+            "and configs/evaluate.py how often it is right"
+        )
     if why:
         return UserError(f"init_from: {name} gives no text: {why}; mend that, or fine-tune it (configs/finetune.py)")
     return UserError(f"init_from: {name} has no CTC head yet; fine-tune it first (configs/finetune.py)")
 
 
-def log_probs(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
+def log_probs(model: Speech, params, batch: dict[str, jax.Array], compression: Compression):
     """Natural log-probability of each symbol at each frame, (B, T, V) float32, and frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return jax.nn.log_softmax(logits), length
 
 
-def best_symbols(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
+def best_symbols(model: Speech, params, batch: dict[str, jax.Array], compression: Compression):
     """The most likely symbol of each frame, (B, T), and the frames of each utterance, (B,)."""
     logits, length = model.apply({"params": params}, batch["wave"], batch["length"], compression, deterministic=True)
     return logits.argmax(-1).astype(jnp.int32), length
@@ -189,7 +209,7 @@ def hidden_states(layer: int | None) -> Output:
     A layer's frames are squeezed or compressed, and merged; they are repeated up to 50 Hz.
     """
 
-    def compute(model: CTCModel, params, batch: dict[str, jax.Array], compression: Compression):
+    def compute(model: Speech, params, batch: dict[str, jax.Array], compression: Compression):
         outputs, parts_BxWxT = [], []
 
         def keep(call, arguments, options, context):

@@ -31,8 +31,7 @@ from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import upsampler_of
 from sew_jax.models.frontend import feature_width, frame_count
-
-_MASKED = -1e30  # as in the model: finite, so that an utterance without valid keys yields numbers
+from sew_jax.models.lengths import MASKED
 
 
 def build(
@@ -167,7 +166,7 @@ class _Encoder:
         q_BxHxQxE = project(query, "query", [0, 2, 1, 3], channels**-0.5)
         k_BxHxExK, v_BxHxKxE = project(key, "key", [0, 2, 3, 1]), project(key, "value", [0, 2, 1, 3])
         valid_BxK = is_valid(graph, key_length, graph.size(key, 1))
-        hidden = graph("Unsqueeze", graph("Where", valid_BxK, 0.0, _MASKED), [1, 2])
+        hidden = graph("Unsqueeze", graph("Where", valid_BxK, 0.0, MASKED), [1, 2])
         weight = graph("Softmax", graph("Add", graph("MatMul", q_BxHxQxE, k_BxHxExK), hidden), axis=-1)
         out = graph("Transpose", graph("MatMul", weight, v_BxHxKxE), perm=[0, 2, 1, 3])
         return self._dense(graph("Reshape", out, [0, 0, config.width]), name, "attention", "out")

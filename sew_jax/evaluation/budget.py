@@ -15,8 +15,9 @@ from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.engines.run_times import RUNTIMES, Engine, missing_packages
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff
+from sew_jax.metrics.measure import WER
 
-_BUDGET = re.compile(r"(?:(rtf|wer)=)?(\d+\.?\d*|\.\d+)(%?)")
+_BUDGET = re.compile(r"(?:(rtf|wer|accuracy)=)?(\d+\.?\d*|\.\d+)(%?)")
 
 
 class Choice(NamedTuple):
@@ -62,8 +63,9 @@ def chosen(
             "configs/evaluate.py with --config.runtimes and --config.dtypes that name them"
         )
     point = choose(points, budget)
+    reached = f"{point.measure.name} {point.measure.of(point.wer):.2%}"
     time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
-    say(f"  budget    {budget}: {point.setting} by {point.engine}, WER {point.wer:.2%} at {time}")
+    say(f"  budget    {budget}: {point.setting} by {point.engine}, {reached} at {time}")
     return Choice(Compression.parse(point.setting), point.engine)
 
 
@@ -105,13 +107,14 @@ def _table_of(init_from: str) -> Path:
 
 
 def choose(points: Sequence[Point], budget: str) -> Point:
-    """The point that makes the fewest errors in a time, or the fastest one that makes at most so many.
+    """The point that makes the fewest errors in a time, or the fastest one that is so good.
 
     Of the points of a setting, run time and precision the first one with greedy decoding counts, which is that of the
     first split.
 
     Args:
-      budget: `0.5` (of the time of s1q1k1), `rtf=0.05` (seconds for a second of audio), `wer=0.12` or `wer=12%`.
+      budget: `0.5` (of the time of s1q1k1), `rtf=0.05` (seconds for a second of audio), `wer=0.12` or `wer=12%`;
+        of labels `accuracy=0.9` or `accuracy=90%`, which is the least.
 
     Raises:
       UserError: it spells none of these, or no point fits; the message says which is nearest.
@@ -120,12 +123,17 @@ def choose(points: Sequence[Point], budget: str) -> Point:
     if not match:
         raise UserError(
             f"budget: {budget!r} is not understood; write 0.5 (of the time of s1q1k1), rtf=0.05 (of real time) or "
-            "wer=12%"
+            "wer=12% (of labels accuracy=90%)"
         )
     kind, bound = match[1], float(match[2]) / (100 if match[3] else 1)
-    if kind == "wer" and bound > 1:
+    measured = points[0].measure if points else WER
+    if kind in ("wer", "accuracy") and kind != measured.name.lower():
+        example = "wer=12%" if measured.is_error else "accuracy=90%"
+        raise UserError(f"budget: {budget} does not fit the table, which has {measured.title}; write {example}")
+    if kind in ("wer", "accuracy") and bound > 1:
+        what = "word" if kind == "wer" else "label"
         raise UserError(
-            f"budget: {budget} is more than every word; write wer={match[2]}% or a fraction such as wer=0.12"
+            f"budget: {budget} is more than every {what}; write {kind}={match[2]}% or a fraction such as {kind}=0.12"
         )
     greedy: dict[tuple[str, Engine], Point] = {}
     for point in points:
@@ -133,17 +141,18 @@ def choose(points: Sequence[Point], budget: str) -> Point:
             greedy.setdefault((point.setting, point.engine), point)
     if not greedy:
         raise UserError("budget: the table has no point with greedy decoding; run configs/evaluate.py again")
-    measure, other, name = {
-        None: ("relative_time", "wer", "time relative to s1q1k1"),
-        "rtf": ("rtf", "wer", "real-time factor"),
-        "wer": ("wer", "relative_time", "WER"),
+    measure, other, name, best = {
+        None: ("relative_time", "wer", "a time relative to s1q1k1", "fastest"),
+        "rtf": ("rtf", "wer", "a real-time factor", "fastest"),
+        "wer": ("wer", "relative_time", "a WER", "most accurate"),
+        "accuracy": ("accuracy", "relative_time", "an accuracy", "most accurate"),
     }[kind]
-    fitting = [point for point in greedy.values() if getattr(point, measure) <= bound]
+    sign, side = (-1, "more") if kind == "accuracy" else (1, "less")
+    fitting = [point for point in greedy.values() if sign * getattr(point, measure) <= sign * bound]
     if fitting:
-        return min(fitting, key=lambda point: (getattr(point, other), getattr(point, measure)))
-    nearest = min(greedy.values(), key=lambda point: getattr(point, measure))
-    best = "most accurate" if kind == "wer" else "fastest"
+        return min(fitting, key=lambda point: (getattr(point, other), sign * getattr(point, measure)))
+    nearest = min(greedy.values(), key=lambda point: sign * getattr(point, measure))
     raise UserError(
-        f"budget: no setting has a {name} of {bound:g} or less; the {best} point is {nearest.setting} "
+        f"budget: no setting has {name} of {bound:g} or {side}; the {best} point is {nearest.setting} "
         f"at {getattr(nearest, measure):.3g}"
     )

@@ -1,4 +1,4 @@
-"""Word error rate and time at every setting, from the same run of the same programs.
+"""Word error rate (or accuracy) and time at every setting, from the same run of the same programs.
 
 Time is measured as SEW's repository does (`tools/eval_w2v.py`): encoder, argmax and the copy to the host, without
 loading and post-processing; beam search, where there is one, is timed once and added. Batches wait on the device;
@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +26,8 @@ from sew_jax.decoding.beam import chosen_options
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
-from sew_jax.decoding.greedy import greedy
-from sew_jax.decoding.recognizer import Recognizer, best_symbols, load_recognizer, log_probs
+from sew_jax.decoding.greedy import read_best
+from sew_jax.decoding.recognizer import Recognizer, best_symbols, load_recognizer, log_probs, no_head
 from sew_jax.engines.run_times import PRECISIONS, RUNTIMES, Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import describe, format_table, write_outputs
@@ -55,7 +56,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     device = _describe_devices(mesh)
     say("sew_jax evaluate")
     say(f"  devices   {device}")
-    recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
+    recognizer = _load(config, mesh)
     recognizers = _recognizers(config, recognizer)
     table = parse_table(config.settings) if config.settings else recognizer.trained
     table = list(dict.fromkeys([Compression(), *table]))  # s1q1k1 is what others are measured against
@@ -64,12 +65,12 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
     splits = split_names(config.split) or [""]
     dev_splits = [config.tune_split] if config.tune_split else []
-    sets = open_eval_sets(config, [*splits, *dev_splits], recognizer.vocabulary, mesh)
+    symbols: Any = recognizer.labels or recognizer.vocabulary
+    sets = open_eval_sets(config, [*splits, *dev_splits], symbols, mesh)
     dev = sets.pop() if dev_splits else None
-    vocabulary = recognizer.vocabulary
-    with BeamPool(vocabulary, options, config.beam.workers) if options else contextlib.nullcontext() as pool:
+    with BeamPool(symbols, options, config.beam.workers) if options else contextlib.nullcontext() as pool:
         if pool:  # what is wrong with its files is said before anything long
-            pool.decode([np.zeros((1, len(vocabulary)), np.float32)])
+            pool.decode([np.zeros((1, len(symbols)), np.float32)])
         say(f"  outputs   {workdir}")
         scored = _greedy(config, recognizers, table, sets)
         for one in recognizers if pool else ():
@@ -81,6 +82,21 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     files = "tradeoff.html, .json, .csv, .png and transcripts/"
     say(f"done in {format_duration(time.monotonic() - begin)}: {files} are in {workdir}")
     return points
+
+
+def _load(config: ConfigDict, mesh: Mesh) -> Recognizer:
+    """The model, which must have a head that the config's options are for."""
+    options = {"need_text": False, "text_normalizer": config.text_normalizer}
+    recognizer = load_recognizer(config.init_from, config.dtype, mesh, **options)
+    if not recognizer.labels and recognizer.vocabulary is None:
+        raise no_head(config.init_from, recognizer.no_text)
+    for_text = {key: config[key] for key in ("lm", "tune_split", "text_normalizer")}
+    for key, value in {**for_text, "beam.hot_words": config.beam.hot_words}.items():
+        if recognizer.labels and value:
+            raise UserError(
+                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it empty"
+            )
+    return recognizer
 
 
 def _describe_devices(mesh: Mesh) -> str:
@@ -111,7 +127,7 @@ def _greedy(
         first: list[Scored] = []
         for recognizer, setting in itertools.product(recognizers, table):  # warms up
             paths, _ = part.run(recognizer, best_symbols, setting)
-            texts = [greedy(path, recognizer.vocabulary) for path in paths]
+            texts = [read_best(path, recognizer.labels or recognizer.vocabulary) for path in paths]
             first.append(score(recognizer, part, setting, "greedy", texts, []))
         for _ in range(config.repeats):
             for one in first:

@@ -60,19 +60,11 @@ def write_tradeoff(points: Sequence[Point], folder: Path) -> bytes:
 
 def format_table(points: Sequence[Point]) -> str:
     """The table for the screen."""
-    head = (
-        "setting",
-        "WER %",
-        "95 %",
-        "CER %",
-        "sub",
-        "del",
-        "ins",
-        "time",
-        "MACs",
-        "seconds (min-max)",
-        "x real time",
-    )
+    measure = points[0].measure
+    of_texts = ("WER %", "95 %", "CER %", "sub", "del", "ins")
+    of_labels = ("accuracy %", "95 %", "macro F1 %", "95 %", "wrong")
+    errors = of_texts if measure.is_error else of_labels
+    head = ("setting", *errors, "time", "MACs", "seconds (min-max)", "x real time")
     lines = [_cells(point) for point in points]
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
 
@@ -96,26 +88,33 @@ def format_table(points: Sequence[Point]) -> str:
         f"({split}: {count} references are empty; what is written there counts as insertions)"
         for split, count in empty.items()
     ]
-    text.append(
-        "(time and MACs: s1q1k1 = 1; 95 %: of WER, by resampling utterances; *: nothing is both faster and better)"
-    )
+    of = "WER, " if measure.is_error else ""
+    by = f"95 %: {'of ' if of else ''}{of}by resampling utterances"
+    text.append(f"(time and MACs: s1q1k1 = 1; {by}; *: nothing is both faster and better)")
     return "\n".join(text)
 
 
 def _cells(point: Point) -> tuple[str, ...]:
+    errors: tuple[str, ...]
+    if point.accuracy is None:
+        errors = _rate_cells(point.wer, point.wer_low, point.wer_high)
+        errors += (f"{100 * point.cer:.2f}", *map(str, (point.substitutions, point.deletions, point.insertions)))
+    else:
+        errors = _rate_cells(point.accuracy, point.accuracy_low, point.accuracy_high)
+        errors += _rate_cells(point.macro_f1, point.macro_f1_low, point.macro_f1_high)
+        errors += (f"{point.substitutions} of {point.utterances}",)
     return (
         point.setting,
-        f"{100 * point.wer:.2f}",
-        f"{100 * point.wer_low:.1f}-{100 * point.wer_high:.1f}",
-        f"{100 * point.cer:.2f}",
-        str(point.substitutions),
-        str(point.deletions),
-        str(point.insertions),
+        *errors,
         f"{point.relative_time:.2f}",
         f"{point.relative_macs:.2f}",
         f"{point.seconds:.3g} ({point.seconds_min:.3g}-{point.seconds_max:.3g})",
         f"{1 / point.rtf:.0f}",
     )
+
+
+def _rate_cells(rate, low, high) -> tuple[str, str]:
+    return f"{100 * rate:.2f}", f"{100 * low:.1f}-{100 * high:.1f}"
 
 
 def _remark(point: Point) -> str:
@@ -125,6 +124,13 @@ def _remark(point: Point) -> str:
 def _empty(sets: Sequence[EvalSet]) -> str:
     counts = {part.split or "all": part.references.count("") for part in sets}
     return "".join(f"; {split}: {count} references are empty" for split, count in counts.items() if count)
+
+
+def _said(recognizer: Recognizer, sets: Sequence[EvalSet]) -> dict[str, str]:
+    if recognizer.labels:
+        return {"labels": str(recognizer.labels)}
+    assert recognizer.vocabulary
+    return {"text": f"text_normalizer={recognizer.vocabulary.normalizer}{_empty(sets)}"}
 
 
 def describe(
@@ -141,7 +147,7 @@ def describe(
     return {
         "model": f"{config.init_from}, {recognizer.state}",
         "data": f"{config.data} ({listed})",
-        "text": f"text_normalizer={recognizer.vocabulary.normalizer}{_empty(sets)}",
+        **_said(recognizer, sets),
         **beam,
         "device": f"{device}, {engines}",
         "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
@@ -174,14 +180,15 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
 
 def _texts(points: Sequence[Point], scored: Sequence[Scored]) -> dict[str, str]:
     """For TensorBoard, as Markdown: the table, and a few utterances of the first split at all settings."""
-    head = ("setting", "split", "decoder", "WER", "CER", "time", "MACs")
+    second = "macro F1" if points[0].macro_f1 is not None else "CER"
+    head = ("setting", "split", "decoder", points[0].measure.name, second, "time", "MACs")
     lines = [
         (
             point.setting,
             point.split or "all",
             way,
-            f"{point.wer:.2%}",
-            f"{point.cer:.2%}",
+            f"{point.measure.of(point.wer):.2%}",
+            f"{point.cer if point.macro_f1 is None else point.macro_f1:.2%}",
             f"{point.relative_time:.2f}",
             f"{point.relative_macs:.2f}",
         )
@@ -200,7 +207,10 @@ def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
     """All texts, as the page takes them."""
     splits: dict[str, Any] = {}
     for one, way in zip(scored, ways(scored), strict=True):
-        empty = {"ids": one.part.ids, "references": one.part.references, "hypotheses": {}}
+        references, texts = one.part.references, one.texts
+        if one.recognizer.labels:  # each a word there
+            references, texts = ([label.replace(" ", "_") for label in labels] for labels in (references, texts))
+        empty = {"ids": one.part.ids, "references": references, "hypotheses": {}}
         split = splits.setdefault(one.part.split, empty)
-        split["hypotheses"][f"{one.setting}/{way}"] = one.texts
+        split["hypotheses"][f"{one.setting}/{way}"] = texts
     return splits

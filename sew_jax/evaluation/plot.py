@@ -29,8 +29,9 @@ def plot_tradeoff(points: Sequence[Point]) -> bytes:
 
 def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     front = sorted((p for p in points if p.on_front), key=lambda p: p.relative_time)
+    measure = points[0].measure
     line: dict[str, Any] = {"color": "0.75", "linewidth": 1.5, "zorder": 1, "label": "front"}
-    axes.plot([p.relative_time for p in front], [100 * p.wer for p in front], **line)
+    axes.plot([p.relative_time for p in front], [100 * measure.of(p.wer) for p in front], **line)
     way = dict(zip(points, ways(points), strict=True))
     decoders = list(dict.fromkeys(way.values()))
     lengths = sorted({_length(p) for p in points})
@@ -49,10 +50,11 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
             "xytext": offset,
             "ha": side,
         }
-        axes.annotate(point.setting, (point.relative_time, 100 * point.wer), **text)
+        axes.annotate(point.setting, (point.relative_time, 100 * measure.of(point.wer)), **text)
     axes.set_xlabel("time, relative to s1q1k1")
-    axes.set_ylabel("word error rate (%)")
-    axes.set_ylim(bottom=0, top=1.15 * max(100 * max(p.wer_high for p in points), 1))
+    axes.set_ylabel(f"{measure.title} (%)")
+    highest = max(measure.interval(p.wer_low, p.wer_high)[1] for p in points)
+    axes.set_ylim(bottom=0, top=1.15 * max(100 * highest, 1))
     axes.margins(x=0.12)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
@@ -61,18 +63,21 @@ def _plot_split(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_title(
         f"{first.split or 'all data'}: one set of weights, {settings} settings\n"
         f"{first.utterances} utterances, {first.device}, "
-        f"{_listed(p.engine for p in points)}, {_listed(p.decoder for p in points)} decoding",
+        f"{_listed(p.engine for p in points)}"
+        + (f", {_listed(p.decoder for p in points)} decoding" if measure.is_error else ""),
         fontsize=10,
     )
 
 
 def _plot_group(axes: Axes, group: Sequence[Point], colour: str, marker: str, trained: bool, label: str) -> None:
     """Points of one colour and shape, with their intervals."""
-    below = [100 * max(0, p.wer - p.wer_low) for p in group]
-    above = [100 * max(0, p.wer_high - p.wer) for p in group]
+    rates = [p.measure.of(p.wer) for p in group]
+    lows, highs = zip(*(p.measure.interval(p.wer_low, p.wer_high) for p in group), strict=True)
+    below = [100 * max(0, rate - low) for rate, low in zip(rates, lows, strict=True)]
+    above = [100 * max(0, high - rate) for rate, high in zip(rates, highs, strict=True)]
     axes.errorbar(
         [p.relative_time for p in group],
-        [100 * p.wer for p in group],
+        [100 * rate for rate in rates],
         yerr=[below, above],
         fmt=marker,
         markersize=6.5,

@@ -1,8 +1,8 @@
-"""Word errors of what was decoded, and the points of the trade-off that they make with its times."""
+"""Errors of what was decoded or labelled, and the points of the trade-off that they make with its times."""
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.metrics.bootstrap import wer_interval
+from sew_jax.metrics.classes import count_label, macro_f1, macro_f1_interval
+from sew_jax.metrics.measure import ACCURACY
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.cost import count_macs
 
@@ -60,11 +62,17 @@ def score(
     search: Search | None = None,
 ) -> Scored:
     """Counts the errors of texts, one for each utterance of a split, and says how many they are."""
-    errors = [count_errors(reference, text) for reference, text in zip(part.references, texts, strict=True)]
+    count = count_label if recognizer.labels else count_errors
+    errors = [count(reference, text) for reference, text in zip(part.references, texts, strict=True)]
     scored = Scored(recognizer, part, setting, decoder, texts, errors, seconds, search)
     name = f"{part.split} {setting}" if part.split else str(setting)
     empty = f"; {scored.total.empty} references are empty" if scored.total.empty else ""
-    say(f"  {name}, {decoder}, {recognizer.engine}: WER {scored.total.wer:.2%} of {scored.total.words} words{empty}")
+    if recognizer.labels:
+        reached = f"accuracy {ACCURACY.of(scored.total.wer):.2%}, macro F1 {macro_f1(part.references, texts):.2%}"
+        say(f"  {name}, {recognizer.engine}: {reached} of {len(texts)} utterances")
+    else:
+        words = f"{scored.total.words} words{empty}"
+        say(f"  {name}, {decoder}, {recognizer.engine}: WER {scored.total.wer:.2%} of {words}")
     return scored
 
 
@@ -113,9 +121,24 @@ def points_of(scored: Sequence[Scored], part: EvalSet, device: str) -> list[Poin
             dtype=one.recognizer.engine.dtype,
             trained=one.setting in recognizer.trained,
             runtime=one.recognizer.engine.runtime,
+            **(_of_labels(one, low, high) if recognizer.labels else {}),
         )
         points.append(point)
     return points
+
+
+def _of_labels(scored: Scored, wer_low: float, wer_high: float) -> dict[str, Any]:
+    """What a point says of labels beside errors."""
+    low, high = ACCURACY.interval(wer_low, wer_high)
+    f1_low, f1_high = macro_f1_interval(scored.part.references, scored.texts)
+    return {
+        "accuracy": ACCURACY.of(scored.total.wer),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "macro_f1": macro_f1(scored.part.references, scored.texts),
+        "macro_f1_low": f1_low,
+        "macro_f1_high": f1_high,
+    }
 
 
 def count_split_errors(references: Sequence[str], texts: Sequence[str]) -> ErrorCounts:

@@ -1,4 +1,4 @@
-"""The trade-off between word error rate and time: a point for each setting, decoder and split."""
+"""The trade-off between errors and time: a point for each setting, decoder and split."""
 
 import dataclasses
 import json
@@ -9,11 +9,15 @@ from typing import Any, Protocol
 from sew_jax.buckets import as_path
 from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
+from sew_jax.metrics.measure import ACCURACY, WER, Measure
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One setting. Rates are fractions; seconds are of the whole evaluated set, the median over repeats."""
+    """One setting. Rates are fractions; seconds are of the whole evaluated set, the median over repeats.
+
+    Of a classifier each label counts as a text of one word, so that `wer` is 1 - `accuracy`.
+    """
 
     setting: str
     split: str  # empty: all of the data
@@ -45,11 +49,22 @@ class Point:
     empty_references: int = 0  # utterances in which nothing was said, so that all that is written is inserted
     on_front: bool = False  # no other point of its split is both faster and better
     runtime: str = "jax"  # what computed it, in `dtype`
+    accuracy: float | None = None  # of labels, as all below; None: texts were counted
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    macro_f1: float | None = None
+    macro_f1_low: float | None = None
+    macro_f1_high: float | None = None
 
     @property
     def engine(self) -> Engine:
         """Run time and precision."""
         return Engine(self.runtime, self.dtype)
+
+    @property
+    def measure(self) -> Measure:
+        """What it is compared by."""
+        return WER if self.accuracy is None else ACCURACY
 
 
 _KEYS = {"substitutions": "sub", "deletions": "del", "insertions": "ins"}  # field -> key in files
@@ -86,8 +101,15 @@ def mark_front(points: Sequence[Point]) -> list[Point]:
 
 
 def to_objects(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Points as files hold them."""
-    return [{_KEYS.get(k, k): v for k, v in dataclasses.asdict(point).items()} for point in points]
+    """Points as files hold them; without what is said of labels alone where there are none."""
+    return [
+        {
+            _KEYS.get(k, k): v
+            for k, v in dataclasses.asdict(point).items()
+            if point.measure is ACCURACY or not k.startswith(("accuracy", "macro_f1"))
+        }
+        for point in points
+    ]
 
 
 def read_tradeoff(where: Path | str) -> list[Point]:

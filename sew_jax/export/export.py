@@ -44,6 +44,10 @@ def export(config: ConfigDict, workdir: Path) -> None:
         runtimes = ("onnxruntime", "openvino") if config.format == "onnx" else ("jax",)
         options = {"init_from": config.init_from, "runtimes": runtimes}
         settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
+    if pretrained.labels and config.format not in ("hf", "sew_jax"):
+        raise UserError(
+            f"format: {config.format} is for text, and {pretrained.name} gives labels; hf and sew_jax take them"
+        )
     points = _points(config.tradeoff, settings) if config.tradeoff else []
     with writing_to(workdir, "mend that or name another --workdir"), local_folder(workdir) as folder:
         if config.format == "hf":
@@ -126,7 +130,7 @@ def _hugging_face(
         )
     family, architecture = _expressed(pretrained, setting, config.drop_tail)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
-    write_folder(folder, family, architecture, params, pretrained.vocabulary)
+    write_folder(folder, family, architecture, params, pretrained.vocabulary, pretrained.labels)
     name = write_architecture(family, architecture)["architectures"][0]
     exported = pretrained._replace(backbone=architecture.backbone, head=architecture.head)
     write_card(folder, exported, state, settings, points, transformers_use(architecture, name), "transformers")
@@ -145,10 +149,11 @@ def _folder(
         raise UserError(f"format: {pretrained.name} is a released checkpoint; sew_jax exports what it has trained")
     pretrained = pretrained._replace(record=shared_record(pretrained.record), name=Path(pretrained.name).name)
     state, params = pretrained.load(SingleDeviceSharding(jax.devices()[0]))
-    write_model(folder, {**pretrained.record, "state": state}, params, pretrained.vocabulary, config.weights)
+    symbols = pretrained.labels or pretrained.vocabulary
+    write_model(folder, {**pretrained.record, "state": state}, params, symbols, config.weights)
     if points:
         write_json(folder / "tradeoff.json", to_objects(points))  # a budget picks from it
-    write_card(folder, pretrained, state, settings, points, folder_use(pretrained.vocabulary), "sew_jax")
+    write_card(folder, pretrained, state, settings, points, folder_use(symbols), "sew_jax")
     size = (folder / WEIGHTS).stat().st_size / 1e6
     return f"{pretrained.name}, {state}, for sew_jax, {size:.1f} MB in {config.weights}"
 

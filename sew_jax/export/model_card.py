@@ -12,11 +12,12 @@ import sew_jax
 from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.evaluation.tradeoff import Point, ways
 from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
 from sew_jax.files import write_whole
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig
 from sew_jax.models.cost import count_macs
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.tables import markdown_table
@@ -24,6 +25,7 @@ from sew_jax.tables import markdown_table
 _COSTED_SECONDS = 10
 # Keys of a run's config that say how its model was made
 _RECORDED = (
+    "task",
     "init_from",
     "from_scratch",
     "data",
@@ -63,10 +65,13 @@ def write_card(
       library: what runs it.
     """
     named = ", ".join(f"`{setting}`" for setting in settings)
-    ctc = isinstance(pretrained.head, CTCHeadConfig)
-    does = "Speech to text (CTC)" if ctc else "Speech to hidden states"
-    tags = ["sew_jax", "speech", "audio", *(["automatic-speech-recognition"] if ctc else [])]
-    front = [f"library_name: {library}", *([f"pipeline_tag: {tags[-1]}"] if ctc else []), "tags:"]
+    does, task = "Speech to hidden states", ""
+    if isinstance(pretrained.head, CTCHeadConfig):
+        does, task = "Speech to text (CTC)", "automatic-speech-recognition"
+    elif pretrained.labels:
+        does, task = f"Speech to one label an utterance ({pretrained.labels})", "audio-classification"
+    tags = ["sew_jax", "speech", "audio", *([task] if task else [])]
+    front = [f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else []), "tags:"]
     backbone = pretrained.backbone
     parts = [
         "---\n" + "\n".join([*front, *(f"- {tag}" for tag in tags)]) + "\n---\n",
@@ -81,7 +86,8 @@ def write_card(
         _cost(backbone, settings),
     ]
     if points:
-        parts += ["## Word error rate and time\n", _reached(points)]
+        title = points[0].measure.title
+        parts += [f"## {title[:1].upper()}{title[1:]} and time\n", _reached(points)]
     parts += ["## How it was made\n", _made(pretrained, state)]
     write_whole(folder / "README.md", "\n".join(parts).encode())
 
@@ -106,13 +112,13 @@ def shared_record(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def folder_use(vocabulary: Vocabulary | None) -> str:
+def folder_use(symbols: Vocabulary | Labels | None) -> str:
     """How a folder of ours is used."""
-    call = (
-        'print(model.transcribe("speech.flac", setting="s1q1k1").text)'
-        if vocabulary
-        else 'print(model.features("speech.flac", setting="s1q1k1").shape)'
-    )
+    call = 'print(model.features("speech.flac", setting="s1q1k1").shape)'
+    if isinstance(symbols, Labels):
+        call = 'print(model.classify("speech.flac", setting="s1q1k1"))'
+    elif symbols:
+        call = 'print(model.transcribe("speech.flac", setting="s1q1k1").text)'
     return f"""\
 sew_jax loads the folder, from Python or as `--config.init_from=FOLDER`:
 
@@ -199,6 +205,8 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     """How a folder of Hugging Face's is run; `kind` is the class that it names."""
     ctc = isinstance(architecture.head, CTCHeadConfig)
     auto = "AutoModelForCTC" if ctc else "AutoModelForPreTraining" if architecture.head else "AutoModel"
+    labels = isinstance(architecture.head, ClassifierHeadConfig)
+    auto = "AutoModelForAudioClassification" if labels else auto
     loader = "AutoProcessor" if ctc else "AutoFeatureExtractor"
     output = (
         f"logits, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`"
@@ -210,6 +218,9 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
         if ctc
         else "outputs = model(**inputs)"
     )
+    if labels:
+        output = "logits of the labels that `config.json` names"
+        last = "print(model.config.id2label[int(model(**inputs).logits.argmax(-1))])"
     return f"""\
 `{kind}` of transformers computes it. Needed: `pip install torch transformers soundfile`.
 
@@ -245,19 +256,21 @@ def _reached(points: Sequence[Point]) -> str:
             point.setting,
             point.split or "all",
             way,
-            f"{point.wer:.2%}",
-            f"{point.wer_low:.2%} to {point.wer_high:.2%}",
-            f"{point.cer:.2%}",
+            f"{point.measure.of(point.wer):.2%}",
+            "{:.2%} to {:.2%}".format(*point.measure.interval(point.wer_low, point.wer_high)),
+            f"{point.cer if point.macro_f1 is None else point.macro_f1:.2%}",
             f"{point.relative_time:.2f}",
             f"{1 / point.rtf:.0f}",
         )
         for point, way in zip(points, ways(points), strict=True)
     ]
     sizes = [
-        f"{split}: {point.utterances} utterances ({point.audio_seconds / 60:.1f} minutes, {point.words} words)"
+        f"{split}: {point.utterances} utterances ({point.audio_seconds / 60:.1f} minutes"
+        + (f", {point.words} words)" if point.measure.is_error else ")")
         for split, point in {point.split or "all": point for point in points}.items()
     ]
-    head = ("setting", "split", "decoder", "WER", "95 %", "CER", "time to s1q1k1", "times real time")
+    second = "CER" if first.macro_f1 is None else "macro F1"
+    head = ("setting", "split", "decoder", first.measure.name, "95 %", second, "time to s1q1k1", "times real time")
     engines = ", ".join(dict.fromkeys(str(point.engine) for point in points))
     intro = f"Measured on {first.device}, {engines}, with sew_jax itself; {'; '.join(sizes)}:\n\n"
     return intro + markdown_table(head, lines)

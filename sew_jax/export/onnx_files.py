@@ -16,6 +16,7 @@ from sew_jax.engines.files import WEIGHTS_FILE, write_graphs
 from sew_jax.engines.run_times import Engine, open_session
 from sew_jax.export.model_card import joined
 from sew_jax.files import write_whole
+from sew_jax.models.ctc import CTCModel
 from sew_jax.rates import SAMPLE_RATE
 
 EXAMPLE_FILE = "example.py"
@@ -37,6 +38,7 @@ def write_onnx(folder: Path, recognizer: Recognizer, settings: Sequence[Compress
       UserError: a setting does not fit the model's layers.
       RuntimeError: a graph computes something else.
     """
+    assert isinstance(recognizer.model, CTCModel)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial_") as partial:
         about = {"sample_rate": str(SAMPLE_RATE)}

@@ -75,7 +75,14 @@ def _interval(errors_U: np.ndarray, words_U: ArrayLike, seed: int, resamples: in
         raise ValueError(f"{errors_U.shape} errors, but {words_U.shape} words")
     if not len(errors_U):
         return 0.0, 0.0
-    low, high = np.percentile(_resample(errors_U, words_U, _rate, seed, resamples), _PERCENTILES)
+    return resampled_interval(errors_U, words_U, _rate, seed, resamples)
+
+
+def resampled_interval(
+    first_U: np.ndarray, second_U: np.ndarray, statistic: Callable, seed: int, resamples: int
+) -> tuple[float, float]:
+    """The 95 % interval of `statistic(first (..., U), second (..., U), axis=-1)` over draws of utterances."""
+    low, high = np.percentile(_resample(first_U, second_U, statistic, seed, resamples), _PERCENTILES)
     return float(low), float(high)
 
 

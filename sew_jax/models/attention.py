@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import dropout, transformer_dense
-from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.lengths import MASKED, mask_from_lengths
 from sew_jax.models.noise import site_seeds
 from sew_jax.models.products import widen
 from sew_jax.models.relative import Gate, disentangled, gated
@@ -24,7 +24,6 @@ try:
 except ImportError:  # JAX has announced that it will give up Pallas for Triton
     flash_attention = None
 
-_MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 _CACHED_SCORES = 2**21  # more than a CPU's cache holds
 
 
@@ -162,7 +161,7 @@ def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, bias_xQxK=None, *, rate: f
     score_xQxK = jnp.einsum("...qe,...ke->...qk", q_xQxE, k_xKxE, preferred_element_type=jnp.float32)
     if bias_xQxK is not None:
         score_xQxK = score_xQxK + bias_xQxK
-    score_xQxK = jnp.where(valid_xK[..., None, :], score_xQxK, _MASKED)
+    score_xQxK = jnp.where(valid_xK[..., None, :], score_xQxK, MASKED)
     weight_xQxK = jnp.exp(score_xQxK - jax.lax.stop_gradient(score_xQxK.max(-1, keepdims=True)))
     total_xQx1 = weight_xQxK.sum(-1, keepdims=True)
     weight_xQxK = weight_xQxK.astype(v_xKxE.dtype)
@@ -274,7 +273,7 @@ def _scores(q_BxQxE, k_BxKxE, valid_BxK, bias_BxQxK):
     score_BxQxK = _product("bqe,bke->bqk", q_BxQxE, k_BxKxE)
     if bias_BxQxK is not None:
         score_BxQxK = score_BxQxK + bias_BxQxK
-    return jnp.where(valid_BxK[:, None], score_BxQxK, _MASKED)
+    return jnp.where(valid_BxK[:, None], score_BxQxK, MASKED)
 
 
 def _product(axes: str, a, b):

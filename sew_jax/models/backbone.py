@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         others: tuple[Compression, ...] = (),
         row_B=None,
         kept: KeptFrames | None = None,
+        layer_weights=None,
     ) -> Hidden:
         """Masked frames are replaced by the mask embedding, then masked channels by zero; None masks nothing.
 
@@ -58,7 +59,8 @@ class Backbone(nn.Module):
         many rows and frames.
 
         `others` are computed on the same input, which gets no gradient from them: the front end follows `compression`
-        alone. `row_B` numbers what the rows hold, which all noise is drawn by (see `noise`).
+        alone. `row_B` numbers what the rows hold, which all noise is drawn by (see `noise`). With `layer_weights`, one
+        more than layers, the context is not the last layer's but their mean by these (see `Encoder`).
         """
         config = self.config
         raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
@@ -88,7 +90,7 @@ class Backbone(nn.Module):
         encoder = Encoder(config, name="encoder")
 
         def encode(x, setting: Compression):
-            return encoder(x, rows[0], setting, deterministic, rows[1], kept)
+            return encoder(x, rows[0], setting, deterministic, rows[1], kept, layer_weights)
 
         context = encode(x_BxTxD, compression)
         detached = jax.lax.stop_gradient(x_BxTxD)

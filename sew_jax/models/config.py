@@ -216,11 +216,23 @@ class CTCHeadConfig:
     blank: int = 0  # which symbol is the CTC blank
 
 
-Head = PretrainHeadConfig | Data2VecConfig | CTCHeadConfig
+@dataclasses.dataclass(frozen=True)
+class ClassifierHeadConfig:
+    """The head that gives an utterance one of several labels."""
+
+    labels: int = 2
+    width: int = 256  # of the projection between the mean over frames and the labels
+    dropout: float = 0.0  # before the projection
+    layer_sum: bool = False  # reads a learned mean of all layers, as SUPERB's models do, in place of the last one
+
+
+Head = PretrainHeadConfig | Data2VecConfig | CTCHeadConfig | ClassifierHeadConfig
 
 
 def head_type(fields: Collection[str]) -> type[Head]:
     """The kind of head that a record with these fields is of."""
     if "symbols" in fields:
         return CTCHeadConfig
+    if "labels" in fields:
+        return ClassifierHeadConfig
     return Data2VecConfig if "clones" in fields else PretrainHeadConfig

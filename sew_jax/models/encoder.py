@@ -30,7 +30,9 @@ class Encoder(nn.Module):
     """(B, T, D) at 50 Hz -> (B, T, D) at 50 Hz, computed at the rate of the setting; the tail is zero.
 
     The squeeze follows SEW (`squeeze_wav2vec2.py`), and so does the `linear` up-sampler; at s1q1k1 this is the encoder
-    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all.
+    of wav2vec 2.0. Of `kept` frames the output holds these alone, side by side; the convolution runs over all. With
+    weights (L + 1,) that sum to 1, what goes back to 50 Hz is the mean by them of what the first layer is given and of
+    what each of the L layers gives, the last one's behind the final norm.
     """
 
     config: BackboneConfig
@@ -44,6 +46,7 @@ class Encoder(nn.Module):
         deterministic: bool,
         row_B=None,
         kept: KeptFrames | None = None,
+        layer_weights=None,
     ):
         config, squeeze, rate, frames = self.config, compression.squeeze, compression.rate, x_BxTxD.shape[1]
         config.check_setting(compression)
@@ -74,9 +77,13 @@ class Encoder(nn.Module):
         if any(rates) and not deterministic:
             seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x_BxWxD.shape[0]))
         x_BxWxD = SeededDropout(config.dropout)(x_BxWxD, deterministic, seed_Bx2)
-        x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
+        *states, x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
         if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
+        if layer_weights is not None:
+            x_BxWxD = sum(
+                weight * x.astype(jnp.float32) for weight, x in zip(layer_weights, [*states, x_BxWxD], strict=True)
+            ).astype(x_BxWxD.dtype)
 
         if rate < 1:
             return zero_padding(read_back(parts_BxWxT, x_BxWxD), length_B)
@@ -84,31 +91,33 @@ class Encoder(nn.Module):
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
-    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2):
-        """All layers; of frames that they merge each one is given back: (B, W, D)."""
+    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2) -> list[jax.Array]:
+        """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
         config, squeeze = self.config, compression.squeeze
         state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1]) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
-        layer, settings = rematerialized(Layer, config.remat), list(zip(pools, shares, strict=True))
-        names = [f"layer_{i}" for i in range(config.layers)]
+        layer, names = rematerialized(Layer, config.remat), [f"layer_{i}" for i in range(config.layers)]
+        # a layer that merges gives fewer frames than it is given, which no body of a loop can
+        alone = [i if share else None for i, share in enumerate(shares)]
+        settings = list(zip(pools, shares, alone, strict=True))
 
         def run(module, state, seed_Bx2, setting):
-            (x_BxVxD, track), (pool, share) = state, setting
+            (x_BxVxD, track), (pool, share, _) = state, setting
             relative = relative_by_pools.get(pool)
             out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, seed_Bx2, relative, track)
             return out if track else (out, None)
 
         if self.is_initializing() or (deterministic and self.is_mutable_collection("intermediates")):
+            states = [state]
             for name, setting in zip(names, settings, strict=True):
-                state = run(layer(config, name=name), state, None, setting)
+                states.append(run(layer(config, name=name), states[-1], None, setting))
         else:
             params = [cast_kernels(self.variables["params"][name], config.dtype) for name in names]
             of_layers = list(zip(self._kept(deterministic), _seeds(seed_Bx2, names), strict=True))
             as_function = functools.partial(_apply_layer, layer(config, parent=None), run)
-            state = run_layers(as_function, params, state, of_layers, settings)
-        x_BxVxD, track = state
-        return unmerge(x_BxVxD, track) if track else x_BxVxD
+            states = [state, *run_layers(as_function, params, state, of_layers, settings)]
+        return [unmerge(x_BxVxD, track) if track else x_BxVxD for x_BxVxD, track in states]
 
     def _kept(self, deterministic: bool) -> list:
         """Of each layer whether it is computed; None where layers are not drawn."""

@@ -18,10 +18,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 
-from sew_jax.models.noise import mix
+from sew_jax.models.lengths import MASKED
+from sew_jax.models.noise import keyed_hash
 
 _LOG2_E = math.log2(math.e)  # exp2 is an instruction, exp is not
-_MASKED = -1e30  # finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
 
 
 class Blocks(NamedTuple):
@@ -162,7 +162,7 @@ def _forward_kernel(length_ref, seed_ref, q_ref, k_ref, v_ref, out_ref, lse_ref,
     width = pl.next_power_of_2(v_ref.shape[1])
     start = (
         jnp.zeros((blocks.queries, width), jnp.float32),
-        jnp.full(blocks.queries, 2 * _MASKED),
+        jnp.full(blocks.queries, 2 * MASKED),
         jnp.zeros(blocks.queries),
     )
     sum_qxP, highest_q, total_q = jax.lax.fori_loop(0, _valid_blocks(length, blocks.keys), step, start)
@@ -245,7 +245,7 @@ def _valid_blocks(length, size: int):
 
 def _scores(q_qxP, k_kxP, columns: _Frames, length):
     """In units of log2."""
-    return jnp.where((columns.index < length)[None], triton.dot(q_qxP, k_kxP.T) * _LOG2_E, _MASKED)
+    return jnp.where((columns.index < length)[None], triton.dot(q_qxP, k_kxP.T) * _LOG2_E, MASKED)
 
 
 def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
@@ -255,6 +255,6 @@ def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
     dropped, words = round(rate * 256), -(-columns.count // 4)
     row_q, column_k = rows.index.astype(jnp.uint32), columns.index.astype(jnp.uint32)
     position_qxk = row_q[:, None] * np.uint32(words) + (column_k // 4)[None]
-    word_qxk = mix(position_qxk + seed_ref[0], mix(seed_ref[1] + mix(seed_ref[0])))
+    word_qxk = keyed_hash(position_qxk, seed_ref[0], seed_ref[1])
     byte_qxk = (word_qxk >> (column_k % 4 * 8)[None]) & np.uint32(0xFF)
     return jnp.where(byte_qxk >= np.uint32(dropped), x_qxk * (256 / (256 - dropped)), 0.0)

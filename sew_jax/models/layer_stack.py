@@ -18,8 +18,8 @@ LayerFunction = Callable[[Any, Any, Any, Any], Any]
 
 def run_layers(
     function: LayerFunction, params: Sequence[Any], state: Any, of_layers: Sequence[Any], settings: Sequence[Any]
-) -> Any:
-    """The state after all layers.
+) -> list[Any]:
+    """The state after each layer.
 
     Args:
       function: a layer.
@@ -27,27 +27,33 @@ def run_layers(
       of_layers: what else each layer has of its own, trees of equal shapes.
       settings: static, of each layer; equal ones give a state of the shapes that they are given.
     """
+    states: list[Any] = []
     for setting, group in itertools.groupby(range(len(params)), key=lambda i: settings[i]):
         run = list(group)
         arguments = state, [params[i] for i in run], [of_layers[i] for i in run]
         layer = functools.partial(_written_out, function, setting)
         if len(run) == 1:
-            state = layer(*arguments)
+            states += layer(*arguments)
         else:
             loop = functools.partial(_as_a_loop, function, setting)
-            state = jax.lax.platform_dependent(*arguments, tpu=loop, default=layer)
-    return state
+            states += jax.lax.platform_dependent(*arguments, tpu=loop, default=layer)
+        state = states[-1]
+    return states
 
 
 def _written_out(function: LayerFunction, setting, state, params, of_layers):
+    states = []
     for of_params, of_layer in zip(params, of_layers, strict=True):
         state = function(of_params, state, of_layer, setting)
-    return state
+        states.append(state)
+    return states
 
 
 def _as_a_loop(function: LayerFunction, setting, state, params, of_layers):
     def body(state, each):
-        return function(each[0], state, each[1], setting), None
+        state = function(each[0], state, each[1], setting)
+        return state, state
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(params, of_layers, strict=True))
-    return jax.lax.scan(body, state, stacked)[0]
+    last, states = jax.lax.scan(body, state, stacked)
+    return [*(jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(params) - 1)), last]

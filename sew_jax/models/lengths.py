@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 Length = TypeVar("Length", int, jax.Array)
 
+# Score of a key beyond the end; finite, so that an utterance without valid keys (a filler row) yields numbers, not NaN
+MASKED = -1e30
+
 
 def conv_length(length: Length, kernel: int, stride: int) -> Length:
     """Output positions of an unpadded convolution that see valid input only; 0 for input shorter than a kernel."""

@@ -68,6 +68,11 @@ def positions(shape: tuple[int, ...]) -> jax.Array:
 def hash_positions(seed_x2, position) -> jax.Array:
     """Random uint32 (..., *position.shape), see `hash_words`."""
     first, second = (jnp.expand_dims(s, range(s.ndim, s.ndim + position.ndim)) for s in jnp.moveaxis(seed_x2, -1, 0))
+    return keyed_hash(position, first, second)
+
+
+def keyed_hash(position, first, second):
+    """Random uint32 for positions, by a seed of two words."""
     return mix(position + first, mix(second + mix(first)))
 
 

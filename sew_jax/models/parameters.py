@@ -16,7 +16,11 @@ _FRESH = (
     "quantizer/",
     "project_",
     "decoder/",
+    "projector/",
+    "classifier/",
+    "layer_weights",
 )
+_LAST = ("symbols/", "classifier/")  # as wide as what they give
 # In the names of the backbone's kernels that meet float32 whatever its dtype
 _WIDE = ("/gate/", "/compressor/weight/")
 
@@ -41,7 +45,7 @@ def merge_params(fresh, saved, source: str, may_be_new: tuple[str, ...] = _FRESH
         name = path_name(path)
         if name in have and have[name].shape == x.shape:
             return have.pop(name)
-        fits = name.startswith(may_be_new) and (name not in have or name.startswith("symbols/"))
+        fits = name.startswith(may_be_new) and (name not in have or name.startswith(_LAST))
         (new if fits else wrong).append(
             name if fits else f"{name} {have[name].shape if name in have else 'missing'}, not {x.shape}"
         )

@@ -5,6 +5,7 @@ Executables are called directly, so a shape or setting outside the table is an e
 
 import concurrent.futures
 import contextlib
+import contextvars
 import grp
 import os
 import pwd
@@ -31,15 +32,16 @@ _Setting = TypeVar("_Setting", Compression, Draw)  # of a program: one, or those
 _OPTIONS: dict[str, Any] = {
     # LLVM's second level takes a third longer to compile, and what it compiles was no faster (demo)
     "cpu": {"xla_backend_optimization_level": 1},
+    # XLA would compile and time its own kernels beside cuBLAS's for each product: minutes, and base was no faster
     "gpu": {"xla_gpu_enable_triton_gemm": False},
 }
 _ASK_S = 5.0  # between two looks at a program that is waited for
-_cache_hits: list[str] = []  # one entry for each program that came from the cache of earlier runs
+_cached = threading.local()  # `count`: programs that a thread has got from the cache of earlier runs
 
 
 def _note(event: str, **_) -> None:
     if event == "/jax/compilation_cache/cache_hits":
-        _cache_hits.append(event)
+        _cached.count = getattr(_cached, "count", 0) + 1
 
 
 jax.monitoring.register_event_listener(_note)
@@ -111,6 +113,7 @@ class Compiling:
       keys: (setting, bucket in samples), in the order in which they are begun.
       arguments: from a key to the shapes of its other arguments.
       what: name of the programs in the progress lines.
+      after: a table whose programs are begun before these, by the same threads.
     """
 
     def __init__(
@@ -119,19 +122,22 @@ class Compiling:
         keys: Iterable[tuple[_Setting, int]],
         arguments: Callable[[tuple[_Setting, int]], tuple[Any, ...]],
         what: str,
+        after: "Compiling | None" = None,
     ):
         keys = list(dict.fromkeys(keys))
-        self._begin, self._hits, self._done, self._lock = time.monotonic(), len(_cache_hits), 0, threading.Lock()
+        self._begin, self._hits, self._done, self._lock = time.monotonic(), 0, 0, threading.Lock()
         say(f"compiling {len(keys)} {what} programs (settings x buckets)")
 
         def timed(key: tuple[_Setting, int]):
-            start = time.monotonic()
+            start, before = time.monotonic(), getattr(_cached, "count", 0)
             program = compile_one(jitted.lower(*arguments(key), compression=key[0]))
-            self._say_done(key, program, time.monotonic() - start)
+            self._say_done(key, program, time.monotonic() - start, getattr(_cached, "count", 0) - before)
             return program
 
-        self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)))
-        self._futures = {key: self._pool.submit(timed, key) for key in keys}
+        threads = max(1, min(8, os.cpu_count() or 1))
+        self._pool = after._pool if after else concurrent.futures.ThreadPoolExecutor(threads)
+        # lines go where those of this thread go
+        self._futures = {key: self._pool.submit(contextvars.copy_context().run, timed, key) for key in keys}
 
     def __len__(self) -> int:
         """Programs of the table."""
@@ -152,15 +158,14 @@ class Compiling:
         """Waits for those that are being compiled, which nothing can interrupt; no other is begun."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _say_done(self, key: tuple[_Setting, int], program: jax.stages.Compiled, seconds: float) -> None:
+    def _say_done(self, key: tuple[_Setting, int], program: jax.stages.Compiled, seconds: float, hits: int) -> None:
         with self._lock:
-            self._done += 1
+            self._done, self._hits = self._done + 1, self._hits + hits
             done, count, spent = self._done, len(self._futures), time.monotonic() - self._begin
             left = f", {format_duration(spent / done * (count - done))} left" if done < count else ""
             say(f"  {done}/{count} {key[0]} {key[1] / SAMPLE_RATE:.1f} s: {seconds:.1f} s, {_describe(program)}{left}")
             if done == count:
-                cached = len(_cache_hits) - self._hits
-                kept = f", {cached} from the cache of earlier runs" if cached else ""
+                kept = f", {self._hits} from the cache of earlier runs" if self._hits else ""
                 say(f"compiled {done} programs in {format_duration(spent)}{kept}")
 
 

@@ -1,38 +1,35 @@
-"""CTC fine-tuning: the loss under time and channel masks, and what of a pre-trained model is frozen, and until when.
-
-B utterances, T frames, D width, V symbols.
-"""
+"""Fine-tuning, to transcripts by CTC or to labels: what is spelt, and what is frozen until when."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_origin
-from sew_jax.compression import Draw, settings_table
+from sew_jax.compression import Compression, settings_table
+from sew_jax.data.labels import Labels, choose_labels, spell_labels
 from sew_jax.data.sources import Source
 from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
 from sew_jax.data.vocabulary import Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.classifier import ClassifierModel
+from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.models.cost import count_macs, typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
-from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.models.masking import span_mask
-from sew_jax.models.noise import row_keys
-from sew_jax.models.parameters import merge_params
+from sew_jax.models.parameters import cast_ahead, merge_params
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
-from sew_jax.training.losses import LOG2E, Term
+from sew_jax.training.finetune_losses import ctc_micro_loss, label_micro_loss
 from sew_jax.training.task import (
-    LARGEST_ALONE,
     MicroLoss,
+    Original,
+    Params,
     Sandwich,
     SpanMask,
     Task,
@@ -53,11 +50,15 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
       UserError: something in the config, the data or `init_from` does not fit.
     """
     pretrained = open_origin(config.init_from, earlier)
-    if isinstance(pretrained.head, CTCHeadConfig) and pretrained.no_text and not config.vocabulary:
+    classifies = config.task == "classify"
+    writes = isinstance(pretrained.head, CTCHeadConfig) and not classifies
+    if writes and pretrained.no_text and not config.vocabulary:
         raise UserError(
             f"vocabulary: that of {pretrained.name} cannot be used ({pretrained.no_text}); name another one, "
             "as with --config.vocabulary=auto"
         )
+    if classifies and config.teacher.weight:
+        raise UserError("teacher.weight: with task=classify there is no text to teach; set --config.teacher.weight=0")
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(
@@ -70,16 +71,19 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     )
     draws = draws_of(config, table, backbone)
     min_samples = round(config.input.min_seconds * SAMPLE_RATE)
-    source, problems = open_audio(config, min_samples=min_samples, need_text=True)
-    vocabulary, transcripts = _spelt(config, pretrained, backbone, source)
-    head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
-    model = CTCModel(backbone, head)
+    target = "label" if classifies else "text"
+    source, problems = open_audio(config, min_samples=min_samples, need_text=not config.teacher.weight, target=target)
     options, mask = config.optim, config.mask
+    masks = SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
+    sandwich = Sandwich(config.sandwich.weight, config.sandwich.distill)
+    made = _labelling if classifies else _writing
+    vocabulary, transcripts, model, micro_loss, original = made(
+        config, pretrained, backbone, source, (*masks, sandwich)
+    )
     schedule = optim.tri_stage(
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
     freezing = _freezing(config, model, pretrained)
-    same_head = _is_spelt_alike(vocabulary, pretrained.vocabulary)
 
     return Task(
         table=table,
@@ -91,21 +95,95 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
         vocabulary=vocabulary,
         transcripts=transcripts,
         model=model,
-        architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
+        architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(model.head)},
         init=model.initialize,
-        warm_start=warm_start_from(None if scratch else pretrained, leave="" if same_head else "symbols"),
-        micro_loss=ctc_micro_loss(
-            model,
-            SpanMask(mask.time_prob, mask.time_span, min_spans=2),
-            SpanMask(mask.channel_prob, mask.channel_span, min_spans=0),
-            Sandwich(config.sandwich.weight, config.sandwich.distill),
-        ),
+        warm_start=warm_start_from(None if scratch else pretrained, leave=_another_head(vocabulary, pretrained)),
+        micro_loss=micro_loss,
         optimizer=adam(schedule, options, freezing.frozen_until, freezing.lr_scale),
         schedule=schedule,
         watchdog=Watchdog(),
         frozen_until=freezing.frozen_until,
         origin=pretrained.recorded(),
+        original=original,
     )
+
+
+def _largest(pretrained: Pretrained) -> Compression:
+    """Of the settings that it was trained at."""
+    return max(pretrained.trained, key=functools.partial(typical_macs, pretrained.backbone))
+
+
+def original_at(model: CTCModel, setting: Compression) -> Original:
+    """The model's symbols at a setting before the first update, without masks and noise: logits (B, T, V).
+
+    Its extractor is the run's own, which never moves, so that XLA computes it once for both.
+    """
+
+    def keep(params: Params) -> Params:
+        backbone = {name: part for name, part in params["backbone"].items() if name != "frontend"}
+        return cast_ahead(params | {"backbone": backbone}, model.backbone.dtype)
+
+    def says(kept: Params, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        backbone = {name: part for name, part in params["backbone"].items() if name == "frontend"}
+        whole = kept | {"backbone": kept["backbone"] | backbone}
+        logits_BxTxV, _ = model.apply({"params": whole}, batch["wave"], batch["length"], setting, deterministic=True)
+        return logits_BxTxV
+
+    def macs(samples: int) -> int:
+        cost = count_macs(model.backbone, setting, samples)
+        return cost.feature_projection + cost.encoder
+
+    return Original(macs, keep, says)
+
+
+class _Made(NamedTuple):
+    """What differs between the tasks of fine-tuning."""
+
+    symbols: Vocabulary | Labels
+    spelt: Transcripts
+    model: CTCModel | ClassifierModel
+    micro_loss: MicroLoss
+    original: Original | None = None
+
+
+def _writing(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    backbone: BackboneConfig,
+    source: Source,
+    options: tuple[SpanMask, SpanMask, Sandwich],
+) -> _Made:
+    """CTC on transcripts, and on what the original says.
+
+    Raises:
+      UserError: that has other symbols.
+    """
+    vocabulary, transcripts = _spelt(config, pretrained, backbone, source)
+    head = CTCHeadConfig(symbols=len(vocabulary), dropout=config.head.dropout, blank=vocabulary.blank)
+    model, weight = CTCModel(backbone, head), config.teacher.weight
+    if weight and _another_head(vocabulary, pretrained):
+        has = "other symbols than vocabulary" if pretrained.vocabulary else "no symbols"
+        raise UserError(
+            f"teacher.weight: {pretrained.name} has {has}, and its own are what is learnt; leave vocabulary empty and "
+            "name a model that writes text, or set --config.teacher.weight=0"
+        )
+    original = original_at(model, _largest(pretrained)) if weight else None
+    return _Made(vocabulary, transcripts, model, ctc_micro_loss(model, *options, weight), original)
+
+
+def _labelling(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    backbone: BackboneConfig,
+    source: Source,
+    options: tuple[SpanMask, SpanMask, Sandwich],
+) -> _Made:
+    """Cross-entropy on labels, with the head of a classifier that `init_from` may be, in its form."""
+    labels = choose_labels(source, pretrained.labels)
+    known = pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else ClassifierHeadConfig()
+    head = dataclasses.replace(known, labels=len(labels), dropout=config.head.dropout)
+    model = ClassifierModel(backbone, head)
+    return _Made(labels, spell_labels(labels, source), model, label_micro_loss(model, *options))
 
 
 def _spelt(
@@ -136,9 +214,12 @@ def _spelt(
     return vocabulary, transcripts._replace(notes=notes)
 
 
-def _is_spelt_alike(one: Vocabulary, other: Vocabulary | None) -> bool:
-    """Whether the same head writes both."""
-    return other is not None and one == other.with_normalizer(one.normalizer)
+def _another_head(symbols: Vocabulary | Labels, pretrained: Pretrained) -> str:
+    """The layer of what a run starts from that gives other symbols; empty where it gives these."""
+    if isinstance(symbols, Labels):
+        return "" if symbols == pretrained.labels else "classifier"
+    other = pretrained.vocabulary
+    return "" if other is not None and symbols == other.with_normalizer(symbols.normalizer) else "symbols"
 
 
 class Freezing(NamedTuple):
@@ -148,7 +229,7 @@ class Freezing(NamedTuple):
     lr_scale: Callable[[str], float] | None
 
 
-def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Freezing:
+def _freezing(config: ConfigDict, model: CTCModel | ClassifierModel, pretrained: Pretrained) -> Freezing:
     """A pre-trained extractor never moves, what else is pre-trained after `optim.freeze`; what is new, at once."""
     if config.from_scratch:
         return Freezing(lambda path: 0, None)
@@ -160,7 +241,7 @@ def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Fr
         new = set(merge_params(shapes, pretrained.shapes(), pretrained.name)[1])
 
     def is_new(path: str) -> bool:
-        return path in new or path.startswith("symbols/")
+        return path in new or not path.startswith("backbone/")
 
     def frozen_until(path: str) -> float:
         if is_new(path):
@@ -171,56 +252,3 @@ def _freezing(config: ConfigDict, model: CTCModel, pretrained: Pretrained) -> Fr
         return 1.0 if is_new(path) else scale
 
     return Freezing(frozen_until, None if scale == 1 else lr_scale)
-
-
-def ctc_micro_loss(
-    model: CTCModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = LARGEST_ALONE
-) -> MicroLoss:
-    """CTC under time and channel masks (SpecAugment as wav2vec 2.0 uses it); the weight is the number of utterances."""
-
-    def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
-        del progress
-        time_key, channel_key, *model_keys = jax.random.split(key, 4)
-        rows, samples = batch["wave"].shape
-        frames, width, blank = frame_count(model.backbone, samples), model.backbone.width, model.head.blank
-        time_BxT = channel_BxD = None
-        if time_mask.prob > 0:
-            lengths = frame_count(model.backbone, batch["length"])
-            time_BxT = span_mask(row_keys(time_key, batch["crop"]), lengths, frames, **dataclasses.asdict(time_mask))
-        if channel_mask.prob > 0:
-            widths = jnp.full((rows,), width)
-            channel_keys = row_keys(channel_key, batch["crop"])
-            channel_BxD = span_mask(channel_keys, widths, width, **dataclasses.asdict(channel_mask))
-        outputs: Any = model.apply(
-            {"params": params},
-            batch["wave"],
-            batch["length"],
-            (draw.setting, *draw.others),
-            deterministic=False,
-            time_mask_BxT=time_BxT,
-            channel_mask_BxD=channel_BxD,
-            row_B=batch["crop"],
-            rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
-            method=CTCModel.at_settings,
-        )
-        (logits_BxTxV, *others), length_B = outputs
-        weight_B = batch["length"] > 0
-
-        def ctc(logits_BxTxV: jax.Array) -> tuple[Term, Term]:
-            return losses.ctc(logits_BxTxV, length_B, batch["labels"], batch["label_length"], weight_B, blank)
-
-        loss, impossible = ctc(logits_BxTxV)
-        beside, metrics = sandwich.loss_beside(
-            [ctc(other_BxTxV)[0] for other_BxTxV in others],
-            [losses.ctc_distillation(logits_BxTxV, other_BxTxV, length_B, weight_B) for other_BxTxV in others],
-        )
-        valid_BxT = mask_from_lengths(length_B, frames)
-        blanks = ((logits_BxTxV.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
-        metrics |= {
-            "loss": Term(loss.sum * LOG2E, loss.weight),
-            "ctc_invalid_frac": impossible,
-            "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
-        }
-        return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
-
-    return micro_loss

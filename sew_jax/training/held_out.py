@@ -1,8 +1,8 @@
 """Held-out evaluation inside training: what a run is worth at each setting, while it goes on.
 
 Pre-training: the objective's loss under fixed masks and negatives (and the contrast's accuracy), how much each layer
-changes the stream, and whether the settings' contexts speak one language. Fine-tuning: word error rate. Rows go to
-`held_out.jsonl`.
+changes the stream, and whether the settings' contexts speak one language. Fine-tuning: word error rate, or accuracy and
+macro F1 of labels. Rows go to `held_out.jsonl`.
 B utterances, T frames.
 """
 
@@ -22,12 +22,16 @@ from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.data.audio import AudioError
 from sew_jax.data.batch_plan import choose_buckets
+from sew_jax.data.labels import Labels, check_labels
 from sew_jax.data.pipeline import Share
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import text_notes
-from sew_jax.decoding.eval_set import EvalSet, rows_to_measure
-from sew_jax.decoding.greedy import greedy
+from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.decoding.eval_set import EvalSet, normalize_of, rows_to_measure, target_of
+from sew_jax.decoding.greedy import read_best
 from sew_jax.errors import UserError
+from sew_jax.metrics.classes import count_label, macro_f1
+from sew_jax.metrics.measure import ACCURACY, WER, Measure
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
@@ -95,13 +99,14 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
             max_samples=round(config.input.max_seconds * SAMPLE_RATE),
             need_text=bool(task.vocabulary),
             max_bad=config.input.max_bad,
+            target=target_of(task.vocabulary),
         )
     except UserError as error:
         if options.split != AUTO:
             raise UserError(f"eval.split: {error}") from error
         say("  held out  nothing: the data have no usable split `dev`; --config.eval.split names another")
         return None
-    make = _word_errors if task.vocabulary else _pretraining
+    make = _errors if task.vocabulary else _pretraining
     held_out = make(config, task, mesh, split, settings, source)
     say(f"  held out  {split}: every {options.every} updates at {' '.join(map(str, settings))}; rows in held_out.jsonl")
     return held_out
@@ -156,7 +161,7 @@ def _first_seconds(source: Source, mine: np.ndarray, samples: int, rows: int) ->
     return {"wave": wave, "length": length, "crop": mine.astype(np.int32)}
 
 
-def _word_errors(
+def _errors(
     config: ConfigDict, task: Task, mesh: Mesh, split: str, settings: list[Compression], source: Source
 ) -> HeldOut:
     buckets = choose_buckets(source.samples, config.input.buckets)
@@ -165,10 +170,14 @@ def _word_errors(
     assert vocabulary
     rows = rows_to_measure([source], buckets, seconds, mesh.size)
     sharding = batch_sharding(mesh)
-    part = EvalSet(split, source, rows, mesh, config, vocabulary.normalize)
-    symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
-    for note in text_notes(vocabulary, source, empty="what is written there counts as insertions"):
-        say(note)
+    part = EvalSet(split, source, rows, mesh, config, normalize_of(vocabulary))
+    if isinstance(vocabulary, Labels):
+        check_labels(vocabulary, source)
+        symbols = [vocabulary.encode(label) for label in part.references]
+    else:
+        symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
+        for note in text_notes(vocabulary, source, empty="what is written there counts as insertions"):
+            say(note)
     batches = [
         (
             bucket,
@@ -178,39 +187,50 @@ def _word_errors(
         for bucket, arrays, members in part.batches
     ]
     examples = {bucket: arrays for bucket, arrays, _ in batches}
-    assert isinstance(task.model.head, CTCHeadConfig)
-    blank = task.model.head.blank
+    head = task.model.head
 
     def function(variables, batch, compression: Compression):
         logits_BxTxV, length_B = task.model.apply(
             {"params": variables["params"]}, batch["wave"], batch["length"], compression, deterministic=True
         )
-        labels = batch["labels"], batch["label_length"], batch["has_labels"]
-        loss, impossible = losses.ctc(logits_BxTxV, length_B, *labels, blank)
+        if isinstance(head, CTCHeadConfig):
+            labels = batch["labels"], batch["label_length"], batch["has_labels"]
+            loss, impossible = losses.ctc(logits_BxTxV, length_B, *labels, head.blank)
+        else:
+            loss, impossible = losses.cross_entropy(logits_BxTxV[:, 0], batch["labels"][:, 0], batch["has_labels"])
         return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
     def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
-        return [word_error_row(programs, variables, setting, progress) for setting in settings]
+        return [row_of(programs, variables, setting, progress) for setting in settings]
 
-    def word_error_row(
-        programs: dict, variables: Any, setting: Compression, progress: Callable[[], None]
-    ) -> dict[str, Any]:
-        errors, sums = ErrorCounts(), np.zeros(3)
+    def row_of(programs: dict, variables: Any, setting: Compression, progress: Callable[[], None]) -> dict[str, Any]:
+        sums, texts = np.zeros(3), [""] * len(part.ids)
         for bucket, arrays, members in batches:
             path_BxT, length_B, *terms = jax.device_get(programs[setting, bucket](variables, arrays))
             progress()
             sums += terms
             for row, utterance in members:
-                text = greedy(path_BxT[row, : length_B[row]], vocabulary)
-                errors += count_errors(part.references[utterance], text)
-        loss, impossible, weight = sums
-        rates: dict[str, Any] = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
-        return rates | {"loss": loss / max(weight, 1), "ctc_invalid_frac": impossible / max(weight, 1)}
+                texts[utterance] = read_best(path_BxT[row, : length_B[row]], vocabulary)
+        loss, other, weight = sums
+        one = "accuracy" if isinstance(vocabulary, Labels) else "ctc_invalid_frac"
+        return _rates(part.references, texts, vocabulary) | {
+            "loss": loss / max(weight, 1),
+            one: other / max(weight, 1),
+        }
 
     def arguments(variables, key):
         return variables, examples[key[1]]
 
     return HeldOut(split, settings, list(examples), function, arguments, measure)
+
+
+def _rates(references: list[str], texts: list[str], symbols: Vocabulary | Labels) -> dict[str, Any]:
+    """Error rates of what was read; each label counts as a word."""
+    is_labels = isinstance(symbols, Labels)
+    count = count_label if is_labels else count_errors
+    errors = sum(map(count, references, texts), ErrorCounts())
+    rates = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
+    return rates | ({"macro_f1": macro_f1(references, texts)} if is_labels else {})
 
 
 def _labels(
@@ -231,7 +251,7 @@ def _labels(
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
     """The line on screen."""
     parts = [
-        f"{row['setting']} WER {row['wer']:.1%} {row['loss']:.1f} bits"
+        f"{row['setting']} {measure_of(row).name} {measure_of(row).of(row['wer']):.1%} {row['loss']:.1f} bits"
         if "wer" in row
         else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
         if "accuracy" in row
@@ -239,6 +259,11 @@ def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return f"held-out {held_out.split} | {' | '.join(parts)}"
+
+
+def measure_of(row: dict[str, Any]) -> Measure:
+    """What a row of fine-tuning is compared by."""
+    return ACCURACY if "macro_f1" in row else WER
 
 
 def mean_wer(rows: list[dict[str, Any]]) -> float:

@@ -132,6 +132,17 @@ def deviation(x_RxTxD, masked_RxT) -> jax.Array:
     return jnp.sqrt(squares_D / jnp.maximum(count - 1, 1) + 1e-6).mean()
 
 
+def cross_entropy(logits_BxC, label_B, weight_B) -> tuple[Term, Term]:
+    """Of each utterance's label: (loss, accuracy) terms; weights count utterances. A draw counts for the first."""
+    weight_B = weight_B.astype(jnp.float32)
+    log_prob_BxC = jax.nn.log_softmax(logits_BxC.astype(jnp.float32))
+    # by comparison, whose gradient is no scatter (see `_take_along_rows`)
+    loss_B = -jnp.where(label_B[:, None] == jnp.arange(logits_BxC.shape[1]), log_prob_BxC, 0.0).sum(1)
+    right_B = logits_BxC.argmax(1) == label_B
+    total = weight_B.sum()
+    return Term((loss_B * weight_B).sum(), total), Term((right_B * weight_B).sum(), total)
+
+
 def _frame_weights(valid_BxM) -> jax.Array:
     return (valid_BxM & (valid_BxM.sum(1, keepdims=True) > 1)).astype(jnp.float32)
 

@@ -167,7 +167,7 @@ class Reporter:
             k: float(np.mean([r[k] for r in self._window])) for k, v in self._window[0].items() if isinstance(v, float)
         }
         parts = [f"step {step}/{self._config.num_steps}"]
-        if "accuracy" in mean:
+        if "loss_contrastive" in mean:
             head = self._task.architecture["head"]
             terms = " ".join(
                 f"{name} {mean[f'loss_{key}']:.2f}"
@@ -179,8 +179,13 @@ class Reporter:
         elif "target_std" in mean:
             parts += [f"loss {mean['loss']:.3f}", f"std {mean['prediction_std']:.3f} of {mean['target_std']:.3f}"]
             parts += [f"ema {mean['ema_decay']:.5f}"]
+        elif "accuracy" in mean:
+            parts += [f"loss {mean['loss']:.2f} bits", f"accuracy {mean['accuracy']:.1%}"]
         else:
-            parts += [f"loss {mean['loss']:.2f} bits", f"blank {mean['blank_frac']:.0%}"]
+            taught = ""
+            if "loss_teacher" in mean:
+                taught = f" (ctc {mean['loss_ctc']:.2f} teacher {mean['loss_teacher']:.2f})"
+            parts += [f"loss {mean['loss']:.2f} bits{taught}", f"blank {mean['blank_frac']:.0%}"]
         parts += [setting.name, f"{self._progress.rate:.2g} step/s {mean['audio_h_per_h']:.0f} h-audio/h"]
         parts += [f"wait {mean['input_wait_frac']:.0%}", f"eta {self._progress.left}"]
         return " | ".join(parts)

@@ -40,7 +40,7 @@ class Spending:
     """FLOP and energy since the last row of metrics, so that the rows of a file add up to all of a run."""
 
     def __init__(self, config: ConfigDict, task: Task):
-        self._config, self._model, self._meter = config, task.model, EnergyMeter()
+        self._config, self._model, self._original, self._meter = config, task.model, task.original, EnergyMeter()
         self._flop_of = functools.cache(self._count)
         self._tflop, self._joules = 0.0, 0.0
 
@@ -61,4 +61,5 @@ class Spending:
             return pretrain_flop(self._model.backbone, self._model.head, drawn, samples, self._config.mask)
         if isinstance(self._model, Data2VecModel):
             return data2vec_flop(self._model, drawn, samples)
-        return count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others)
+        taught = 2.0 * self._original.macs(samples) if self._original else 0.0  # a forward pass
+        return count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others) + taught

@@ -17,7 +17,7 @@ from sew_jax.compression import Draw
 from sew_jax.models.parameters import path_name
 from sew_jax.training.losses import Term
 from sew_jax.training.optimizer import PathFunction, applied_updates, moving_alone
-from sew_jax.training.task import MicroLoss, Params
+from sew_jax.training.task import MicroLoss, Original, Params
 from sew_jax.training.teacher import Teacher
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
@@ -27,11 +27,13 @@ _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metri
 class OfRun(NamedTuple):
     """What a run's updates have in common, as arguments of their programs: runs that differ in it share these.
 
-    key: of all that is random; num_steps: updates of the whole run.
+    key: of all that is random; num_steps: updates of the whole run; original: what the task's `Original` keeps;
+    None without one.
     """
 
     key: jax.Array
     num_steps: jax.Array
+    original: Params | None = None
 
 
 class Gradients(NamedTuple):
@@ -83,13 +85,17 @@ def make_step(
 
 
 def make_gradients(
-    micro_loss: MicroLoss, accumulate: int, frozen: Callable[[str], bool] = lambda path: False
+    micro_loss: MicroLoss,
+    accumulate: int,
+    frozen: Callable[[str], bool] = lambda path: False,
+    original: Original | None = None,
 ) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
     """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
 
     Row r belongs to micro-batch r % accumulate, so that each device holds its share of every micro-batch. All share one
     key: noise is drawn by what a row holds, and layers are dropped as in one batch. Parameters that are `frozen`, by
-    their path, have a gradient of zero, and nothing of a backward pass is computed for them alone.
+    their path, have a gradient of zero, and nothing of a backward pass is computed for them alone. What the
+    `original` says of a micro-batch is in it as `original`.
     """
 
     def held(path, x: jax.Array) -> jax.Array:
@@ -99,6 +105,9 @@ def make_gradients(
         key, progress = jax.random.fold_in(run.key, state.step), state.step / run.num_steps
 
         def of_micro_batch(batch_stats, micro):
+            if original:
+                micro = micro | {"original": original.says(run.original, state.params, micro)}
+
             def loss(params):
                 params = jax.tree_util.tree_map_with_path(held, params)
                 term, aux = micro_loss(params, batch_stats, micro, key, progress, compression)

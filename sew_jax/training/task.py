@@ -19,10 +19,12 @@ from ml_collections import ConfigDict
 from sew_jax.checkpoints.pretrained import Pretrained
 from sew_jax.compression import Compression, Draw, sandwich_draws, uniform_draws
 from sew_jax.console import listed, say
+from sew_jax.data.labels import Labels
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import Transcripts
 from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
@@ -56,7 +58,8 @@ class MicroLoss(Protocol):
         Args:
           batch_stats: running averages: statistics of BatchNorm heads, a teacher's parameters; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
-            transcripts. Rows of length 0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
+            transcripts, -1 where a row has none; `original`, where the task has one, what that says. Rows of length
+            0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
           progress: the part of the run's updates that is done.
           draw: the settings to compute; a static argument.
 
@@ -64,6 +67,19 @@ class MicroLoss(Protocol):
           (loss, (metrics by name, new batch_stats)).
         """
         ...
+
+
+class Original(NamedTuple):
+    """What the run's model was before its first update, which does not move, and from which it learns.
+
+    macs: of an utterance of so many samples, beyond what it shares with the run's model.
+    keep: parameters before the first update -> what of them stays beside those that move.
+    says: (what is kept, the parameters that move, micro-batch) -> what the loss finds in its batch as `original`.
+    """
+
+    macs: Callable[[int], int]
+    keep: Callable[[Params], Params]
+    says: Callable[[Params, Params, dict[str, jax.Array]], jax.Array]
 
 
 class Task(NamedTuple):
@@ -75,7 +91,7 @@ class Task(NamedTuple):
       problems: utterances that were left out.
       samples: (utterances,) what a batch takes of each.
       crops: (utterances,) how many times so much an epoch takes of each.
-      vocabulary: None in pre-training.
+      vocabulary: of transcripts, or the labels that utterances may have; None in pre-training.
       transcripts: as the vocabulary spells them; None in pre-training.
       architecture: the model, as JSON; with it another run builds it again.
       init: key -> variables.
@@ -84,6 +100,7 @@ class Task(NamedTuple):
       frozen_until: the number of updates before which a parameter does not move, by its path; None: all move at once.
       origin: what the run starts from, as JSON; None: from nothing.
       teacher: what follows the parameters slowly; None: nothing does.
+      original: what the model learns from beside its data; None: nothing.
     """
 
     table: list[Compression]
@@ -92,9 +109,9 @@ class Task(NamedTuple):
     problems: list[Problem]
     samples: np.ndarray
     crops: np.ndarray
-    vocabulary: Vocabulary | None
+    vocabulary: Vocabulary | Labels | None
     transcripts: Transcripts | None
-    model: PretrainModel | Data2VecModel | CTCModel
+    model: PretrainModel | Data2VecModel | CTCModel | ClassifierModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]
     warm_start: WarmStart
@@ -105,6 +122,7 @@ class Task(NamedTuple):
     frozen_until: Callable[[str], float] | None = None
     origin: dict[str, Any] | None = None
     teacher: Teacher | None = None
+    original: Original | None = None
 
 
 class Learning(NamedTuple):
@@ -176,7 +194,9 @@ def fields_of_table(table: Sequence[Compression]) -> dict[str, Any]:
     }
 
 
-def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tuple[Source, list[Problem]]:
+def open_audio(
+    config: ConfigDict, *, min_samples: int, need_text: bool, target: str = "text"
+) -> tuple[Source, list[Problem]]:
     """The source that a run's config names, and what of it is left out.
 
     Raises:
@@ -189,6 +209,7 @@ def open_audio(config: ConfigDict, *, min_samples: int, need_text: bool) -> tupl
         max_samples=round(config.input.max_seconds * SAMPLE_RATE),
         need_text=need_text,
         max_bad=config.input.max_bad,
+        target=target,
     )
 
 

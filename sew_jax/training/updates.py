@@ -73,18 +73,19 @@ def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: T
 
     def gradients(begin: int):
         frozen = functools.partial(_is_frozen, task.frozen_until, begin)
-        function = make_gradients(task.micro_loss, config.accumulate, frozen)
+        function = make_gradients(task.micro_loss, config.accumulate, frozen, task.original)
         return jax.jit(function, static_argnames="compression", out_shardings=sums)
 
+    first, *later = _phases(task.frozen_until, template, start, config.num_steps)
+    jitted_first = gradients(first)
+    # before threads begin: what is traced here, the largest program is made of
+    example = jitted_first.eval_shape(*arguments(keys[0]), compression=keys[0][0])
     with contextlib.ExitStack() as stack:
-        phases = {}
-        for begin in _phases(task.frozen_until, template, start, config.num_steps):
-            if phases:
-                say(f"more is trained from update {begin + 1} on; for that, beside the updates before:")
-            phases[begin] = stack.enter_context(
-                contextlib.closing(Compiling(gradients(begin), keys, arguments, "training"))
-            )
-        example = gradients(start).eval_shape(*arguments(keys[0]), compression=keys[0][0])
+        compiling = stack.enter_context(contextlib.closing(Compiling(jitted_first, keys, arguments, "training")))
+        phases = {first: compiling}
+        for begin in later:
+            say(f"more is trained from update {begin + 1} on; for that, after these:")
+            phases[begin] = Compiling(gradients(begin), keys, arguments, "training", after=compiling)
         jitted = jax.jit(
             make_update(task.optimizer, task.schedule, task.frozen_until, task.teacher),
             donate_argnums=0,
@@ -95,7 +96,7 @@ def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: T
         # gradients are not donated: the new state lies where the old one was, and no output is left to take their place
         update = compile_one(jitted.lower(template.like, example))
         say(f"compiled the update that all of them share in {format_duration(time.monotonic() - clock)}")
-        phases[min(phases)].program(keys[0])
+        compiling.program(keys[0])
         stack.pop_all()  # from here on `Updates` ends them
 
     def run(gradients, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -23,7 +23,7 @@ from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.metrics.metrics_file import MetricsFile, read_rows
 from sew_jax.runtime.distributed import of_first_process
 from sew_jax.runtime.programs import compile_table
-from sew_jax.training.held_out import HeldOut, describe, mean_wer, open_held_out
+from sew_jax.training.held_out import HeldOut, describe, mean_wer, measure_of, open_held_out
 from sew_jax.training.step import TrainState
 from sew_jax.training.task import Task
 from sew_jax.training.watchdog import check_held_out
@@ -137,7 +137,9 @@ class Validation:
         step = _best_step(means, math.inf)
         if step is None or math.isinf(means[step]):
             return ""
-        return f"the best by WER on {self._held_out.split} is that of update {step}, {means[step]:.1%}"
+        measure = measure_of(self._rows[0])
+        reached = f"{measure.of(means[step]):.1%}"
+        return f"the best by {measure.name} on {self._held_out.split} is that of update {step}, {reached}"
 
     def _means(self) -> dict[int, float]:
         return {step: mean_wer(rows) for step, rows in _by_step(self._rows).items()}

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sew_jax.metrics.measure import ACCURACY, WER
+
 LOCAL = ("input",)  # findings that hold for one process of a job, where the others are the same for all
 _WINDOW = 100  # updates
 _REPEAT = 1000  # updates before a sentence is said again
@@ -132,6 +134,8 @@ class Watchdog:
 
     def _finetuning(self, mean: Mapping[str, float]) -> dict[str, str]:
         findings = {}
+        if "ctc_invalid_frac" not in mean:  # labels
+            return findings
         if mean["ctc_invalid_frac"] > 0.05:
             findings["invalid"] = (
                 f"{mean['ctc_invalid_frac']:.0%} of transcripts do not fit their audio's frames and are ignored: "
@@ -162,9 +166,10 @@ def check_held_out(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Map
     for row in rows:
         other = baseline.get(row["setting"])
         if other and row["wer"] - other["wer"] > 2 * math.sqrt(row["wer"] / max(row["words"], 1)):
+            measure = ACCURACY if "accuracy" in row else WER
             findings.append(
-                f"at {row['setting']} this start is behind random weights: "
-                f"WER {row['wer']:.1%} against {other['wer']:.1%} after as many updates "
+                f"at {row['setting']} this start is behind random weights: {measure.name} "
+                f"{measure.of(row['wer']):.1%} against {measure.of(other['wer']):.1%} after as many updates "
                 "(eval.baseline): lower optim.lr, or look at what was pre-trained"
             )
     return findings

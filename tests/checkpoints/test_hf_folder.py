@@ -12,13 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 from sew_jax.checkpoints.hf_config import Architecture, family_of, write_architecture
 from sew_jax.checkpoints.hf_folder import open_released, write_folder
-from sew_jax.checkpoints.hf_weights import to_hugging_face
+from sew_jax.checkpoints.hf_weights import model_of, to_hugging_face
 from sew_jax.compression import Compression
+from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
-from sew_jax.models.config import CTCHeadConfig, PretrainHeadConfig
-from sew_jax.models.ctc import CTCModel
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.training import losses
@@ -45,8 +46,8 @@ def padded():
 def run(folder, wave, length):
     """The head's output and each layer's, on the host."""
     backbone, head, squeeze = folder.architecture
-    ctc = isinstance(head, CTCHeadConfig)
-    model = CTCModel(backbone, head) if ctc else Backbone(backbone)
+    ctc = isinstance(head, CTCHeadConfig | ClassifierHeadConfig)  # or a head of its form
+    model = model_of(backbone, head) if ctc else Backbone(backbone)
     params = folder.parameters()
 
     def forward(params, wave, length):
@@ -81,7 +82,7 @@ def assert_close(ours, theirs):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_outputs_are_those_of_transformers(name):
-    """Every layer's hidden states and the head's output, alone and in a padded batch."""
+    """Every layer's hidden states and the head's output, alone and in a padded batch; a classifier's is one frame."""
     folder = open_released(str(RELEASED / name))
     squeeze = folder.architecture.squeeze
     last = waves()[-1]
@@ -90,8 +91,9 @@ def test_outputs_are_those_of_transformers(name):
         for row, length in enumerate(lengths):
             key, n = f"{name}/{length}", frames[row]
             assert_close(head[row, :n], OUTPUTS[f"{key}/head"])
+            whole = frame_count(folder.architecture.backbone, length) // squeeze
             for number, layer in enumerate(layers, start=1):
-                assert_close(layer[row, : n // squeeze], OUTPUTS[f"{key}/layer_{number}"])
+                assert_close(layer[row, :whole], OUTPUTS[f"{key}/layer_{number}"])
             if len(lengths) > 1 and name in PADDING_SAFE:
                 assert_close(head[row, :n], OUTPUTS[f"{name}/padded/head"][row, :n])
 
@@ -135,16 +137,44 @@ def test_the_pretraining_loss_is_that_of_transformers(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_out_again_bit_for_bit(name, tmp_path):
     folder = open_released(str(RELEASED / name))
-    write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary)
+    write_folder(tmp_path, folder.family, folder.architecture, folder.parameters(), folder.vocabulary, folder.labels)
     before, after = (one_spelling(load_file(path / "model.safetensors")) for path in (RELEASED / name, tmp_path))
     assert before.keys() == after.keys()
     for key in before:
         np.testing.assert_array_equal(before[key], after[key])
     again = open_released(str(tmp_path))
-    assert again[1:4] == folder[1:4]  # family, architecture, vocabulary
+    assert again[1:4] == folder[1:4] and again.labels == folder.labels  # family, architecture, vocabulary
     given, written = (json.loads((path / "config.json").read_text()) for path in (RELEASED / name, tmp_path))
     same = given.keys() & written.keys() - {"ctc_zero_infinity", "ctc_loss_reduction"}
     assert {k: given[k] for k in same} == {k: written[k] for k in same}
+
+
+def test_labels_are_those_of_the_config():
+    assert open_released(str(RELEASED / "sew_labels")).labels == Labels(("ANGRY", "CALM", "VERY HAPPY"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (dict(id2label={"0": "ANGRY"}), ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (dict(problem_type="multi_label_classification"), None),
+        (dict(architectures=["Wav2Vec2ForXVector"]), None),
+    ],
+)
+def test_a_head_without_names_and_one_that_is_none(changes, names, tmp_path):
+    """Names are transformers' where the config's are not the head's; outputs that exclude no other are no labels."""
+    folder = shutil.copytree(RELEASED / "wav2vec2_labels", tmp_path / "changed")
+    edit(folder, **changes)
+    released = open_released(str(folder))
+    assert (released.labels and released.labels.names) == names
+    assert ("classifier" in released.left_behind) == (names is None)
+
+
+def test_layers_that_transformers_averages_at_another_rate(tmp_path):
+    folder = shutil.copytree(RELEASED / "sew_labels", tmp_path / "changed")
+    edit(folder, use_weighted_layer_sum=True)
+    with pytest.raises(UserError, match="use_weighted_layer_sum is True; only False can be loaded of SEW"):
+        open_released(str(folder))
 
 
 def one_spelling(tensors):

@@ -100,3 +100,21 @@ def test_what_is_not_installed_is_not_picked(monkeypatch):
     monkeypatch.setattr(run_times.importlib.util, "find_spec", lambda name: name != "openvino")
     assert installed("") == ["jax", "onnxruntime"]
     assert installed("openvino") == ["openvino"]  # whoever names it is told what to install
+
+
+def labelled(setting, accuracy, seconds):
+    interval = {"accuracy_low": accuracy, "accuracy_high": accuracy, "macro_f1_low": 0.5, "macro_f1_high": 0.5}
+    return dataclasses.replace(point(setting, 1 - accuracy, seconds), accuracy=accuracy, macro_f1=0.5, **interval)
+
+
+def test_of_labels_more_is_better():
+    """The least accuracy that is asked for, however 1 less it rounds; in a time, the highest."""
+    points = [labelled("s1q1k1", 0.95, 2.0), labelled("s2q1k1", 0.9, 1.0), labelled("s4q1k1", 0.7, 0.5)]
+    assert choose(points, "accuracy=90%") == points[1] and choose(points, "accuracy=0.91") == points[0]
+    assert choose(points, "0.5") == points[1] and choose(points, "rtf=0.006") == points[2]
+    with pytest.raises(UserError, match=r"an accuracy of 0\.99 or more; the most accurate point is s1q1k1 at 0\.95"):
+        choose(points, "accuracy=99%")
+    with pytest.raises(UserError, match=r"does not fit the table, which has accuracy; write accuracy=90%"):
+        choose(points, "wer=10%")
+    with pytest.raises(UserError, match=r"does not fit the table, which has word error rate; write wer=12%"):
+        choose(POINTS, "accuracy=90%")

@@ -1,7 +1,9 @@
 """The table's files, front and text."""
 
 import csv
+import dataclasses
 import json
+import re
 
 import pytest
 
@@ -118,3 +120,17 @@ def test_a_table_from_before_there_were_run_times_is_of_jax(tmp_path):
         del row["runtime"]
     (tmp_path / "tradeoff.json").write_text(json.dumps(rows))
     assert read_tradeoff(tmp_path) == POINTS
+
+
+def test_labels_are_shown_by_what_is_right(tmp_path):
+    """Accuracy and F1 where texts have WER; the files hold both kinds as they were."""
+    of_labels = dict(accuracy=0.9, accuracy_low=0.87, accuracy_high=0.92)
+    of_labels |= dict(macro_f1=0.8, macro_f1_low=0.7, macro_f1_high=0.85)
+    labelled = [dataclasses.replace(one, **of_labels) for one in POINTS]
+    shown, first = format_table(labelled), format_table(labelled).splitlines()
+    assert "WER" not in shown and first[0].split("  ")[1].strip() == "accuracy %"
+    assert {"90.00", "87.0-92.0", "80.00", "70.0-85.0", "3 of 20"} <= set(re.split(r"\s{2,}", first[1]))
+    for points in (labelled, POINTS):
+        write_tradeoff(points, tmp_path)
+        assert read_tradeoff(tmp_path) == list(points)
+        assert ("accuracy" in (tmp_path / "tradeoff.csv").read_text()) == (points is labelled)

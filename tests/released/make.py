@@ -38,6 +38,8 @@ DATA2VEC = {key: value for key, value in (BASE | CONV).items() if key != "num_co
 DATA2VEC |= dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
 WAVLM = BASE | CONV | dict(num_buckets=16, max_bucket_distance=12)  # narrower than the utterances are long
 SEW = dict(num_conv_pos_embeddings=7, conv_dim=[4] + [8] * 4 + [16] * 4 + [32] * 4)
+NAMES = ("ANGRY", "CALM", "VERY HAPPY")
+LABELS = dict(classifier_proj_size=20, id2label=dict(enumerate(NAMES)), label2id={n: i for i, n in enumerate(NAMES)})
 SWAHILI = {s: i for i, s in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *"aiunkmwteholysbjrgdpfzvc'"))}
 OTHER = dict(target_lang="swh", ignore_mismatched_sizes=True)  # as its users load a language
 SEWD = {key: x for key, x in (BASE | SEW).items() if key != "layerdrop"}
@@ -57,6 +59,17 @@ MODELS = {
     "wavlm": (hf.WavLMModel, hf.WavLMConfig(**WAVLM), False),
     "wavlm_ctc": (hf.WavLMForCTC, hf.WavLMConfig(**WAVLM, **LARGE), True),
     "mms_ctc": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config(**BASE, **CONV, **LARGE, adapter_attn_dim=8), True),
+    "wav2vec2_labels": (
+        hf.Wav2Vec2ForSequenceClassification,
+        hf.Wav2Vec2Config(**BASE, **CONV, **LABELS, use_weighted_layer_sum=True),
+        True,
+    ),
+    "wavlm_labels": (
+        hf.WavLMForSequenceClassification,
+        hf.WavLMConfig(**WAVLM, **LARGE, **LABELS, use_weighted_layer_sum=True),
+        True,
+    ),
+    "sew_labels": (hf.SEWForSequenceClassification, hf.SEWConfig(**BASE | SEW, **LABELS), True),
     "sew": (hf.SEWModel, hf.SEWConfig(**BASE | SEW), True),
     "sew_d": (hf.SEWDModel, hf.SEWDConfig(**SEWD), True),
     "sew_d_ctc": (hf.SEWDForCTC, hf.SEWDConfig(**SEWD | dict(squeeze_factor=3)), True),
@@ -111,14 +124,15 @@ def run(model, name: str, extractor, mask: bool) -> dict[str, np.ndarray]:
             out = model(**inputs, output_hidden_states=True)
         head = out.logits if "logits" in out else out.projected_states if "projected_states" in out else out[0]
         key = f"{name}/{len(wave)}"
-        outputs[f"{key}/head"] = head[0].numpy()
+        outputs[f"{key}/head"] = head[:, None][0].numpy() if name.endswith("labels") else head[0].numpy()
         for i, hidden in enumerate(out.hidden_states):
             outputs[f"{key}/layer_{i}"] = hidden[0].numpy()
     if mask:  # layer-norm extractors alone are indifferent to padding
         inputs = extractor(waves(), sampling_rate=16_000, return_tensors="pt", padding=True)
         with torch.no_grad():
             out = model(**inputs)
-        outputs[f"{name}/padded/head"] = (out.logits if "logits" in out else out[0]).numpy()
+        head = out.logits if "logits" in out else out[0]
+        outputs[f"{name}/padded/head"] = (head[:, None] if name.endswith("labels") else head).numpy()
     return outputs
 
 

@@ -1,0 +1,116 @@
+"""Losses of fine-tuning under time and channel masks (SpecAugment as wav2vec 2.0 uses it): CTC, and of labels.
+
+B utterances, T frames, D width, V symbols, C labels.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sew_jax.compression import Draw
+from sew_jax.models.classifier import ClassifierModel
+from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.masking import span_mask
+from sew_jax.models.noise import row_keys
+from sew_jax.training import losses
+from sew_jax.training.losses import LOG2E, Term
+from sew_jax.training.task import LARGEST_ALONE, MicroLoss, Sandwich, SpanMask
+
+
+def ctc_micro_loss(
+    model: CTCModel,
+    time_mask: SpanMask,
+    channel_mask: SpanMask,
+    sandwich: Sandwich = LARGEST_ALONE,
+    teacher_weight: float = 0.0,
+) -> MicroLoss:
+    """CTC; the weight is the number of utterances.
+
+    With a `teacher_weight`, so many times the divergence from what the original says, which counts for
+    utterances without a transcript, too.
+    """
+
+    def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
+        del progress
+        (logits_BxTxV, *others), length_B = _outputs(model, time_mask, channel_mask, params, batch, key, draw)
+        blank, weight_B = model.head.blank, batch["length"] > 0
+        is_spelt_B, label_length_B = batch["label_length"] >= 0, jnp.maximum(batch["label_length"], 0)
+        weight = weight_B.sum().astype(jnp.float32)
+
+        def own(logits_BxTxV: jax.Array) -> tuple[Term, dict[str, Term]]:
+            spelt_B = weight_B & is_spelt_B
+            ctc, impossible = losses.ctc(logits_BxTxV, length_B, batch["labels"], label_length_B, spelt_B, blank)
+            if not teacher_weight:
+                return ctc, {"ctc_invalid_frac": impossible}
+            taught = losses.ctc_distillation(batch["original"], logits_BxTxV, length_B, weight_B)
+            terms = {"loss_ctc": ctc, "loss_teacher": taught}
+            in_bits = {name: Term(term.sum * LOG2E, term.weight) for name, term in terms.items()}
+            return Term(ctc.sum + teacher_weight * taught.sum, weight), {"ctc_invalid_frac": impossible, **in_bits}
+
+        loss, of_loss = own(logits_BxTxV)
+        beside, metrics = sandwich.loss_beside(
+            [own(other_BxTxV)[0] for other_BxTxV in others],
+            [losses.ctc_distillation(logits_BxTxV, other_BxTxV, length_B, weight_B) for other_BxTxV in others],
+        )
+        valid_BxT = mask_from_lengths(length_B, logits_BxTxV.shape[1])
+        blanks = ((logits_BxTxV.argmax(-1) == blank) & valid_BxT).sum().astype(jnp.float32)
+        metrics |= of_loss | {
+            "loss": Term(loss.sum * LOG2E, loss.weight),
+            "blank_frac": Term(blanks, valid_BxT.sum().astype(jnp.float32)),
+        }
+        return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
+
+    return micro_loss
+
+
+def label_micro_loss(
+    model: ClassifierModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = LARGEST_ALONE
+) -> MicroLoss:
+    """Cross-entropy of each utterance's label; the weight is the number of utterances."""
+
+    def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
+        del progress
+        (logits_Bx1xC, *others), one_B = _outputs(model, time_mask, channel_mask, params, batch, key, draw)
+        label_B, weight_B = batch["labels"][:, 0], batch["length"] > 0
+        loss, right = losses.cross_entropy(logits_Bx1xC[:, 0], label_B, weight_B)
+        beside, metrics = sandwich.loss_beside(
+            [losses.cross_entropy(other_Bx1xC[:, 0], label_B, weight_B)[0] for other_Bx1xC in others],
+            [losses.ctc_distillation(logits_Bx1xC, other_Bx1xC, one_B, weight_B) for other_Bx1xC in others],
+        )
+        metrics |= {"loss": Term(loss.sum * LOG2E, loss.weight), "accuracy": right}
+        return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
+
+    return micro_loss
+
+
+def _outputs(
+    model: CTCModel | ClassifierModel, time_mask: SpanMask, channel_mask: SpanMask, params, batch, key, draw: Draw
+) -> Any:
+    """Logits at each setting of a draw, and the frames of each utterance, of masked input."""
+    time_key, channel_key, *model_keys = jax.random.split(key, 4)
+    rows, samples = batch["wave"].shape
+    frames, width = frame_count(model.backbone, samples), model.backbone.width
+    time_BxT = channel_BxD = None
+    if time_mask.prob > 0:
+        lengths = frame_count(model.backbone, batch["length"])
+        time_BxT = span_mask(row_keys(time_key, batch["crop"]), lengths, frames, **dataclasses.asdict(time_mask))
+    if channel_mask.prob > 0:
+        widths = jnp.full((rows,), width)
+        channel_keys = row_keys(channel_key, batch["crop"])
+        channel_BxD = span_mask(channel_keys, widths, width, **dataclasses.asdict(channel_mask))
+    return model.apply(
+        {"params": params},
+        batch["wave"],
+        batch["length"],
+        (draw.setting, *draw.others),
+        deterministic=False,
+        time_mask_BxT=time_BxT,
+        channel_mask_BxD=channel_BxD,
+        row_B=batch["crop"],
+        rngs=dict(zip(("dropout", "layerdrop"), model_keys, strict=True)),
+        method=type(model).at_settings,
+    )
