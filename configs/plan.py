@@ -34,7 +34,7 @@ def get_config(arguments: str = "base") -> ConfigDict:
     config.kwh = 0.0  # taken by `machine`
     # A name of sew_jax/machines.py; a slice (v5e-16, v6e-8, v5p-8 of 4 chips, h100x8) sets devices and memory_gib, too
     config.machine = "a100"
-    config.programs = "three"  # to compile for it: the largest, three (with the median and the smallest), or none
+    config.programs = "three"  # to compile for it: none, the largest, three (and the median and the smallest) or all
     config.utilization = 0.3  # the part of a device's promised speed that training reaches
     config.price = 0.0  # of a device hour of `machine`, in whatever money; 0: none is said
     config.hours = 0.0  # of audio to train on; 0: those of pretrain.data, which is opened

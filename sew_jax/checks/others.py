@@ -137,7 +137,7 @@ PLAN = Mode(
         "device_hours": at_least(0, "0: none"),
         "kwh": at_least(0, "0: none"),
         "machine": Parsed("name a device or a slice, such as v5e-16", slice_named),
-        "programs": choice("none", "largest", "three"),
+        "programs": choice("none", "largest", "three", "all"),
         "utilization": Number("a part of the promised speed", 0, 1, above=True),
         "price": at_least(0, "of a device hour; 0: none is said"),
         "hours": at_least(0, "of audio; 0: those of pretrain.data"),

@@ -90,7 +90,7 @@ class Attention(nn.Module):
         rate = 0.0 if deterministic else self.dropout
         seed_BxHx2 = jnp.zeros((query_BxQxD.shape[0], self.heads, 2), jnp.uint32)
         if rate:
-            seed_BxHx2 = site_seeds(seed_Bx2, self.path, (self.heads,))
+            seed_BxHx2 = site_seeds(seed_Bx2, (self.name,), (self.heads,))
         bias = None
         if entangled:
             key_LxHxE, query_LxHxE = project("key", relative[None])[0], project("query", relative[None])[0] * scale

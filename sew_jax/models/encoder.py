@@ -15,10 +15,12 @@ from sew_jax.models.attention import Attention
 from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.kept_frames import KeptFrames
+from sew_jax.models.layer_stack import run_layers
 from sew_jax.models.layers import SeededDropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
-from sew_jax.models.noise import row_seeds, rows_or_places
+from sew_jax.models.noise import row_seeds, rows_or_places, site_seeds
+from sew_jax.models.parameters import cast_kernels
 from sew_jax.models.positions import PositionalConv, PositionalStack
 from sew_jax.models.products import PRODUCT
 from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
@@ -91,37 +93,39 @@ class Encoder(nn.Module):
 
     def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2) -> list[jax.Array]:
         """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
-        config = self.config
-        layer, squeeze = rematerialized(Layer, config.remat), compression.squeeze
-        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1])) if compression.merges else (x_BxWxD, None)
-        states = [x_BxWxD]
+        config, squeeze = self.config, compression.squeeze
+        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1]) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
-        drops_layers = config.layerdrop > 0 and not (deterministic or self.is_initializing())
-        if drops_layers:  # drawn in the program: the same on all devices and hosts
-            keep_L = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - config.layerdrop, (config.layers,))
-        for i, (pool, share) in enumerate(zip(pools, shares, strict=True)):
+        layer, names = rematerialized(Layer, config.remat), [f"layer_{i}" for i in range(config.layers)]
+        # a layer that merges gives fewer frames than it is given, which no body of a loop can
+        alone = [i if share else None for i, share in enumerate(shares)]
+        settings = list(zip(pools, shares, alone, strict=True))
 
-            def run(module, state, pool=pool, share=share):
-                (x_BxVxD, track), relative = state, relative_by_pools.get(pool)
-                out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, seed_Bx2, relative, track)
-                return out if track else (out, None)
+        def run(module, state, seed_Bx2, setting):
+            (x_BxVxD, track), (pool, share, _) = state, setting
+            relative = relative_by_pools.get(pool)
+            out = module(x_BxVxD, length_B, *pool, deterministic, squeeze, share, seed_Bx2, relative, track)
+            return out if track else (out, None)
 
-            def leave_out(module, state, share=share):  # as many frames are left, which are compared themselves
-                x_BxVxD, track = state
-                return merge_neighbours(x_BxVxD, x_BxVxD, track, share) if share else state
+        if self.is_initializing() or (deterministic and self.is_mutable_collection("intermediates")):
+            states = [state]
+            for name, setting in zip(names, settings, strict=True):
+                states.append(run(layer(config, name=name), states[-1], None, setting))
+        else:
+            params = [cast_kernels(self.variables["params"][name], config.dtype) for name in names]
+            of_layers = list(zip(self._kept(deterministic), _seeds(seed_Bx2, names), strict=True))
+            as_function = functools.partial(_apply_layer, layer(config, parent=None), run)
+            states = [state, *run_layers(as_function, params, state, of_layers, settings)]
+        return [unmerge(x_BxVxD, track) if track else x_BxVxD for x_BxVxD, track in states]
 
-            module = layer(config, name=f"layer_{i}")
-            if not drops_layers:
-                state = run(module, state)
-            else:
-                compute, take = _branch_or_choice(keep_L[i])
-                computed = nn.cond(compute, run, leave_out, module, state)
-                left_out = leave_out(module, state)
-                state = jax.tree.map(functools.partial(jnp.where, take), computed, left_out)
-            x_BxVxD, track = state
-            states.append(unmerge(x_BxVxD, track) if track else x_BxVxD)
-        return states
+    def _kept(self, deterministic: bool) -> list:
+        """Of each layer whether it is computed; None where layers are not drawn."""
+        layers, rate = self.config.layers, self.config.layerdrop
+        if deterministic or rate == 0:
+            return [None] * layers
+        # drawn in the program: the same on all devices and hosts
+        return list(jax.random.bernoulli(self.make_rng("layerdrop"), 1 - rate, (layers,)))
 
     def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
         """By pooling factors of layers, what they all know of distances (see `Attention`)."""
@@ -164,6 +168,28 @@ def upsampler_of(config: BackboneConfig, squeeze: int) -> int | None:
     if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
         return None
     return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
+
+
+def _seeds(seed_Bx2, names: list[str]) -> list:
+    return [None if seed_Bx2 is None else site_seeds(seed_Bx2, (name,)) for name in names]
+
+
+def _apply_layer(module: nn.Module, run, params, state, of_layer, setting):
+    """What `run` makes of the state with a layer of these parameters, or what is left where it is left out."""
+    keep, seed_Bx2 = of_layer
+
+    def computed(state):
+        return nn.apply(lambda module: run(module, state, seed_Bx2, setting), module)({"params": params})
+
+    def left_out(state):  # as many frames are left, which are compared themselves
+        x_BxVxD, track = state
+        return merge_neighbours(x_BxVxD, x_BxVxD, track, setting[1]) if setting[1] else state
+
+    if keep is None:
+        return computed(state)
+    compute, take = _branch_or_choice(keep)
+    either = jax.lax.cond(compute, computed, left_out, state)
+    return jax.tree.map(functools.partial(jnp.where, take), either, left_out(state))
 
 
 def _branch_or_choice(keep):

@@ -100,7 +100,7 @@ class Dropout(nn.Module):
 
 
 class SeededDropout(nn.Module):
-    """The same with seeds of rows that many places share, each of which makes them its own."""
+    """The same with seeds of rows that the places of a layer share, each of which makes them its own by its name."""
 
     rate: float
 
@@ -108,7 +108,7 @@ class SeededDropout(nn.Module):
     def __call__(self, x, deterministic: bool, seed_Bx2):
         if deterministic or self.rate == 0:
             return x
-        return dropout(x, self.rate, site_seeds(seed_Bx2, self.path))
+        return dropout(x, self.rate, site_seeds(seed_Bx2, (self.name,)))
 
 
 def dropout(x, rate: float, seed_x2):

@@ -76,8 +76,8 @@ def compiled_way(
     def macs(draw: Draw) -> int:
         return count_shared_macs(backbone, (draw.setting, *draw.others), samples)
 
-    smallest, *_ = ordered = sorted(draws, key=macs)
-    largest, median = ordered[-1], ordered[len(ordered) // 2]
+    largest, *others = ordered = sorted(draws, key=macs, reverse=True)
+    three = [largest, ordered[(len(ordered) - 1) // 2], ordered[-1]]
     say(f"\ncompiling for {where.topology}; the longest crops at {largest}:")
     part, rows = _FIRST_PART, []
     while way := estimates.best(part):
@@ -89,11 +89,10 @@ def compiled_way(
         part = max(part * 1.01, seen or part * _REFUSED_PART)  # so that another way comes next
         while estimates.best(part) == way:
             part *= 1.01
-    if way and config.programs == "three":
-        for draw in dict.fromkeys((median, smallest)):
-            if draw != largest:
-                said = _compile(pretrain, backbone, where, way, draw, estimates, samples)
-                rows.append(_row(way, draw, said, estimates))
+    for draw in others if way and config.programs != "largest" else ():
+        if draw in three or config.programs == "all":
+            said = _compile(pretrain, backbone, where, way, draw, estimates, samples)
+            rows.append(_row(way, draw, said, estimates))
     say(align_columns(_HEAD, rows))
     say("    (of one device; FLOP and bytes count one micro-batch, and one head of attention, of all that loop)")
     return way

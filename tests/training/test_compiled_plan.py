@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from configs import plan
-from sew_jax.compression import Compression, Draw
+from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.errors import UserError
 from sew_jax.machines import MACHINES, slice_named
 from sew_jax.models.config import BackboneConfig
@@ -67,6 +67,13 @@ def test_what_fits_at_once_is_taken(capsys, monkeypatch):
     assert said[-1] == "--config.mesh.fsdp=1 --config.remat=none --config.accumulate=1"
     row = next(line.split() for line in said if "s1q1k1" in line and "all-reduce" in line)
     assert row[:5] == ["1", "none", "1", "s1q1k1", "1.00"] and row[-4:] == ["3", "4", "all-reduce", "7"]
+
+
+def test_all_programs_of_the_longest_crops(capsys, monkeypatch):
+    asked = []
+    planned(capsys, monkeypatch, a_compiler(asked, lambda way: GIB), programs="all")
+    table = settings_table(**plan.get_config("demo").pretrain.compression)
+    assert sorted(draw for _, draw in asked) == sorted(map(str, table))
 
 
 @pytest.mark.parametrize("refused", [None, 40 * GIB])
