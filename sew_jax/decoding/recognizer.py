@@ -150,7 +150,7 @@ def load_recognizer(
     head = _useful_head(pretrained)
     if need_text and not isinstance(head, CTCHeadConfig):
         raise no_head(init_from, pretrained.no_text, pretrained.labels)
-    changes: dict[str, Any] = {"remat": "none", "dtype": dtype or pretrained.backbone.dtype}
+    changes: dict[str, Any] = {"remat": "none", "loop_layers": True, "dtype": dtype or pretrained.backbone.dtype}
     backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
     if not head:

@@ -62,6 +62,9 @@ class BackboneConfig:
     # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too);
     # the rest is computed again
     remat: Remat = "none"
+    # On TPUs, layers of equal factors as the body of a loop, which compiles sooner. Not where the gradients of several
+    # micro-batches are added up: those that a loop gives would be summed over the devices for each of them
+    loop_layers: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "upsample_factors", tuple(sorted(s for s in set(self.upsample_factors) if s > 1)))

@@ -116,7 +116,7 @@ class Encoder(nn.Module):
             params = [cast_kernels(self.variables["params"][name], config.dtype) for name in names]
             of_layers = list(zip(self._kept(deterministic), _seeds(seed_Bx2, names), strict=True))
             as_function = functools.partial(_apply_layer, layer(config, parent=None), run)
-            states = [state, *run_layers(as_function, params, state, of_layers, settings)]
+            states = [state, *run_layers(as_function, params, state, of_layers, settings, config.loop_layers)]
         return [unmerge(x_BxVxD, track) if track else x_BxVxD for x_BxVxD, track in states]
 
     def _kept(self, deterministic: bool) -> list:

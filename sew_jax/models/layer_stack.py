@@ -17,7 +17,12 @@ LayerFunction = Callable[[Any, Any, Any, Any], Any]
 
 
 def run_layers(
-    function: LayerFunction, params: Sequence[Any], state: Any, of_layers: Sequence[Any], settings: Sequence[Any]
+    function: LayerFunction,
+    params: Sequence[Any],
+    state: Any,
+    of_layers: Sequence[Any],
+    settings: Sequence[Any],
+    loops: bool,
 ) -> list[Any]:
     """The state after each layer.
 
@@ -26,13 +31,14 @@ def run_layers(
       params: of each layer, trees of equal shapes.
       of_layers: what else each layer has of its own, trees of equal shapes.
       settings: static, of each layer; equal ones give a state of the shapes that they are given.
+      loops: whether loops are wanted.
     """
     states: list[Any] = []
     for setting, group in itertools.groupby(range(len(params)), key=lambda i: settings[i]):
         run = list(group)
         arguments = state, [params[i] for i in run], [of_layers[i] for i in run]
         layer = functools.partial(_written_out, function, setting)
-        if len(run) == 1:
+        if len(run) == 1 or not loops:
             states += layer(*arguments)
         else:
             loop = functools.partial(_as_a_loop, function, setting)

@@ -76,12 +76,13 @@ def published(size: str) -> tuple[BackboneConfig, PretrainHeadConfig]:
 
 
 def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a config file says of a published size: every field that is not the run's own (table, dtype, remat).
+    """What a config file says of a published size: every field that is not the run's own (table, dtype, form).
 
     Raises:
       UserError: there is no such size.
     """
     backbone, head = published(size)
     options = dataclasses.asdict(backbone)
-    del options["upsample_factors"], options["compressor"], options["merge_bias"], options["dtype"], options["remat"]
+    for of_the_run in ("upsample_factors", "compressor", "merge_bias", "dtype", "remat", "loop_layers"):
+        del options[of_the_run]
     return options, dataclasses.asdict(head)

@@ -104,7 +104,7 @@ def compile_gradients(
       samples: of each.
     """
     mesh = slice_mesh(where, way.fsdp)
-    backbone = dataclasses.replace(backbone, remat=way.remat)
+    backbone = dataclasses.replace(backbone, remat=way.remat, loop_layers=way.accumulate == 1)
     learning = pretraining(pretrain, backbone, PretrainHeadConfig(**pretrain.head))
     shapes = jax.eval_shape(
         lambda key: new_state(learning.model.initialize(key), learning.optimizer), jax.random.key(0)

@@ -67,6 +67,7 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
         **fields_of_table(table),
         dtype=config.dtype,
         remat=config.remat,
+        loop_layers=config.accumulate == 1,
         feature_grad_scale=1.0 if scratch else 0.0,  # a pre-trained extractor stays as it is
     )
     draws = draws_of(config, table, backbone)

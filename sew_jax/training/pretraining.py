@@ -103,6 +103,7 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         **fields_of_table(table),
         dtype=config.dtype,
         remat=config.remat,
+        loop_layers=config.accumulate == 1,
     )
     head: PretrainHeadConfig | Data2VecConfig
     if config.objective == "data2vec2":

@@ -142,7 +142,8 @@ def changes_since(workdir: Path, earlier: dict[str, Any] | None, record: dict[st
 def _model_change(earlier: dict[str, Any], record: dict[str, Any]) -> str:
     """A difference of the models that the configs do not show, as where `init_from` names another checkpoint now."""
     old, new = (_flat_architecture(r) for r in (earlier, record))
-    keys = sorted(key for key in old.keys() | new.keys() if not key.endswith(".remat") and old.get(key) != new.get(key))
+    form = (".remat", ".loop_layers")
+    keys = sorted(key for key in old.keys() | new.keys() if not key.endswith(form) and old.get(key) != new.get(key))
     return f"{keys[0]}={old.get(keys[0])!r} then, {new.get(keys[0])!r} now" if keys else ""
 
 

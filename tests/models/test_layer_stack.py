@@ -42,6 +42,7 @@ def gradients(name, **changes):
         ("s2q1.1.2.2k1", {"remat": "dots"}, 2),
         ("s1q2k1.1.1.3", {"remat": "layers"}, 1),
         ("s1q1k1m0.2-0.2-0-0", {}, 1),
+        ("s1q1k1", {"loop_layers": False}, 0),
     ],
     ids=str,
 )

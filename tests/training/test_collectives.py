@@ -24,7 +24,8 @@ pytest.importorskip("libtpu")
 
 CONFIG = BackboneConfig(
     width=64,
-    layers=1,
+    layers=2,
+    loop_layers=False,  # as training has it for several micro-batches
     heads=1,
     ffn_width=256,
     pos_kernel=3,
