@@ -111,7 +111,8 @@ def test_a_codebook_stays_as_cool_as_its_schedule_left_it(tmp_path):
 def test_a_released_checkpoint_goes_on_in_another_language(corpus, tmp_path, run):
     """All its parts by name, its codebook not heated up again; then its letters."""
     other, first, tuned = shutil.copytree(corpus, tmp_path / "other"), tmp_path / "first", tmp_path / "tuned"
-    flags = [*SMALL, "--config.compression.names=s1q1k1", "--config.num_steps=1", "--config.input.min_seconds=0.5"]
+    flags = [*SMALL, "--config.compression.names=s1q1k1", "--config.num_steps=1", "--config.eval.split="]
+    flags.append("--config.input.min_seconds=0.5")
     start = f"--config.init_from={xlsr_like(tmp_path / 'xlsr', 1)}"
     shown = succeed(
         run, "pretrain.py:continued", start, f"--config.data={corpus},{other}", *flags, f"--workdir={first}"
