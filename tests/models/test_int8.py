@@ -14,7 +14,7 @@ from sew_jax.models.config import precision_fields
 from sew_jax.models.int8 import Int8Dense, operands, quantize
 from tests.models.build import init, noise, small
 
-CONFIG = small("logmel", **precision_fields("int8"))
+CONFIG = small("logmel", loop_layers=False, **precision_fields("int8"))
 
 
 def rounded(x, axis):
