@@ -78,13 +78,14 @@ def score_regression(
     """The loss of data2vec 2.0, and of contexts without masks what `score_contrast` says of masked ones."""
     changes: list[jax.Array] = []
     with nn.intercept_methods(_noting_changes(model.backbone, changes)):
-        hidden: Any = Backbone(model.backbone).apply(
+        hidden, _ = Backbone(model.backbone).apply(
             {"params": variables["params"]["backbone"]},
             batch["wave"],
             batch["length"],
             compression,
             deterministic=True,
             others=_beside(compression, largest),
+            mutable=["intermediates"],  # so that layers are called one by one on all platforms
         )
     return score(model, seed, variables, batch, compression) | _of_contexts(model.backbone, hidden, changes)
 
