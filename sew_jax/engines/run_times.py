@@ -20,7 +20,7 @@ PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
 }
 LAYERS = "layer_"  # names of the weights of transformer layers begin so
-_ROUNDED_TOGETHER = 32  # inputs of a product that share a scale, as OpenVINO rounds them to 8 bits while it computes
+_ROUNDED_TOGETHER = 128  # inputs of a product that share a scale, as OpenVINO rounds them to 8 bits while it computes
 RUNTIMES, ALL_PRECISIONS = tuple(PRECISIONS), ("float32", "bfloat16", "int8")
 
 
