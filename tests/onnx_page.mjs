@@ -17,9 +17,11 @@ const ort = await import(where ? path.resolve(where, "dist/ort.node.min.mjs") : 
 
 const bytes = fs.readFileSync(file);
 const at = bytes.indexOf("data") + 8;
-const samples = new Int16Array(bytes.buffer.slice(bytes.byteOffset + at, bytes.byteOffset + at + (bytes.length - at) - (bytes.length - at) % 2));
+const count = (bytes.length - at) >> 1;
+const samples = new Int16Array(bytes.buffer.slice(bytes.byteOffset + at, bytes.byteOffset + at + 2 * count));
 const wave = Float32Array.from(samples, (x) => x / 2 ** 15);
-const session = await ort.InferenceSession.create(fs.readFileSync(path.join(folder, `${setting ?? model.settings[0]}.onnx`)), {
+const graph = fs.readFileSync(path.join(folder, `${setting ?? model.settings[0]}.onnx`));
+const session = await ort.InferenceSession.create(graph, {
   externalData: [{ path: "weights.bin", data: fs.readFileSync(path.join(folder, "weights.bin")) }],
 });
 const [logProbs, frames] = await compute(ort, session, wave);
