@@ -13,7 +13,7 @@
 `onnx` takes every fine-tuned model and setting, too: a graph for each setting, of any batch size and length, which
 share one file of weights; ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`.
 
-`stablehlo` takes every fine-tuned model and setting: a program for each setting and length, of any batch size, for
+`stablehlo` takes every fine-tuned model and setting: a program for each setting, of any batch size and length, for
 CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
 is written.
 
@@ -39,7 +39,6 @@ def get_config() -> ConfigDict:
     config.budget = ""
     # Workdir of an evaluate run, or its tradeoff.json, for the card; empty: a budget takes the one with the model
     config.tradeoff = ""
-    config.buckets = "5,10,20,30"  # stablehlo: seconds of the longest utterance that each program takes
     config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
     config.weights = "float16"  # sew_jax and onnx: or float32; onnx: or int8
     config.drop_tail = False  # hf: SEW drops the last frames that fill no window; our models keep them

@@ -27,6 +27,6 @@ def get_config() -> ConfigDict:
     config.stream.chunk_seconds = 6.0  # are computed at once; words so far come after each
     config.stream.overlap_seconds = 2.0  # of two neighbours
     add_beam(config)
-    del config.beam.workers, config.beam.nbest  # requests have one answer
+    del config.beam.workers, config.beam.nbest  # a request names how many hypotheses it wants
     config.dtype = ""  # float32 or bfloat16; empty: as in training
     return config

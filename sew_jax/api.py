@@ -20,8 +20,9 @@ from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
 from sew_jax.data.audio import AudioError
 from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
-from sew_jax.decoding.incremental import Decoder, make_decoder
+from sew_jax.decoding.incremental import Decoder
 from sew_jax.decoding.recognizer import Output, Recognizer, hidden_states, load_recognizer, log_probs, no_head
 from sew_jax.engines.run_times import RUNTIMES, Engine
 from sew_jax.errors import UserError
@@ -51,7 +52,7 @@ def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") ->
       dtype: of the computation: float32, bfloat16 or int8 (products of the layers alone, all else in bfloat16); empty
         keeps that of training.
       runtime: jax; or on a CPU, with log-probabilities alone, onnxruntime (float32, int8) or openvino (float32,
-        bfloat16). Empty: what a budget picks, else jax.
+        bfloat16, int8). Empty: what a budget picks, else jax.
 
     Raises:
       UserError: there is no model, or its files do not fit each other.
@@ -103,7 +104,7 @@ class Model:
     def __init__(self, recognizer: Recognizer, runtime: str = "", dtype: str = ""):
         self._recognizer, self._runtime, self._dtype = recognizer, runtime, dtype
         self._by_engine = {recognizer.engine: recognizer}
-        self._decoders: dict[BeamOptions | None, Decoder] = {}
+        self._decoders = Decoders(recognizer.vocabulary)
 
     @property
     def name(self) -> str:
@@ -236,7 +237,7 @@ class Model:
         chunking = make_chunking(_CHUNK_SECONDS, _OVERLAP_SECONDS, setting, backbone.layers, backbone.frame_samples)
         rows = {bucket: self._rows(bucket) for bucket in buckets(chunking)}
         nbest = options.nbest if options else 1
-        return Transcriber(recognizer, setting, chunking, self._decoder(options), rows, nbest)
+        return Transcriber(recognizer, setting, chunking, self.decoder(options), rows, nbest)
 
     def log_probs(self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "") -> np.ndarray:
         """Natural log-probability of each symbol at each frame: (T, V) float32, in the order of vocab.json.
@@ -321,10 +322,13 @@ class Model:
         per_device = 1 if jax.default_backend() == "cpu" else max(_BATCH_SAMPLES // bucket, 1)
         return per_device * self._recognizer.mesh.size
 
-    def _decoder(self, options: BeamOptions | None) -> Decoder:
-        if options not in self._decoders:
-            self._decoders[options] = make_decoder(self._recognizer.vocabulary, options)
-        return self._decoders[options]
+    def decoder(self, options: BeamOptions | None) -> Decoder:
+        """Beam search, or (None) the best path, of log-probabilities (T, V). The last few that were asked for are kept.
+
+        Raises:
+          UserError: a language model, lexicon or hot word cannot be used.
+        """
+        return self._decoders(options)
 
 
 def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbest: int) -> BeamOptions | None:

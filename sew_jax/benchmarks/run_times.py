@@ -58,10 +58,11 @@ def _measure(config: ConfigDict, batch: int) -> dict[str, Any]:
 def _engines(config: ConfigDict) -> list[Engine]:
     engines = []
     for runtime in split_names(config.runtimes):
-        if missing := missing_packages(runtime):
-            say(f"    ! {runtime} is left out: {' and '.join(missing)} not installed")
-            continue
-        engines += [Engine(runtime, name) for name in split_names(config.dtypes) if name in PRECISIONS[runtime]]
+        for engine in (Engine(runtime, name) for name in split_names(config.dtypes) if name in PRECISIONS[runtime]):
+            if missing := missing_packages(*engine):
+                say(f"    ! {engine} is left out: {' and '.join(missing)} not installed")
+            else:
+                engines.append(engine)
     return engines
 
 
@@ -86,9 +87,8 @@ def inference(engine: Engine, backbone: BackboneConfig, table: list[Compression]
     jax.config.update("jax_platforms", "cpu")
     model = CTCModel(backbone, CTCHeadConfig())
     params = jax.jit(model.initialize)(jax.random.key(0))["params"]
-    kind = "int8" if engine.dtype == "int8" else "float32"
     with tempfile.TemporaryDirectory(prefix="sew_jax_") as folder:
-        paths = write_graphs(Path(folder), model, params, table, kind, {})
+        paths = write_graphs(Path(folder), model, params, table, engine.weights, {})
         sessions = {setting.name: open_session(path, engine) for setting, path in paths.items()}
     wave_BxN = np.random.default_rng(0).normal(size=(batch, samples)).astype(np.float32)
     length_B = np.full(batch, samples)

@@ -128,16 +128,6 @@ def _there_is_text(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "eval_split", f"{config.eval_split!r} is a split of data, which is empty"
 
 
-def _parse_lengths(text: str) -> None:
-    for part in split_names(text) or [text]:
-        try:
-            number = float(part)
-        except ValueError as error:
-            raise ValueError(f"{part!r} is no length; write seconds such as 5,10,20") from error
-        if not 0 < number < 10**6:
-            raise ValueError(f"{part} must be seconds above 0, such as 5,10,20")
-
-
 def _a_run_time_has_the_precision(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if config.dtype and config.dtype not in PRECISIONS[config.runtime or "jax"]:
         those = " or ".join(name for name, dtypes in PRECISIONS.items() if config.dtype in dtypes)
@@ -240,7 +230,6 @@ EXPORT = Mode(
         "format": choice("hf", "stablehlo", "onnx", "sew_jax"),
         "weights": choice("float16", "float32", "int8"),
         "setting": Settings(),
-        "buckets": Parsed("write seconds such as 5,10,20", _parse_lengths),
         "drop_tail": Flag(),
     },
     together=(_one_thing_picks, _bytes_are_for_onnx, a_language_is_of_a_released_checkpoint),

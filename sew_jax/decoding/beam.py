@@ -32,11 +32,12 @@ from ml_collections import ConfigDict
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.hot_words import HotPhrases
-from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels
+from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels, with_words
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 
 _NO_SYMBOL = -1
+_UNKNOWN = "<unk>"  # what n-grams call each word that they lack
 _SURE = math.log(0.999)  # of a blank: another symbol there would cost more than any word of an n-gram gives back
 _NEVER = -1e4  # a log-probability that no path survives which has another
 
@@ -105,6 +106,15 @@ def chosen_options(config: ConfigDict) -> BeamOptions | None:
                 "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
             )
         return None
+    return search_options(config)
+
+
+def search_options(config: ConfigDict) -> BeamOptions:
+    """Those of the search that `config.lm` and `config.beam` describe, whether they ask for it or not.
+
+    Raises:
+      UserError: a value makes no sense.
+    """
     options = {key: value for key, value in config.beam.items() if key != "workers"}
     options["hot_words"] = tuple(split_names(config.beam.hot_words))
     if "nbest" in config:
@@ -128,18 +138,36 @@ class Beam:
             lexicon = open_lexicon(vocabulary, options.lm, options.lexicon, options.hot_words)
         self.lexicon = lexicon
         # labels of the n-gram: words, or symbols at their ids
-        self._words = list(dict(self.lexicon.entries)) or symbol_labels(vocabulary)
+        self._words = symbol_labels(vocabulary)
+        if self.lexicon.entries:
+            self._words = [*(word for word in dict(self.lexicon.entries) if word != _UNKNOWN), _UNKNOWN]
+        self._last = len(self._words) - 1  # label of the n-gram, which also stands for words that join later
         self._lm = _load(options.lm, self._words) if options.lm else ZeroLM()
         self._trie = self._build_trie() if self.lexicon.entries else None
         self._hot = self._hot_phrases(options.hot_words)
-        self._one = threading.Lock()  # a decoder has one search at a time, and hot words let other threads run
         self._use(options)
 
     def with_options(self, options: BeamOptions) -> "Beam":
-        """The same language model, lexicon and hot words searched otherwise."""
+        """The same language model and lexicon searched otherwise; with other hot words, if this one has none.
+
+        Raises:
+          UserError: a hot word has no symbols of the vocabulary.
+        """
         other = copy.copy(self)
+        if options.hot_words != self._options.hot_words:
+            assert not self._options.hot_words  # words that have joined the lexicon stay there
+            other._favour(options.hot_words)
         other._use(options)
         return other
+
+    def _favour(self, phrases: tuple[str, ...]) -> None:
+        """Adds hot words, also to the lexicon where they are new to it."""
+        self.lexicon = with_words(self._vocabulary, self.lexicon, phrases)
+        words = set(self._words)
+        if self._trie and (new := [word for word in dict(self.lexicon.entries) if word not in words]):
+            self._words = [*self._words, *new]
+            self._trie = self._build_trie()
+        self._hot = self._hot_phrases(phrases)
 
     def __call__(self, log_prob_TxV: np.ndarray) -> list[Hypothesis]:
         """At most `nbest` hypotheses of different texts, the best one first.
@@ -194,7 +222,7 @@ class Beam:
         start = self._lm.start(False)
         for word, spelling in self.lexicon.entries:
             label = labels[word]
-            trie.insert(list(spelling), label, self._lm.score(start, label)[1])
+            trie.insert(list(spelling), label, self._lm.score(start, min(label, self._last))[1])
         trie.smear(SmearingMode.MAX)  # a word's beginning scores as the likeliest word that it may become
         return trie
 
@@ -211,9 +239,12 @@ class Beam:
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options
+        self._one = threading.Lock()  # a decoder has one search at a time, and hot words let other threads run
         end = () if self._trie or vocabulary.word_end is None else (vocabulary.word_end,)
         # kept, since a decoder does not keep what of it is Python's
-        self._searched = lm = _HotLM(self._lm, self._hot, options, end) if self._hot else self._lm
+        self._searched = lm = self._lm
+        if self._hot:
+            self._searched = lm = _HotLM(self._lm, self._last, self._hot, options, end)
         word_end = _NO_SYMBOL if vocabulary.word_end is None else vocabulary.word_end
         shared = {
             "beam_size": options.beam,
@@ -236,15 +267,18 @@ class _HotLM(LM):
     """A language model with what hot phrases add, divided by the weight that the decoder multiplies it by.
 
     Args:
+      last: label of `lm` that all beyond it count as.
       phrases: labels of each -> its words.
       end: what is added at the beginning, and at the end where it is not there yet: the delimiter, of symbols.
     """
 
-    def __init__(self, lm: LM, phrases: Mapping[tuple[int, ...], int], options: BeamOptions, end: tuple[int, ...]):
+    def __init__(
+        self, lm: LM, last: int, phrases: Mapping[tuple[int, ...], int], options: BeamOptions, end: tuple[int, ...]
+    ):
         super().__init__()
         boost = options.hot_boost / options.lm_weight
         self._phrases = HotPhrases({labels: boost * words for labels, words in phrases.items()}, len(end))
-        self._lm, self._end = lm, end
+        self._lm, self._last, self._end = lm, last, end
         self._states: dict[LMState, tuple[Any, int, float]] = {}  # their state of `lm`, state of `_phrases`, last score
 
     def start(self, start_with_nothing: bool) -> LMState:
@@ -258,7 +292,7 @@ class _HotLM(LM):
         following = state.child(label)
         if following not in self._states:
             inner, hot, _ = self._states[state]
-            inner, score = self._lm.score(inner, label)
+            inner, score = self._lm.score(inner, min(label, self._last))
             hot, added = self._phrases.step(hot, label)
             self._states[following] = inner, hot, score + added
         return following, self._states[following][2]

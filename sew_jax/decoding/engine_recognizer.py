@@ -57,9 +57,8 @@ class EngineRecognizer(Recognizer):
         if not missing:
             return
         assert isinstance(self.model, CTCModel)  # others are refused by `on_engine`
-        kind = "int8" if self.engine.dtype == "int8" else "float32"
         with tempfile.TemporaryDirectory(prefix="sew_jax_") as folder:
-            paths = write_graphs(Path(folder), self.model, self.params, missing, kind, {})
+            paths = write_graphs(Path(folder), self.model, self.params, missing, self.engine.weights, {})
             self._sessions |= {setting: open_session(path, self.engine) for setting, path in paths.items()}
 
     def run(self, output: Output, setting: Compression, batch: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -88,11 +87,11 @@ def on_engine(recognizer: Recognizer, engine: Engine) -> Recognizer:
     if engine == recognizer.engine:
         return recognizer
     if engine.dtype not in PRECISIONS[engine.runtime]:
-        has = " and ".join(PRECISIONS[engine.runtime])
+        has = ", ".join(PRECISIONS[engine.runtime])
         raise UserError(f"dtype: {engine.runtime} computes in {has}, not in {engine.dtype}")
     if recognizer.labels and engine.runtime != "jax":
         raise UserError(f"runtime: {engine.runtime} computes text alone; jax has the labels of {recognizer.name}")
-    need_runtime(engine.runtime, "runtime")
+    need_runtime(engine.runtime, "runtime", engine.dtype)
     if engine.dtype == "bfloat16" and not has_bfloat16(engine.runtime):
         raise UserError(f"dtype: this machine has no bfloat16 for {engine.runtime}; take float32")
     if engine.runtime != "jax":

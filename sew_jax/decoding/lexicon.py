@@ -58,13 +58,22 @@ def open_lexicon(vocabulary: Vocabulary, lm: str, lexicon: str, hot_words: Seque
     Raises:
       UserError: a file cannot be read, or spells (nearly) nothing with this vocabulary; or not every hot word.
     """
-    hot = spell_phrases(vocabulary, hot_words)
-    found = _open(vocabulary, lm, lexicon)
-    if not found.entries:
-        return found
-    known = dict(found.entries)
-    new = (word for phrase in hot for word in phrase.split() if word not in known)
-    return found._replace(entries=(*found.entries, *_spell(vocabulary, new).entries))
+    spell_phrases(vocabulary, hot_words)  # what is wrong with them is said before a long file is read
+    return with_words(vocabulary, _open(vocabulary, lm, lexicon), hot_words)
+
+
+def with_words(vocabulary: Vocabulary, lexicon: Lexicon, phrases: Sequence[str]) -> Lexicon:
+    """A lexicon and those words of phrases that it lacks; where any string may be said, the same.
+
+    Raises:
+      UserError: one of them has no word, or characters that the vocabulary lacks.
+    """
+    spelt = spell_phrases(vocabulary, phrases)
+    if not lexicon.entries:
+        return lexicon
+    known = dict(lexicon.entries)
+    new = (word for phrase in spelt for word in phrase.split() if word not in known)
+    return lexicon._replace(entries=(*lexicon.entries, *_spell(vocabulary, new).entries))
 
 
 def spell_phrases(vocabulary: Vocabulary, phrases: Sequence[str]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ from sew_jax.engines.layers import (
     split_frames,
     zero_padding,
 )
+from sew_jax.engines.run_times import LAYERS
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import upsampler_of
@@ -107,7 +108,7 @@ class _Encoder:
         return layer_norm(self._graph, x, "/".join(path), self._at(path))
 
     def _dense(self, x: str, *path: str, factor: float = 1.0) -> str:
-        rounded = path[0].startswith("layer_")
+        rounded = path[0].startswith(LAYERS)
         return dense(self._graph, x, "/".join(path), self._at(path), factor, rounded)
 
     def _at(self, path: tuple[str, ...]) -> Params:

@@ -56,6 +56,8 @@ def chosen(
     where = as_path(tradeoff) if tradeoff else _table_of(init_from)
     measured = read_tradeoff(where)
     points = [p for p in measured if p.runtime in runtimes and dtype in ("", p.dtype)]
+    if not dtype and missing_packages("openvino", "int8") == ["nncf"]:  # whoever names int8 is told to install it
+        points = [p for p in points if p.engine != ("openvino", "int8")]
     if not points:
         has = ", ".join(dict.fromkeys(str(p.engine) for p in measured))
         raise UserError(

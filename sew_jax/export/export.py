@@ -22,7 +22,7 @@ from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
 from sew_jax.export.model_card import folder_use, onnx_use, programs_use, shared_record, transformers_use, write_card
-from sew_jax.export.stablehlo import parse_buckets, write_programs
+from sew_jax.export.stablehlo import write_programs
 from sew_jax.files import local_folder, write_json, writing_to
 from sew_jax.models.config import Data2VecConfig, PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
@@ -80,11 +80,10 @@ def _stablehlo(
     points: Sequence[Point],
     folder: Path,
 ) -> str:
-    buckets = parse_buckets(config.buckets, pretrained.backbone)
-    say(f"sew_jax export: {len(settings)} settings x {len(buckets)} lengths as StableHLO")
+    say(f"sew_jax export: {len(settings)} settings as StableHLO")
     recognizer = load_recognizer(config.init_from, config.dtype, make_mesh(1, 1, jax.devices()[:1]))
     pretrained = pretrained._replace(backbone=recognizer.model.backbone)
-    programs = write_programs(folder, recognizer, settings, buckets)
+    programs = write_programs(folder, recognizer, settings)
     recognizer.vocabulary.save(folder)
     use = programs_use(programs, recognizer.vocabulary)
     write_card(folder, pretrained, recognizer.state, settings, points, use, "jax")

@@ -143,14 +143,15 @@ def joined(vocabulary: Vocabulary) -> str:
 def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
     """How the programs of `stablehlo.write_programs` are run."""
     first = programs[0]
-    files = [(p.file, str(p.setting), f"{p.samples / SAMPLE_RATE:g} s", str(p.samples)) for p in programs]
+    files = [(p.file, str(p.setting), f"{p.offset} + {p.step} n") for p in programs]
     return f"""\
 Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from
 `{WEIGHTS_FILE}`. Needed: `pip install jax numpy flatbuffers`, nothing of sew_jax.
 
-{markdown_table(("program", "setting", "at most", "samples N"), files)}
+{markdown_table(("program", "setting", "samples N, for any n from 1"), files)}
 Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the
-samples of each utterance. Any B of at least 1 (each is compiled once). Output: log-probabilities
+samples of each utterance. Any B of at least 1 and any such N: each pair that comes is compiled once, which takes longer
+than to compute it, so pad what you have to a few lengths. Output: log-probabilities
 (B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`; and the frames (B,) int32
 of each utterance, beyond which they mean nothing.
 
@@ -167,11 +168,11 @@ with open("{first.file}", "rb") as file:
     program = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 with open("{VOCABULARY_FILE}", encoding="utf-8") as file:
     symbols = {{i: symbol for symbol, i in json.load(file).items()}}
-with wave.open("speech.wav") as file:  # {SAMPLE_RATE} Hz, mono, 16 bit, at most {first.samples / SAMPLE_RATE:g} s
-    audio = np.frombuffer(file.readframes({first.samples}), np.int16)
+with wave.open("speech.wav") as file:  # {SAMPLE_RATE} Hz, mono, 16 bit
+    audio = np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
-batch, length = np.zeros((1, {first.samples}), np.int16), np.array([len(audio)], np.int32)
-batch[0, : len(audio)] = audio
+longer = (-len(audio) + {first.offset}) % {first.step}  # the next length that there may be
+batch, length = np.pad(audio, (0, longer))[None], np.array([len(audio)], np.int32)
 log_probs, frames = jax.device_get(program(weights, batch, length))
 path = log_probs[0, : frames[0]].argmax(-1)
 path = path[np.diff(path, prepend=-1) != 0]  # a symbol that goes on is one symbol
@@ -194,6 +195,9 @@ def onnx_use(settings: Sequence[Compression], vocabulary: Vocabulary, kind: str)
 
 `python example.py speech.wav` prints the text; it needs `pip install onnxruntime numpy` alone. With OpenVINO:
 `openvino.Core().compile_model("{settings[0]}.onnx", "CPU")`.
+
+`transcribe.html` transcribes in a browser, where the audio stays: `python -m http.server` in this folder, then
+<http://localhost:8000/transcribe.html>. It loads onnxruntime-web from a CDN, and says where another copy is named.
 
 Input: `wave` (B, N) float32, mono at {SAMPLE_RATE} Hz, of which 1 is full scale, padded with anything; `length` (B,)
 int64, the samples of each utterance. Any B and N. Output: `log_probs` (B, T, {len(vocabulary)}) float32, a frame each

@@ -1,5 +1,6 @@
 """A fine-tuned model as ONNX files: a graph for each setting, of any batch and length, that share their weights."""
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -19,14 +20,16 @@ from sew_jax.files import write_whole
 from sew_jax.models.ctc import CTCModel
 from sew_jax.rates import SAMPLE_RATE
 
-EXAMPLE_FILE = "example.py"
+EXAMPLE_FILE, PAGE_FILE = "example.py", "transcribe.html"
+_PAGE = Path(__file__).with_name("onnx_page.html")
+_WEB_RUNTIME = "1.30.0"  # of onnxruntime-web
 # Largest difference to the model, relative to its largest log-probability. Rounded weights tell of gross errors alone:
 # what they cost is for an evaluation to say
 _TOLERANCE = {"float32": 2e-5, "float16": 5e-2, "int8": 3e-1}
 
 
 def write_onnx(folder: Path, recognizer: Recognizer, settings: Sequence[Compression], kind: str) -> None:
-    """Writes SETTING.onnx for each setting, their weights, and an example that runs them.
+    """Writes SETTING.onnx for each setting, their weights, and an example and a web page that run them.
 
     Each is run by ONNX Runtime and compared with the model first.
 
@@ -49,6 +52,7 @@ def write_onnx(folder: Path, recognizer: Recognizer, settings: Sequence[Compress
         for path in (Path(partial) / WEIGHTS_FILE, *paths.values()):
             os.replace(path, folder / path.name)
     write_whole(folder / EXAMPLE_FILE, _example(recognizer.vocabulary, settings[0]).encode())
+    write_whole(folder / PAGE_FILE, web_page(recognizer.vocabulary, settings).encode())
 
 
 def _compare(recognizer: Recognizer, setting: Compression, path: Path, kind: str) -> float:
@@ -63,6 +67,27 @@ def _compare(recognizer: Recognizer, setting: Compression, path: Path, kind: str
     if not difference <= _TOLERANCE[kind] or not np.array_equal(frames_B, expected_B):
         raise RuntimeError(f"the graph of {setting} differs from the model by {difference:.1e}, so it is not written")
     return difference
+
+
+def web_page(vocabulary: Vocabulary, settings: Sequence[Compression]) -> str:
+    """A page that transcribes in a browser; onnx_page.html says how."""
+    pieces = []
+    for i, symbol in enumerate(vocabulary.symbols):
+        if vocabulary.is_silent(i):
+            pieces.append("")
+        elif vocabulary.is_word_end(i):
+            pieces.append(" ")
+        else:
+            pieces.append(symbol if vocabulary.delimiter else f"{symbol} ")
+    model = {
+        "settings": [str(setting) for setting in settings],
+        "sample_rate": SAMPLE_RATE,
+        "pieces": pieces,
+        "lower_case": vocabulary.lower_case,
+    }
+    text = json.dumps(model).replace("<", "\\u003c")  # of a symbol such as </s>, which would end the script
+    page = _PAGE.read_text("utf-8").replace("MODEL", text, 1)
+    return page.replace("RUNTIME", _WEB_RUNTIME, 1).replace("WEIGHTS", WEIGHTS_FILE)
 
 
 def _example(vocabulary: Vocabulary, setting: Compression) -> str:

@@ -1,10 +1,12 @@
-"""A fine-tuned model as StableHLO programs: one for each setting and length, of any batch size, for CPU, GPU and TPU.
+"""A fine-tuned model as StableHLO programs: one for each setting, of any batch size and length, for CPU, GPU and TPU.
 
-B utterances, N samples (fixed in each program; shorter utterances are padded), T frames. The programs share their
+B utterances, N samples (in steps of a few frames; shorter utterances are padded), T frames. The programs share their
 weights, which they take as an argument and which lie in one file of numpy's.
 """
 
 import io
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +20,10 @@ from jax import export
 from sew_jax.compression import Compression
 from sew_jax.console import format_duration, say
 from sew_jax.decoding.recognizer import Recognizer, log_probs
-from sew_jax.errors import UserError
 from sew_jax.files import write_whole
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.parameters import path_name
-from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -33,32 +33,31 @@ _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 class Program(NamedTuple):
-    """A written program."""
+    """A written program, for waves of `offset` and any multiple of `step` samples."""
 
     file: str
     setting: Compression
-    samples: int  # N
+    step: int
+    offset: int
+
+    def padded(self, samples: int) -> int:
+        """The shortest length from so many samples on."""
+        return self.offset + max(-(-(samples - self.offset) // self.step), 1) * self.step
 
 
-def parse_buckets(seconds: str, backbone: BackboneConfig) -> list[int]:
-    """Lengths in samples from lengths in seconds, joined by commas; shortest first.
+def lengths(backbone: BackboneConfig, setting: Compression) -> tuple[int, int]:
+    """(step, offset) of the lengths that leave nothing over: no sample, no frame of a squeeze or a pool.
 
-    Raises:
-      UserError: one is too short for a frame. That all are numbers is checked with the config.
+    All sizes of a program are multiples of one unknown then, which is what JAX can tell about them.
     """
-    buckets = set()
-    for text in split_names(seconds):
-        samples = round(float(text) * SAMPLE_RATE)
-        if samples < 1 or frame_count(backbone, samples) < 1:
-            raise UserError(f"buckets: {text} s is shorter than a frame; give longer ones")
-        buckets.add(samples)
-    return sorted(buckets)
+    pools = [factor for pools in setting.layer_pools(backbone.layers) for factor in pools]
+    frames = math.lcm(*(setting.squeeze * factor for factor in pools))
+    shortest = next(samples for samples in itertools.count() if frame_count(backbone, samples))
+    return frames * backbone.frame_samples, shortest - backbone.frame_samples
 
 
-def write_programs(
-    folder: Path, recognizer: Recognizer, settings: Sequence[Compression], buckets: Sequence[int]
-) -> list[Program]:
-    """Writes SETTING_SECONDSs.stablehlo for each setting and bucket, and the weights.
+def write_programs(folder: Path, recognizer: Recognizer, settings: Sequence[Compression]) -> list[Program]:
+    """Writes SETTING.stablehlo for each setting, and the weights.
 
     Each is read back, run and compared with the model before it is written.
 
@@ -78,26 +77,26 @@ def write_programs(
             params = jax.tree.unflatten(structure, [weights[name] for name in names])
             return log_probs(recognizer.model, params, {"wave": wave_BxN, "length": length_B}, setting)
 
-        for samples in buckets:
-            begin = time.monotonic()
-            data = _serialized(compute, weights, samples)
-            difference = _compare(data, compute, weights, samples, recognizer.model.backbone)
-            program = Program(f"{setting}_{samples / SAMPLE_RATE:g}s.stablehlo", setting, samples)
-            write_whole(folder / program.file, data)
-            programs.append(program)
-            took = format_duration(time.monotonic() - begin)
-            say(
-                f"  {len(programs)}/{len(settings) * len(buckets)} {program.file}: {len(data) / 2**20:.1f} MiB, "
-                f"within {difference:.1e} of the model, {took}"
-            )
+        begin = time.monotonic()
+        program = Program(f"{setting}.stablehlo", setting, *lengths(recognizer.model.backbone, setting))
+        data = _serialized(compute, weights, program)
+        difference = _compare(data, compute, weights, program.padded(SAMPLE_RATE), recognizer.model.backbone)
+        write_whole(folder / program.file, data)
+        programs.append(program)
+        took = format_duration(time.monotonic() - begin)
+        say(
+            f"  {len(programs)}/{len(settings)} {program.file}: {len(data) / 2**20:.1f} MiB, "
+            f"within {difference:.1e} of the model, {took}"
+        )
     archive = io.BytesIO()
     np.savez(archive, **jax.device_get(weights))
     write_whole(folder / WEIGHTS_FILE, archive.getvalue())
     return programs
 
 
-def _serialized(compute, weights: dict[str, Any], samples: int) -> bytes:
-    (batch,) = export.symbolic_shape("b", constraints=["b >= 1"])
+def _serialized(compute, weights: dict[str, Any], program: Program) -> bytes:
+    sizes = f"b, {program.step}*n + {program.offset}"
+    batch, samples = export.symbolic_shape(sizes, constraints=["b >= 1", "n >= 1"])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
     wave, length = jax.ShapeDtypeStruct((batch, samples), jnp.int16), jax.ShapeDtypeStruct((batch,), jnp.int32)
     return bytes(export.export(jax.jit(compute), platforms=PLATFORMS)(shapes, wave, length).serialize())

@@ -3,10 +3,11 @@
 All functions take Python ints, numpy arrays or traced arrays alike. B utterances, T frames, D channels.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 Length = TypeVar("Length", int, jax.Array)
 
@@ -17,6 +18,9 @@ MASKED = -1e30
 def conv_length(length: Length, kernel: int, stride: int) -> Length:
     """Output positions of an unpadded convolution that see valid input only; 0 for input shorter than a kernel."""
     out = (length - kernel) // stride + 1
+    size: Any = out
+    if is_symbolic_dim(size):  # of an exported program, which is given a frame at least
+        return out
     return max(out, 0) if isinstance(out, int) else jnp.maximum(out, 0)
 
 

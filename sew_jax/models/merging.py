@@ -29,7 +29,7 @@ class Track(NamedTuple):
     @property
     def merged(self) -> bool:
         """Whether any layer has merged yet."""
-        return self.size_BxV.shape[1] < self.place_BxW.shape[1]
+        return self.size_BxV.shape[1] != self.place_BxW.shape[1]  # symbolic ones have no order
 
 
 def start_track(length_B, frames: int, time_BxWx1=None) -> Track:

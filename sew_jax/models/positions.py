@@ -5,10 +5,12 @@ B utterances, T frames, D channels; K taps, I and O channels of a group and of a
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import gelu, layer_norm, torch_uniform
@@ -42,12 +44,11 @@ def convolve_group_by_group(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
 
 def grouped_convolution(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     """The same in the form that the platform computes best."""
-    by_platform = functools.partial(
-        jax.lax.platform_dependent,
-        cpu=functools.partial(convolve_group_by_group, stride=stride, groups=groups),
-        cuda=functools.partial(convolve_by_spectrum, stride=stride, groups=groups),
-        default=functools.partial(convolve, stride=stride, groups=groups),
-    )
+    forms: dict[str, Callable] = {"cpu": convolve_group_by_group, "default": convolve}
+    if not is_symbolic_dim(x_BxTxD.shape[1]):  # an exported program does not know how many blocks there are
+        forms["cuda"] = convolve_by_spectrum
+    forms = {name: functools.partial(form, stride=stride, groups=groups) for name, form in forms.items()}
+    by_platform = functools.partial(jax.lax.platform_dependent, **forms)
     return wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
 
 

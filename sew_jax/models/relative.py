@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import layer_norm
@@ -35,8 +36,9 @@ class RelativeBias(nn.Module):
           query_step: front-end frames from one query to the next, which is also how long its window is.
         """
         embedding_PxH = self.param("embedding", nn.initializers.normal(0.02), (self.buckets, self.heads))
-        distance_L = distances(queries, keys, query_step, key_step) / self.unit
-        return interpolate(embedding_PxH, distance_L, lambda d: bucket(d, self.buckets, self.furthest)).T
+        rows = functools.partial(bucket, buckets=self.buckets, furthest=self.furthest)
+        steps = query_step, key_step
+        return by_distance(embedding_PxH, queries, keys, steps, self.unit, self.furthest, rows).T
 
 
 class RelativeEmbeddings(nn.Module):
@@ -50,8 +52,38 @@ class RelativeEmbeddings(nn.Module):
         config, shape = self.config, (2 * self.config.rel_buckets, self.config.width)
         embedding_PxD = self.param("embedding", nn.initializers.normal(0.02), shape)
         embedding_PxD = layer_norm("float32", name="norm", epsilon=config.norm_epsilon)(embedding_PxD)
-        distance_L = distances(queries, keys, query_step, key_step) / config.rel_unit
-        return interpolate(embedding_PxD, distance_L, lambda d: log_bucket(d, config.rel_buckets, config.rel_furthest))
+        rows = functools.partial(log_bucket, buckets=config.rel_buckets, furthest=config.rel_furthest)
+        steps = query_step, key_step
+        return by_distance(embedding_PxD, queries, keys, steps, config.rel_unit, config.rel_furthest, rows)
+
+
+def by_distance(
+    table_PxX,
+    queries: int,
+    keys: int,
+    steps: tuple[int, int],
+    unit: int,
+    furthest: int,
+    rows: Callable[[np.ndarray], np.ndarray],
+):
+    """(L, X): what a table says of each distance, from the last query and first key on.
+
+    Args:
+      queries, keys: also symbolic ones, of an exported program.
+      steps: of queries and keys, in frames.
+      unit: frames of a distance of 1.
+      furthest: in units; all beyond twice as far have the same row.
+      rows: of whole distances.
+    """
+    if not is_symbolic_dim(queries):
+        return interpolate(table_PxX, distances(queries, keys, *steps) / unit, rows)
+    step = math.gcd(*steps)
+    reach = -(-2 * furthest * unit // step)
+    nearby_G = np.arange(-reach, reach + 1) * step + (steps[1] - steps[0]) / 2
+    rows_GxX = interpolate(table_PxX, nearby_G / unit, rows)
+    before, behind = (queries - 1) * (steps[0] // step), (keys - 1) * (steps[1] // step)
+    index_L = jnp.arange(before + behind + 1) - before
+    return rows_GxX[jnp.clip(index_L, -reach, reach) + reach]
 
 
 def interpolate(table_PxX, distance_L: np.ndarray, bucket_of: Callable[[np.ndarray], np.ndarray]):
@@ -77,6 +109,9 @@ def spread(x_LxQ, keys: int, query_step: int, key_step: int):
     *rest, queries, count = x_LxQ.shape
     unit = math.gcd(query_step, key_step)
     later, stride = query_step // unit, key_step // unit
+    if is_symbolic_dim(queries):  # of an exported program, whose products of sizes JAX cannot compare
+        place_QxK = (queries - 1 - jnp.arange(queries)[:, None]) * later + jnp.arange(keys) * stride
+        return jnp.take_along_axis(x_LxQ, jnp.broadcast_to(place_QxK, (*rest, queries, keys)), axis=-1)
     x = jnp.pad(x_LxQ, [(0, 0)] * (len(rest) + 1) + [(0, later)]).reshape(*rest, queries * (count + later))
     x = x[..., : queries * count].reshape(*rest, queries, count)
     return x[..., (queries - 1) * later :: stride][..., :keys]

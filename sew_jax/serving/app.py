@@ -89,7 +89,7 @@ async def _transcribed(request: Request, service: Service, executor: concurrent.
     if len(data) > served.max_bytes:
         raise _too_large(served.max_bytes)
     loop = asyncio.get_running_loop()
-    transcript = await loop.run_in_executor(executor, service.transcribe, data, wanted.setting)
+    transcript = await loop.run_in_executor(executor, service.transcribe, data, wanted.setting, wanted.search)
     text, media_type = response(transcript, wanted)
     return Response(text, media_type=media_type)
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sew_jax.compression import Compression
+from sew_jax.decoding.beam import BeamOptions
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
+from sew_jax.names import split_names
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 _GRANULARITIES = ("segment", "word")
@@ -19,9 +21,16 @@ FIELDS = (
     "budget",
     "response_format",
     "timestamp_granularities[]",
+    "prompt",
+    "hot_words",
+    "hot_boost",
+    "nbest",
     "language",
     "temperature",
 )
+SEARCH_FIELDS = ("prompt", "hot_words", "hot_boost", "nbest")
+_WITH_NBEST = ("json", "verbose_json")
+_MOST_BOOST = 100.0  # above, nothing but hot words is written
 _NAME = re.compile(r"[^/\\\0]*")
 
 
@@ -45,6 +54,8 @@ class Served:
       settings: compiled ones; the first is computed where none is asked for.
       tradeoff: of what a budget picks from; empty: the model's own.
       max_bytes, max_seconds: of a request.
+      beam: of the search where a request asks for one.
+      searched: whether the others are decoded by that search, too; else by the best path.
     """
 
     name: str
@@ -52,6 +63,8 @@ class Served:
     tradeoff: str
     max_bytes: int
     max_seconds: float
+    beam: BeamOptions
+    searched: bool
 
     def setting(self, asked: Mapping[str, str]) -> Compression:
         """That which `setting` names, or `budget` picks, or else `model`.
@@ -78,6 +91,29 @@ class Served:
             raise BadRequest(f"setting {chosen.name!r} is not served; choose one of {', '.join(names)}", key)
         return chosen
 
+    def search(self, asked: Mapping[str, str]) -> BeamOptions | None:
+        """What finds the hypotheses: beam search where hot words or several hypotheses are asked for; None: best path.
+
+        Raises:
+          BadRequest: a field makes no sense. Whether the model can spell the words is not known here.
+        """
+        if asked.get("prompt") and asked.get("hot_words"):
+            raise BadRequest("prompt and hot_words are both given; both are words that are favoured", "prompt")
+        words = tuple(split_names(asked.get("hot_words") or asked.get("prompt", "")))
+        nbest = int(_number(asked, "nbest", 1, self.beam.beam, whole=True)) if asked.get("nbest") else 1
+        words = (*self.beam.hot_words, *words)
+        boost = self.beam.hot_boost
+        if asked.get("hot_boost"):
+            boost = _number(asked, "hot_boost", -_MOST_BOOST, _MOST_BOOST)
+            if not words:
+                raise BadRequest("hot_boost: there are no words to favour; name them by hot_words", "hot_boost")
+        if not words and nbest == 1 and not self.searched:
+            return None
+        try:
+            return dataclasses.replace(self.beam, hot_words=words, hot_boost=boost, nbest=nbest)
+        except UserError as error:  # of a server that weighs no n-gram
+            raise BadRequest(str(error), "hot_words") from error
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -87,6 +123,7 @@ class Wanted:
     form: str
     granularities: frozenset[str]
     language: str
+    search: BeamOptions | None
 
 
 def read_fields(fields: Iterable[tuple[str, Any]], served: Served) -> tuple[Any, Wanted]:
@@ -130,16 +167,24 @@ def read_fields(fields: Iterable[tuple[str, Any]], served: Served) -> tuple[Any,
         raise BadRequest(
             "timestamp_granularities[]: they take response_format=verbose_json", "timestamp_granularities[]"
         )
-    _check_temperature(asked.get("temperature", "0"))
-    language = asked.get("language", "")
-    return asked["file"], Wanted(served.setting(asked), form, frozenset(granularities or {"segment"}), language)
+    if asked.get("temperature"):  # clients send it; search has none
+        _number(asked, "temperature", 0, 1, "; it changes nothing here")
+    search = served.search(asked)
+    if search and search.nbest > 1 and form not in _WITH_NBEST:
+        raise BadRequest(f"nbest: several stand in JSON alone; take response_format={_WITH_NBEST[0]}", "nbest")
+    setting, language = served.setting(asked), asked.get("language", "")
+    return asked["file"], Wanted(setting, form, frozenset(granularities or {"segment"}), language, search)
 
 
-def _check_temperature(text: str) -> None:
-    """Clients send it; search has none."""
+def _number(
+    asked: Mapping[str, str], field: str, least: float, most: float, note: str = "", whole: bool = False
+) -> float:
+    text = asked[field]
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= 1:
-        raise BadRequest(f"temperature: {text!r} must be a number from 0 to 1; it changes nothing here", "temperature")
+    if not least <= value <= most or (whole and value % 1):
+        kind = "whole number" if whole else "number"
+        raise BadRequest(f"{field}: {text!r} must be a {kind} from {least:g} to {most:g}{note}", field)
+    return value

@@ -23,6 +23,8 @@ def response(transcript: Transcript, wanted: Wanted) -> tuple[str, str]:
         return vtt(words), "text/vtt; charset=utf-8"
     usage = {"type": "duration", "seconds": math.ceil(transcript.seconds)}
     body: dict[str, Any] = {"text": transcript.text, "usage": usage, "setting": transcript.setting.name}
+    if wanted.search and wanted.search.nbest > 1:
+        body["nbest"] = scored(transcript)
     if wanted.form == "verbose_json":
         body |= {"task": "transcribe", "duration": round(transcript.seconds, 3)}
         body["language"] = wanted.language or "unknown"
@@ -44,6 +46,11 @@ def word_times(transcript: Transcript) -> list[dict[str, Any]]:
         }
         for word in transcript.words
     ]
+
+
+def scored(transcript: Transcript) -> list[dict[str, Any]]:
+    """The best few readings, as `transcribe` writes them."""
+    return [{"text": said.text, "score": round(said.score, 4)} for said in transcript.nbest]
 
 
 def _segments(words: tuple[Word, ...]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sew_jax import api
 from sew_jax.compression import parse_table
 from sew_jax.console import format_duration, say
-from sew_jax.decoding.beam import chosen_options
+from sew_jax.decoding.beam import chosen_options, search_options
 from sew_jax.errors import UserError
 from sew_jax.serving.requests import Served
 from sew_jax.transcription.chunking import make_chunking
@@ -57,11 +57,11 @@ def _open(config: ConfigDict) -> Any:
 
     model = api.load(config.init_from, dtype=config.dtype)
     settings = parse_table(config.settings or ",".join(model.settings))
-    options = chosen_options(config)
+    searched, beam = chosen_options(config), search_options(config)
     say(f"  settings  {' '.join(map(str, settings))}; the first where none is named")
     longest = format_duration(config.max_seconds)
     say(f"  limits    {config.queue} requests at once, {config.max_mib:g} MiB and {longest} of audio each")
-    transcribers = {setting: model.transcriber(setting, options) for setting in settings}
+    transcribers = {setting: model.transcriber(setting, searched) for setting in settings}
     stream, layers = config.stream, model.layers
     streaming = {
         setting: make_chunking(
@@ -69,8 +69,9 @@ def _open(config: ConfigDict) -> Any:
         )
         for setting, transcriber in transcribers.items()
     }
-    served = Served(model.name, settings, config.tradeoff, round(config.max_mib * 2**20), config.max_seconds)
-    return Service(served, transcribers, streaming, config.queue)
+    limits = round(config.max_mib * 2**20), config.max_seconds
+    served = Served(model.name, settings, config.tradeoff, *limits, beam, searched is not None)
+    return Service(served, transcribers, streaming, model.decoder, config.queue)
 
 
 def _listen(host: str, port: int) -> socket.socket:

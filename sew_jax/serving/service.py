@@ -12,6 +12,9 @@ import numpy as np
 from sew_jax.compression import Compression
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.incremental import Decoder
+from sew_jax.errors import UserError
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.serving.batcher import Batcher
 from sew_jax.serving.metrics import Metrics
@@ -29,6 +32,7 @@ class Service:
 
     Args:
       streaming: chunks of audio that comes as it is spoken.
+      decoder: finds what is asked for in log-probabilities.
       queue: requests and streams that are accepted at once, those under way among them.
     """
 
@@ -37,11 +41,12 @@ class Service:
         served: Served,
         transcribers: Mapping[Compression, Transcriber],
         streaming: Mapping[Compression, Chunking],
+        decoder: Callable[[BeamOptions | None], Decoder],
         queue: int,
     ):
         self.served, self.queue, self.metrics = served, queue, Metrics()
         self.closing = False  # nothing more is accepted
-        self._transcribers, self._streaming = transcribers, streaming
+        self._transcribers, self._streaming, self._decoder = transcribers, streaming, decoder
         self._batcher = Batcher(transcribers, self.metrics.rows.observe)
         self._accepted, self._lock, self._recent = 0, threading.Lock(), 1.0  # seconds that a request took of late
 
@@ -72,11 +77,14 @@ class Service:
                 self._recent += 0.1 * (time.monotonic() - begin - self._recent)
                 self.metrics.accepted.set(self._accepted)
 
-    def transcribe(self, data: bytes, setting: Compression) -> Transcript:
+    def transcribe(self, data: bytes, setting: Compression, search: BeamOptions | None = None) -> Transcript:
         """What is said in a file.
 
+        Args:
+          search: None: the best path.
+
         Raises:
-          BadRequest: it is no audio, damaged or too long.
+          BadRequest: it is no audio, damaged or too long; or a hot word cannot be spelt.
         """
         begin = time.monotonic()
         try:
@@ -84,18 +92,34 @@ class Service:
                 raise AudioError("is empty")
             recording = Recording("file", "file", data, audio.probe(data))
             self._check(recording.samples)
-            transcript = self._run(recording, blocks_of(recording), setting, self._transcribers[setting].chunking)
+            chunking = self._transcribers[setting].chunking
+            transcript = self._run(recording, blocks_of(recording), setting, search, chunking)
         except AudioError as error:
             raise BadRequest(f"file: it {error}", "file", "invalid_audio") from error
         self.metrics.seconds.labels(setting.name).observe(time.monotonic() - begin)
         return transcript
 
     def stream(
-        self, blocks: Iterable[np.ndarray], setting: Compression, on_partial: Callable[[str, float], None]
+        self,
+        blocks: Iterable[np.ndarray],
+        setting: Compression,
+        search: BeamOptions | None,
+        on_partial: Callable[[str, float], None],
     ) -> Transcript:
         """What is said in int16 samples at 16 kHz that come bit by bit; is told the text so far, and seconds of it."""
         recording = Recording("stream", "stream", b"", 0)
-        return self._run(recording, blocks, setting, self._streaming[setting], on_partial)
+        return self._run(recording, blocks, setting, search, self._streaming[setting], on_partial)
+
+    def decoder(self, search: BeamOptions | None) -> Decoder:
+        """What finds hypotheses.
+
+        Raises:
+          BadRequest: a hot word cannot be spelt.
+        """
+        try:
+            return self._decoder(search)
+        except UserError as error:  # all files were opened when the server began
+            raise BadRequest(str(error), "hot_words") from error
 
     def close(self) -> None:
         """Ends when all that was accepted is done."""
@@ -114,11 +138,12 @@ class Service:
         recording: Recording,
         blocks: Iterable[np.ndarray],
         setting: Compression,
+        search: BeamOptions | None,
         chunking: Chunking,
         on_partial: Callable[[str, float], None] | None = None,
     ) -> Transcript:
         transcriber, waiting = self._transcribers[setting], collections.deque()
-        job, samples = transcriber.job(recording, chunking), 0
+        job, samples = transcriber.job(recording, chunking, self.decoder(search), search.nbest if search else 1), 0
 
         def take() -> None:
             chunk, result = waiting.popleft()

@@ -13,15 +13,16 @@ import soxr
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sew_jax.compression import Compression
+from sew_jax.decoding.beam import BeamOptions
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.serving.requests import BadRequest
-from sew_jax.serving.responses import word_times
+from sew_jax.serving.requests import SEARCH_FIELDS, BadRequest
+from sew_jax.serving.responses import scored, word_times
 from sew_jax.serving.service import Service
 
 _LONGEST_WAIT = 60.0  # seconds without a message
 _MOST_AHEAD = 30.0  # seconds of audio that may come before they are computed
 _LAST_WORDS = 1.0  # seconds
-_START = ("setting", "budget", "model", "rate")
+_START = ("setting", "budget", "model", "rate", *SEARCH_FIELDS)
 _ENDED, _REFUSED, _TOO_LONG, _FAILED, _BUSY = 1000, 1008, 1009, 1011, 1013  # codes of RFC 6455
 
 
@@ -68,8 +69,9 @@ class _Stream:
         self._closes_at = 0.0  # when a closing server takes no more of it
 
     async def run(self) -> None:
-        setting, rate = await self._start()
+        setting, rate, search = await self._start()
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._service.decoder, search)  # says what is wrong at once
 
         def tell(text: str, seconds: float) -> None:
             sent = asyncio.run_coroutine_threadsafe(
@@ -77,7 +79,7 @@ class _Stream:
             )
             sent.exception()  # waits; that the socket is closed is found where it is read
 
-        work = loop.run_in_executor(self._executor, self._service.stream, self._take(), setting, tell)
+        work = loop.run_in_executor(self._executor, self._service.stream, self._take(), setting, search, tell)
         try:
             why = await self._receive(rate, work)
         finally:
@@ -85,19 +87,20 @@ class _Stream:
             if not work.done():
                 await asyncio.wait([work])
         transcript = await work
-        await self._socket.send_json(
-            {
-                "type": "final",
-                "text": transcript.text,
-                "seconds": round(transcript.seconds, 3),
-                "setting": setting.name,
-                "words": word_times(transcript),
-            }
-        )
+        final = {
+            "type": "final",
+            "text": transcript.text,
+            "seconds": round(transcript.seconds, 3),
+            "setting": setting.name,
+            "words": word_times(transcript),
+        }
+        if search and search.nbest > 1:
+            final["nbest"] = scored(transcript)
+        await self._socket.send_json(final)
         code = {"end": _ENDED, "long": _TOO_LONG, "closing": 1001}[why]
         await self._socket.close(code, {"long": "the stream is as long as it may be", "closing": "closing"}.get(why))
 
-    async def _start(self) -> tuple[Compression, int]:
+    async def _start(self) -> tuple[Compression, int, BeamOptions | None]:
         asked = await self._next()
         if not isinstance(asked, dict):
             raise BadRequest('a stream begins with a text such as {"type": "start", "rate": 16000}')
@@ -107,10 +110,13 @@ class _Stream:
         rate = asked.get("rate", SAMPLE_RATE)
         if isinstance(rate, bool) or not isinstance(rate, int) or not 4000 <= rate <= 192_000:
             raise BadRequest(f"rate: {rate!r} is no sample rate; give that of the samples, in Hz", "rate")
-        texts = {name: value for name, value in asked.items() if name in ("setting", "budget", "model")}
+        texts = {name: value for name, value in asked.items() if name not in ("type", "rate")}
+        for name in {"hot_boost", "nbest"} & texts.keys():  # as forms spell them
+            if isinstance(texts[name], int | float) and not isinstance(texts[name], bool):
+                texts[name] = str(texts[name])
         if wrong := next((name for name, value in texts.items() if not isinstance(value, str)), None):
             raise BadRequest(f"{wrong}: it must be a text", wrong)
-        return self._service.served.setting(texts), rate
+        return self._service.served.setting(texts), rate, self._service.served.search(texts)
 
     async def _receive(self, rate: int, work: asyncio.Future) -> str:
         """Takes audio until the client, the server or the longest length ends it: which of these."""

@@ -69,10 +69,18 @@ class Transcriber:
         for job in jobs:  # damaged from the first chunk on
             yield job.recording, job.result
 
-    def job(self, recording: Recording, chunking: Chunking | None = None) -> "Job":
-        """What takes the outputs of a recording's chunks; `chunking` is another one than that of all."""
+    def job(
+        self,
+        recording: Recording,
+        chunking: Chunking | None = None,
+        decode: Decoder | None = None,
+        nbest: int | None = None,
+    ) -> "Job":
+        """What takes the outputs of a recording's chunks; what is given takes the place of what holds for all."""
         chunking = chunking or self.chunking
-        decoder = SegmentDecoder(self._decode, self._recognizer.vocabulary, chunking.frames, self._nbest)
+        decoder = SegmentDecoder(
+            decode or self._decode, self._recognizer.vocabulary, chunking.frames, nbest or self._nbest
+        )
         return Job(recording, decoder, chunking.frame)
 
     def run(self, bucket: int, waves: Sequence[np.ndarray]) -> tuple[jax.Array, jax.Array]:

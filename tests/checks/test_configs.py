@@ -175,7 +175,6 @@ NONSENSE = [
     (SEARCH, "dev_split=test", "is also a split to report on"),
     (TRANSCRIBE, "overlap_seconds=30", "must be below chunk_seconds=30.0"),
     (TRANSCRIBE, "format=doc", "choose one of jsonl, text, srt, vtt"),
-    (EXPORT, "buckets=5,long", "'long' is no length"),
     (EXPORT, "setting=fast", "setting 'fast' is unknown"),
     (["lm.py"], "order=1", "must lie between 2 and 6"),
     (["lm.py"], "input.max_bad=-1", "must be at least 0"),

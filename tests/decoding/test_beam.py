@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
+from sew_jax.decoding import beam as beam_module
 from sew_jax.decoding import beam_pool
 from sew_jax.decoding.beam import Beam, BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
+from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.greedy import best_path
 from sew_jax.decoding.lexicon import lm_words, open_lexicon
 from sew_jax.decoding.ngram import arpa, estimate
@@ -159,6 +161,27 @@ def test_a_hot_word_is_found_that_the_lexicon_lacks_and_the_ear_doubts(tmp_path)
     assert Beam(letters, BeamOptions(**hot))(log_prob)[0].text == "TO SEW"
     with BeamPool(letters, BeamOptions(**hot), workers=0) as pool:
         assert pool.decode([log_prob])[0][0].text == "TO SEW"
+
+
+@pytest.mark.parametrize("kind", ["lexicon and words", "lexicon", "free", "symbols"])
+def test_searches_with_other_hot_words_share_what_was_read_and_nothing_else(kind, files, monkeypatch):
+    """Each finds what one finds that was opened for its hot words, one of which the lexicon lacks."""
+    lm = {"lexicon and words": "lm.arpa", "symbols": "symbols.arpa"}.get(kind)
+    files = {"lm": str(files / lm) if lm else "", "lexicon": str(files / "words.txt") if kind == "lexicon" else ""}
+    asked = [BeamOptions(**files, nbest=9, hot_words=words) for words in ((), ("BAB", "AB A"), ("B", "ABA"))]
+    asked.append(BeamOptions(**files, nbest=2, hot_words=("BAB",), hot_boost=-3.0))
+    log_prob = noise(7, 3)
+    expected = [Beam(AB, options)(log_prob) for options in asked]
+    loaded = []
+    load = beam_module._load
+    monkeypatch.setattr(beam_module, "_load", lambda *arguments: loaded.append(1) or load(*arguments))
+    decoders = Decoders(AB)
+    for i in (1, 0, 2, 3, 1, 0):
+        assert decoders(asked[i])(log_prob) == expected[i]
+    assert len(loaded) == bool(lm) and decoders(asked[1]) is decoders(asked[1])
+    said = [{word for h in found for word in h.text.split()} for found in expected]
+    assert kind in ("free", "symbols") or ("BAB" in said[1] and "BAB" not in said[0] | said[2])
+    assert decoders(None)(log_prob) == [best_path(log_prob, AB)]
 
 
 def test_a_narrow_beam_finds_what_is_clear_and_keeps_to_nbest(files):

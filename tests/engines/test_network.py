@@ -13,6 +13,7 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.decoding.recognizer import load_recognizer, log_probs
+from sew_jax.engines import run_times
 from sew_jax.engines.run_times import Engine, open_session
 from sew_jax.errors import UserError
 from sew_jax.models.config import CTCHeadConfig
@@ -110,6 +111,29 @@ def test_rounded_weights_change_little(tmp_path):
         found, _ = open_session(path, Engine("onnxruntime", "int8"))(waves()[0], LENGTHS)
         difference = max(abs(found[i, :n] - wanted[i, :n]).max() for i, n in enumerate(frames_B[:-1]))
         assert low < difference < high
+
+
+def test_openvino_rounds_the_products_of_layers_alone(tmp_path):
+    """And each frame by itself: an utterance's numbers are the same in a batch."""
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    model, params = small_model("logmel", pool_ffn=True)
+    setting = Compression.parse("s4q2.3k2")
+    path = write_graphs(tmp_path, model, params, [setting], Engine("openvino", "int8").weights, {})[setting]
+    rounded = run_times._rounded(openvino.Core().read_model(str(path)))
+    kinds = {
+        op.get_friendly_name(): op.get_element_type() for op in rounded.get_ops() if op.get_type_name() == "Constant"
+    }
+    whole = [name for name, kind in kinds.items() if kind == openvino.Type.i8 and name.endswith("kernel")]
+    assert len(whole) == 6 * model.backbone.layers and all(name.startswith("layer_") for name in whole)
+
+    wanted, frames_B = expected(model, params, setting)
+    session = open_session(path, Engine("openvino", "int8"))
+    together, _ = session(waves()[0], LENGTHS)
+    for i, (length, frames) in enumerate(zip(LENGTHS[:3], frames_B, strict=False)):
+        alone, _ = session(waves()[0][i : i + 1, :length], LENGTHS[i : i + 1])
+        np.testing.assert_allclose(together[i, :frames], alone[0, :frames], rtol=0, atol=1e-4)
+        assert 1e-4 < abs(alone[0, :frames] - wanted[i, :frames]).max() < 0.4
 
 
 def test_settings_share_their_weights_and_files_are_sound(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.engines import run_times
+from sew_jax.engines.run_times import need_runtime
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import choose, chosen, chosen_setting, installed
 from sew_jax.evaluation.outputs import format_table, write_tradeoff
@@ -112,10 +113,17 @@ def test_no_budget_picks_8_bits_that_say_something_else(tmp_path, capsys):
         chosen("", "0.3", tmp_path, dtype="int8")
 
 
-def test_what_is_not_installed_is_not_picked(monkeypatch):
+def test_what_is_not_installed_is_not_picked(monkeypatch, tmp_path):
     monkeypatch.setattr(run_times.importlib.util, "find_spec", lambda name: name != "openvino")
     assert installed("") == ["jax", "onnxruntime"]
     assert installed("openvino") == ["openvino"]  # whoever names it is told what to install
+    write_tradeoff([*POINTS, point("s1q1k1", 0.1005, 0.8, engine=("openvino", "int8"))], tmp_path)
+    monkeypatch.setattr(run_times.importlib.util, "find_spec", lambda name: name != "nncf")
+    assert installed("openvino") == ["openvino"]
+    assert chosen("", "0.5", tmp_path) == (Compression(3), ("jax", "float32"))
+    assert chosen("", "0.5", tmp_path, dtype="int8").engine == ("openvino", "int8")
+    with pytest.raises(UserError, match="runtime: openvino int8 needs what is not installed; pip install nncf"):
+        need_runtime("openvino", "runtime", "int8")
 
 
 def labelled(setting, accuracy, seconds):

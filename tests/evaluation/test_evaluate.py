@@ -196,11 +196,11 @@ def test_the_reference_setting_is_always_measured(runs, tmp_path):
     assert [row.setting for row in rows] == [Compression().name, "s2q1k1"]
 
 
-@pytest.mark.parametrize(("runtime", "others"), [("onnxruntime", ["int8"]), ("openvino", [])])
+@pytest.mark.parametrize(("runtime", "others"), [("onnxruntime", ["int8"]), ("openvino", []), ("openvino", ["int8"])])
 def test_other_run_times_say_the_same(runtime, others, runs, evaluated, tmp_path):
     """In float32; each in its own rows and files."""
-    pytest.importorskip("onnx")
-    pytest.importorskip(runtime)
+    for needed in ("onnx", runtime, *(["nncf"] if others and runtime == "openvino" else [])):
+        pytest.importorskip(needed)
     dtypes = ["float32", *others]
     changes = {"runtimes": runtime, "dtypes": ",".join(dtypes), "settings": "s1q1k1,s4q2k2", "repeats": 1}
     rows = evaluate(evaluation(runs, **changes), tmp_path)

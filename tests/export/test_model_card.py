@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
     params = jax.jit(model.initialize)(jax.random.key(3))["params"]
     mesh = make_mesh(1, 1, jax.devices()[:1])
     recognizer = Recognizer("runs/small", "update 12", model, params, VOCABULARY, SETTINGS, mesh)
-    programs = write_programs(folder, recognizer, SETTINGS, [8000])
+    programs = write_programs(folder, recognizer, SETTINGS)
     VOCABULARY.save(folder)
     pretrained = Pretrained("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, None, RECORD)
     points = [point(wer=0.123), point("s2q1.2k1", 0.234, 1.0)]
@@ -88,7 +88,7 @@ def test_it_says_setting_cost_and_results(exported):
             f"| {setting} | {macs / 10 / 1e9:.3g} | {macs / count_macs(BACKBONE, SETTINGS[0], 160_000).total:.2f} |"
             in card
         )
-        assert f"{setting}_0.5s.stablehlo | {setting} | 0.5 s | 8000 |" in card
+        assert f"{setting}.stablehlo | {setting} | 240 + {320 * setting.squeeze**2} n |" in card
     assert (
         "| s1q1k1 | test | greedy | 12.30% |" in card
         and "| s2q1.2k1 | test | greedy | 23.40% |" in card

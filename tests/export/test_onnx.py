@@ -1,6 +1,9 @@
 """Exported ONNX files: the card's example in a process that has onnxruntime and numpy alone, and what is refused."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import wave
@@ -12,12 +15,14 @@ import pytest
 
 from configs import export as export_config
 from sew_jax.compression import Compression
+from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.decoding.greedy import greedy
 from sew_jax.decoding.recognizer import load_recognizer, log_probs
 from sew_jax.engines import run_times
 from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.export.export import export
+from sew_jax.export.onnx_files import web_page
 from sew_jax.runtime.sharding import make_mesh
 from tests.evaluation.test_tradeoff import point
 
@@ -35,7 +40,7 @@ def test_the_example_needs_onnxruntime_and_numpy_alone(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     export(config(setting="s2q1k1", weights="float32"), tmp_path)
-    files = "README.md example.py s2q1k1.onnx weights.bin vocab.json tokenizer_config.json"
+    files = "README.md example.py transcribe.html s2q1k1.onnx weights.bin vocab.json tokenizer_config.json"
     assert {path.name for path in tmp_path.iterdir()} == set(files.split())
     example = (tmp_path / "example.py").read_text()
     assert len(example.splitlines()) <= 60
@@ -60,6 +65,35 @@ def test_the_example_needs_onnxruntime_and_numpy_alone(tmp_path):
     found, frames = jax.device_get(compute(recognizer.model, recognizer.params, batch, Compression(2)))
     expected = greedy(found[0, : frames[0]].argmax(-1), recognizer.vocabulary)
     assert expected and done.stdout.split() == expected.split()
+
+
+VOCABULARIES = {
+    "letters": Vocabulary(LETTERS),
+    "small letters": Vocabulary(LETTERS, lower_case=True),
+    "phonemes": Vocabulary(("<pad>", "t͡ʃ", "a", "<unk>"), delimiter=None),
+    "accents apart": Vocabulary(("<pad>", "|", "e", "\u0301", "</script>", "'"), blank_symbol="'"),
+}
+
+
+def test_the_page_reads_what_greedy_decoding_reads():
+    """Its script, in node, on noise; vocabulary and settings stand in the page."""
+    if not (node := shutil.which("node")):
+        pytest.skip("needs node")
+    random, script, expected = np.random.default_rng(0), [], []
+    for vocabulary in VOCABULARIES.values():
+        page = web_page(vocabulary, [Compression(), Compression(2)])
+        assert not re.search("MODEL|RUNTIME|WEIGHTS", page) and len(re.findall("<script", page)) == 3
+        model, decoder = (
+            re.search(f'<script id="{name}"[^>]*>(.*?)</script>', page, re.DOTALL)[1] for name in ("model", "decoder")
+        )
+        assert json.loads(model)["settings"] == ["s1q1k1", "s2q1k1"] and json.loads(model)["sample_rate"] == 16_000
+        noise_TxV = random.normal(size=(60, len(vocabulary))).repeat(2, axis=0)
+        numbers = noise_TxV.ravel().tolist()
+        script.append(f"{{{decoder}\nconsole.log(JSON.stringify(decode({numbers}, 110, {model})))}}")
+        expected.append(greedy(noise_TxV[:110].argmax(-1), vocabulary))
+    done = subprocess.run([node], input="\n".join(script), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == expected and all(expected)
 
 
 def _bare():

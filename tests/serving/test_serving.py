@@ -20,6 +20,8 @@ import soundfile
 import sew_jax
 from configs import serve as serve_config
 from sew_jax.compression import Compression
+from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.incremental import make_decoder
 from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.serving.requests import Served
@@ -58,8 +60,9 @@ def transcribers(runs):
 
 
 def open_service(runs, transcribers, queue=4):
-    served = Served(str(runs / "finetune"), SETTINGS, "", 300_000, 20.0)
-    return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, queue)
+    served = Served(str(runs / "finetune"), SETTINGS, "", 300_000, 20.0, BeamOptions(hot_boost=40.0), False)
+    decoders = Decoders(transcribers[SETTINGS[0]]._recognizer.vocabulary)
+    return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, decoders, queue)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,35 @@ def test_the_setting_is_that_asked_for(client, service, transcribers):
     assert client.get("/v1/models/s9q1k1").json()["error"]["code"] == "model_not_found"
 
 
+def test_hot_words_and_several_hypotheses_are_those_of_the_request(client, transcribers):
+    data, served = sound(0.7), transcribers[SETTINGS[0]]
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    plain, texts, words = said(transcribers, data)[1].text, [], {"hot_words": "FIG, A B"}
+    for fields in (words, words | {"hot_boost": "0"}, words | {"nbest": "3"}):
+        options = BeamOptions(
+            hot_boost=float(fields.get("hot_boost", 40.0)),
+            hot_words=("FIG", "A B"),
+            nbest=int(fields.get("nbest", 1)),
+        )
+        search = make_decoder(served._recognizer.vocabulary, options)
+        alone = Transcriber(served._recognizer, SETTINGS[0], served.chunking, search, {32_000: 8}, options.nbest)
+        [(_, expected)] = alone.transcribe([Recording("x", "x", wave, len(wave))])
+        answer = ask(client, data, **fields).json()
+        assert answer["text"] == expected[0].text and len(expected) == options.nbest
+        nbest = [{"text": h.text, "score": round(h.score, 4)} for h in expected]
+        assert answer.get("nbest") == (nbest if "nbest" in fields else None)
+        texts.append(answer["text"])
+    assert texts == [texts[0], plain, texts[0]] and "FIG" in texts[0].split() and "FIG" not in plain.split()
+    assert answer == ask(client, data, prompt="FIG, A B", nbest="3").json()
+    assert ask(client, data, prompt="").json()["text"] == plain
+    with client.websocket_connect("/v1/audio/stream") as stream:
+        stream.send_json({"hot_words": "FIG, A B", "hot_boost": 40, "nbest": 3})
+        stream.send_bytes(wave.tobytes())
+        stream.send_json({"type": "end"})
+        assert (message := stream.receive_json())["type"] == "final"
+    assert (message["text"], message["nbest"]) == (answer["text"], nbest)
+
+
 def long_flac():
     file = io.BytesIO()
     soundfile.write(file, np.zeros(2 * 3600 * 4000, np.int16), 4000, format="FLAC")
@@ -154,7 +186,12 @@ BAD = {
     "a text for a file": (lambda c: c.post(PATH, files={"file": (None, "/etc/passwd")}), 400, "file", "an upload"),
     "a path for a name": (lambda c: ask(c, name="../../etc/passwd"), 400, "file", "without a path"),
     "wrong field": (lambda c: ask(c, speed="2"), 400, "speed", "field 'speed' is unknown; this server knows file,"),
-    "prompt": (lambda c: ask(c, prompt="x"), 400, "prompt", "unknown"),
+    "words that the model cannot spell": (lambda c: ask(c, prompt="mélon"), 400, "hot_words", "'mélon' has "),
+    "the same words twice": (lambda c: ask(c, prompt="A", hot_words="A"), 400, "prompt", "both given"),
+    "a boost of nothing": (lambda c: ask(c, hot_boost="3"), 400, "hot_boost", "no words to favour"),
+    "boost": (lambda c: ask(c, hot_words="A", hot_boost="nan"), 400, "hot_boost", "'nan' must be a number from -100"),
+    "half a hypothesis": (lambda c: ask(c, nbest="1.5"), 400, "nbest", "'1.5' must be a whole number from 1 to 50"),
+    "several as text": (lambda c: ask(c, nbest="3", response_format="text"), 400, "nbest", "response_format=json"),
     "field twice": (lambda c: ask(c, setting=["s1q1k1", "s2q1k1"]), 400, "setting", "given twice"),
     "unknown model": (lambda c: ask(c, model="whisper-1"), 404, "model", "choose one of s1q1k1, s2q1k1"),
     "unknown setting": (lambda c: ask(c, setting="fast"), 400, "setting", "setting 'fast' is unknown"),
@@ -232,6 +269,8 @@ def test_a_stream_says_what_it_heard_so_far_and_all_of_it_in_the_end(client, tra
         (['{"rate": 7}'], "rate: 7 is no sample rate"),
         (['{"speed": 7}'], "field 'speed' is unknown"),
         (['{"setting": "s4q1k1"}'], "not served"),
+        (['{"hot_words": ["A"]}'], "hot_words: it must be a text"),
+        (['{"hot_words": "Ä"}'], "which the vocabulary lacks"),
         (['{"type": "start"}', b"\0"], "half of one"),
         (['{"type": "start"}', '{"type": "stop"}'], "audio comes as bytes"),
     ],
