@@ -73,7 +73,7 @@ def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: T
 
     def gradients(begin: int):
         frozen = functools.partial(_is_frozen, task.frozen_until, begin)
-        function = make_gradients(task.micro_loss, config.accumulate, frozen, task.original)
+        function = make_gradients(task.micro_loss, config.accumulate, frozen)
         return jax.jit(function, static_argnames="compression", out_shardings=sums)
 
     first, *later = _phases(task.frozen_until, template, start, config.num_steps)

@@ -1,0 +1,237 @@
+"""An encoder learns a table of settings from its own features: what it was is the start, and does not move."""
+
+import contextlib
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sew_jax
+from configs import export as export_config
+from configs import pretrain as pretrain_config
+from sew_jax.checkpoints.checkpointer import Checkpoints, load_params
+from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.checks.check import check_config
+from sew_jax.compression import Compression, Draw
+from sew_jax.errors import UserError
+from sew_jax.export.export import export
+from sew_jax.metrics.metrics_file import read_metrics, read_rows
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.features import FeatureModel
+from sew_jax.models.parameters import path_name
+from sew_jax.training import losses
+from sew_jax.training import train as training
+from sew_jax.training.distillation import distill_micro_loss
+from sew_jax.training.setup import open_run, open_task
+from sew_jax.training.step import OfRun, make_gradients, new_state
+from sew_jax.training.teacher import TEACHER, original
+from sew_jax.training.train import train
+from sew_jax.training.validation import FILE
+from tests import runs
+
+RELEASED = Path(__file__).parents[1] / "released" / "wav2vec2"
+PLACE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+BACKBONE = BackboneConfig(
+    frontend="logmel",
+    width=16,
+    layers=2,
+    heads=2,
+    ffn_width=16,
+    pos_kernel=5,
+    pos_groups=2,
+    upsample_factors=(2,),
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layerdrop=0.0,
+)
+
+
+@functools.cache
+def program(setting):
+    """(parameters, those of the teacher, micro-batch) -> what these of an update at a setting sum to."""
+    model, teacher = FeatureModel(BACKBONE), original(BACKBONE.dtype, Compression())
+    gradients = make_gradients(distill_micro_loss(model, teacher), 1)
+
+    def run(params, of_teacher, batch):
+        state = new_state({"params": params, "batch_stats": teacher.begin({}, of_teacher)}, optax.identity())
+        return gradients(state, batch, OfRun(jax.random.key(0), jnp.array(10)), Draw(setting))
+
+    return jax.jit(run)
+
+
+def parameters(noise=0.0):
+    shapes = jax.eval_shape(FeatureModel(BACKBONE).initialize, jax.random.key(0))["params"]
+    drawn, moved = np.random.default_rng(1), np.random.default_rng(2)
+
+    def value(path, x):  # up-samplers begin at zero
+        scale = 0.0 if "upsample" in path_name(path) else 0.3
+        return (scale * drawn.normal(size=x.shape) + noise * moved.normal(size=x.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def sums(setting, noise=0.0):
+    wave = np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32)
+    batch = {"wave": wave, "length": np.array([8000, 5000]), "crop": np.arange(2)}
+    return jax.device_get(program(setting)(parameters(noise), parameters(), batch))
+
+
+def largest(grads):
+    return max(np.abs(x).max() for x in jax.tree.leaves(grads))
+
+
+def test_where_it_was_trained_there_is_nothing_to_learn_and_at_cheaper_settings_there_is():
+    alike, moved, cheap = sums(Compression()), sums(Compression(), 0.1), sums(Compression(2))
+    assert abs(alike.metrics["loss"].sum) < 1e-6 < 0.01 < moved.metrics["loss"].sum
+    assert largest(alike.grads) < 1e-5 * largest(moved.grads)
+    assert cheap.metrics["loss"].sum > 0.01 and cheap.weight == alike.weight == 24 + 14
+    assert largest(cheap.grads["backbone"]["encoder"]["upsample_2"]) > 0
+    assert largest(cheap.grads["backbone"]["encoder"]["layer_0"]) > 0
+
+
+def test_the_error_against_numpy():
+    random, lengths = np.random.default_rng(0), np.array([9, 5, 0])
+    features, target = random.normal(size=(2, 3, 9, 4)).astype(np.float32)
+    compute = jax.jit(losses.relative_error)
+    error = compute(features, target, lengths)
+    expected = 0.0
+    for row, length in enumerate(lengths[:2]):
+        x, t = features[row, :length].astype(np.float64), target[row, :length].astype(np.float64)
+        expected += (np.square(x - t).sum(0) / (t.var(0) + 1e-5)).mean()
+    np.testing.assert_allclose([error.sum, error.weight], [expected, 14], rtol=1e-5)
+    means = np.stack([np.broadcast_to(t[: max(n, 1)].mean(0), t.shape) for t, n in zip(target, lengths, strict=True)])
+    assert float(compute(means, target, lengths).mean) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Audio without a text in `train` and `dev`."""
+    root = runs.make_corpus(tmp_path_factory.mktemp("distillation"))
+    manifest = root / "audio.jsonl"
+    rows = [{"audio": str(file), "split": file.parts[-4]} for file in sorted(root.rglob("*.flac"))]
+    manifest.write_text(
+        "".join(json.dumps(row | {"split": row["split"].replace("test", "dev")}) + "\n" for row in rows)
+    )
+    return manifest
+
+
+def recipe(corpus, init_from):
+    config = runs.tiny(pretrain_config.get_config("inherit,distill"), corpus)
+    config.init_from, config.dtype, config.num_steps, config.checkpoint_every = f"hf:{init_from}", "float32", 4, 2
+    config.compression.names, config.eval.every, config.input.min_seconds = "s1q1k1,s2q1k1", 2, 0.1
+    config.eval.max_seconds = 6.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def made(corpus, tmp_path_factory):
+    """(workdir, parameters before the first update); `released` lies beside the workdir."""
+    folder, before = tmp_path_factory.mktemp("made"), []
+    shutil.copytree(RELEASED, folder / "released")
+
+    @contextlib.contextmanager
+    def noting(config, workdir):
+        with open_run(config, workdir) as run:
+            before.append(jax.device_get(run.state.params))
+            yield run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "open_run", noting)
+        train(recipe(corpus, folder / "released"), folder / "run")
+    return folder / "run", before.pop()
+
+
+WAVE = np.random.default_rng(0).normal(size=9000).astype(np.float32)
+
+
+def test_audio_alone_makes_a_released_encoder_stochastic(made):
+    workdir, before = made
+    after = jax.device_get(load_params(workdir, PLACE)[1])
+    moved = {jax.tree_util.keystr(path): np.abs(a - b).max() for (path, a), b in paired(after, before)}
+    assert all((value > 0) != ("frontend" in name or "mask_embedding" in name) for name, value in moved.items())
+    assert after.keys() == {"backbone"}
+    rows = read_metrics(workdir)
+    assert {row["setting"] for row in rows} == {"s1q1k1", "s2q1k1"} and all(row["loss"] >= 0 for row in rows)
+    held_out = read_rows(workdir / FILE)
+    assert [(row["step"], row["setting"]) for row in held_out] == [(s, n) for s in (2, 4) for n in ("s1q1k1", "s2q1k1")]
+    assert all(0 <= row["distance"] and -1 <= row["cosine"] <= 1 for row in held_out)
+    assert held_out[0]["distance"] < 0.1 < held_out[1]["distance"]
+
+
+def test_update_0_is_the_released_encoder(made):
+    workdir, before = made
+    released = open_pretrained(f"hf:{RELEASED}")
+    outputs = [
+        jax.jit(functools.partial(FeatureModel(backbone).apply, compression=Compression(), deterministic=True))(
+            {"params": params}, WAVE[None], np.array([len(WAVE)])
+        )[0]
+        for backbone, params in (
+            (open_pretrained(str(workdir)).backbone, before),
+            (released.backbone, jax.device_get(released.load(PLACE)[1])),
+        )
+    ]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_run_goes_on_to_the_bit_without_what_it_began_from(corpus, made, tmp_path):
+    workdir = shutil.copytree(made[0], tmp_path / "run")
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        checkpoints.discard([4])
+    config = recipe(corpus, made[0].parent / "released")
+    (made[0].parent / "released").rename(tmp_path / "moved")  # the teacher lies in the checkpoints
+    train(config, workdir)
+    again, first = (jax.device_get(load_params(place, PLACE)[1]) for place in (workdir, made[0]))
+    assert all((a == b).all() for (_, a), b in paired(again, first))
+    with open_run(config, workdir) as run:
+        teacher = jax.device_get(run.state.batch_stats[TEACHER])
+    for (path, kept), begun in paired(teacher, original("float32", Compression()).part(made[1])):
+        np.testing.assert_array_equal(kept, begun, err_msg=jax.tree_util.keystr(path))
+
+
+def test_its_checkpoint_is_used_as_any_other(corpus, made, tmp_path):
+    workdir = made[0]
+    model = sew_jax.load(workdir)
+    features = {name: model.features(WAVE, setting=name) for name in model.settings}
+    assert features.keys() == {"s1q1k1", "s2q1k1"} and {x.shape for x in features.values()} == {(27, 24)}
+    with pytest.raises(UserError, match="has no CTC head yet"):
+        model.transcribe(WAVE)
+    config = export_config.get_config()
+    config.init_from, config.format, config.setting = str(workdir), "hf", "s1q1k1"
+    export(config, tmp_path / "exported")
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["architectures"] == ["Wav2Vec2Model"]
+    again = sew_jax.load(f"hf:{tmp_path / 'exported'}", dtype="float32").features(WAVE)
+    np.testing.assert_array_equal(again, features["s1q1k1"])
+    config = runs.finetuning(corpus.parent, workdir)
+    config.data = str(corpus.parent)
+    task = open_task(config)
+    fresh = jax.tree.map(
+        lambda x: np.full(x.shape, 7.0, x.dtype), jax.eval_shape(task.init, jax.random.key(0))["params"]
+    )
+    tuned = task.warm_start(fresh, PLACE)
+    saved = load_params(workdir, PLACE)[1]["backbone"]["encoder"]["layer_0"]
+    jax.tree.map(np.testing.assert_array_equal, tuned["backbone"]["encoder"]["layer_0"], saved)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_from": ""}, r"init_from is empty; distill learns from the features of what it names"),
+        ({"sandwich": {"enabled": True, "distill": 0.5}}, r"sandwich\.distill: 0\.5 needs a distribution"),
+    ],
+)
+def test_what_does_not_fit_is_named(options, message, corpus):
+    config = recipe(corpus, RELEASED)
+    config.update(options)
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
+def paired(one, other):
+    return zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
