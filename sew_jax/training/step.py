@@ -18,7 +18,7 @@ from sew_jax.models.parameters import path_name
 from sew_jax.training.losses import Term
 from sew_jax.training.optimizer import PathFunction, applied_updates, moving_alone
 from sew_jax.training.task import MicroLoss, Params
-from sew_jax.training.teacher import Teacher
+from sew_jax.training.teacher import Teacher, but_teacher
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
 _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metrics of micro-batches
@@ -35,7 +35,7 @@ class OfRun(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What all micro-batches of an update sum to, and the last one's running statistics."""
+    """What all micro-batches of an update sum to, and the last one's running statistics, a teacher not among them."""
 
     grads: Params
     weight: Any
@@ -115,7 +115,8 @@ def make_gradients(
             sums, batch_stats = _accumulated(of_micro_batch, state.batch_stats, batch, accumulate)
             grads, weight, metrics = sums
         unread = ((batch["crop"] >= 0) & (batch["length"] == 0)).sum().astype(jnp.float32)
-        return Gradients(grads, weight, metrics | {"unread": Term(unread, jnp.ones_like(unread))}, batch_stats)
+        metrics = metrics | {"unread": Term(unread, jnp.ones_like(unread))}
+        return Gradients(grads, weight, metrics, but_teacher(batch_stats))
 
     return gradients
 
@@ -147,7 +148,7 @@ def make_update(
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
         applied = finite & (sums.weight > 0)
         scalars["skipped"] = 1.0 - applied
-        params, batch_stats = optax.apply_updates(state.params, updates), sums.batch_stats
+        params, batch_stats = optax.apply_updates(state.params, updates), state.batch_stats | sums.batch_stats
         if teacher and teacher.decay:
             scalars["ema_decay"] = teacher.decay(applied_updates(opt_state))
             batch_stats = teacher.follow(batch_stats, params, scalars["ema_decay"])

@@ -39,6 +39,11 @@ class Teacher:
         return batch_stats | {TEACHER: slow}
 
 
+def but_teacher(batch_stats: dict[str, Any]) -> dict[str, Any]:
+    """The other running averages."""
+    return {name: x for name, x in batch_stats.items() if name != TEACHER}
+
+
 def original(dtype: str, setting: Compression) -> Teacher:
     """The model as it was before the first update, at a setting.
 

@@ -37,8 +37,11 @@ class Template:
         self.bytes_per_device = bytes_per_device(shapes, self.shardings)
 
     def _make_state(self, key: jax.Array) -> TrainState:
-        state, teacher = new_state(self._task.init(key), self._task.optimizer), self._task.teacher
-        return state.replace(batch_stats=teacher.begin(state.batch_stats, state.params)) if teacher else state
+        variables = self._task.init(key)
+        if teacher := self._task.teacher:
+            averages = teacher.begin(variables.get("batch_stats", {}), variables["params"])
+            variables = variables | {"batch_stats": averages}
+        return new_state(variables, self._task.optimizer)
 
     def first_state(self) -> TrainState:
         """That of a run without checkpoints."""

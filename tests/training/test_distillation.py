@@ -16,13 +16,14 @@ import sew_jax
 from configs import export as export_config
 from configs import pretrain as pretrain_config
 from sew_jax.checkpoints.checkpointer import Checkpoints, load_params
+from sew_jax.checkpoints.hf_folder import open_released
 from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, Draw
 from sew_jax.errors import UserError
 from sew_jax.export.export import export
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
-from sew_jax.models.config import BackboneConfig
+from sew_jax.models.config import ARCHITECTURE, BackboneConfig
 from sew_jax.models.features import FeatureModel
 from sew_jax.models.parameters import path_name
 from sew_jax.training import losses
@@ -148,9 +149,6 @@ def made(corpus, tmp_path_factory):
     return folder / "run", before.pop()
 
 
-WAVE = np.random.default_rng(0).normal(size=9000).astype(np.float32)
-
-
 def test_audio_alone_makes_a_released_encoder_stochastic(made):
     workdir, before = made
     after = jax.device_get(load_params(workdir, PLACE)[1])
@@ -166,18 +164,15 @@ def test_audio_alone_makes_a_released_encoder_stochastic(made):
 
 
 def test_update_0_is_the_released_encoder(made):
+    """Its architecture and its parameters, to the bit, and new up-samplers, which give zero."""
     workdir, before = made
-    released = open_pretrained(f"hf:{RELEASED}")
-    outputs = [
-        jax.jit(functools.partial(FeatureModel(backbone).apply, compression=Compression(), deterministic=True))(
-            {"params": params}, WAVE[None], np.array([len(WAVE)])
-        )[0]
-        for backbone, params in (
-            (open_pretrained(str(workdir)).backbone, before),
-            (released.backbone, jax.device_get(released.load(PLACE)[1])),
-        )
-    ]
-    np.testing.assert_array_equal(*outputs)
+    released, ours = open_pretrained(f"hf:{RELEASED}"), open_pretrained(str(workdir)).backbone
+    assert all(getattr(ours, name) == getattr(released.backbone, name) for name in (*ARCHITECTURE, "upsampler"))
+    theirs = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(released.load(PLACE)[1])}
+    for path, x in jax.tree_util.tree_leaves_with_path(before):
+        name = path_name(path)
+        np.testing.assert_array_equal(x, 0.0 if "/upsample_2/" in name else theirs.pop(name))
+    assert not theirs
 
 
 def test_a_run_goes_on_to_the_bit_without_what_it_began_from(corpus, made, tmp_path):
@@ -197,26 +192,29 @@ def test_a_run_goes_on_to_the_bit_without_what_it_began_from(corpus, made, tmp_p
 
 def test_its_checkpoint_is_used_as_any_other(corpus, made, tmp_path):
     workdir = made[0]
-    model = sew_jax.load(workdir)
-    features = {name: model.features(WAVE, setting=name) for name in model.settings}
-    assert features.keys() == {"s1q1k1", "s2q1k1"} and {x.shape for x in features.values()} == {(27, 24)}
+    model, wave = sew_jax.load(workdir), np.random.default_rng(0).normal(size=9000).astype(np.float32)
+    assert model.settings == ["s1q1k1", "s2q1k1"]
+    features = model.features(wave, setting="s2q1k1")
+    assert features.shape == (27, 24) and np.ptp(features, axis=0).min() > 0.01
     with pytest.raises(UserError, match="has no CTC head yet"):
-        model.transcribe(WAVE)
+        model.transcribe(wave)
+
     config = export_config.get_config()
     config.init_from, config.format, config.setting = str(workdir), "hf", "s1q1k1"
     export(config, tmp_path / "exported")
-    assert json.loads((tmp_path / "exported" / "config.json").read_text())["architectures"] == ["Wav2Vec2Model"]
-    again = sew_jax.load(f"hf:{tmp_path / 'exported'}", dtype="float32").features(WAVE)
-    np.testing.assert_array_equal(again, features["s1q1k1"])
+    exported = open_released(str(tmp_path / "exported"))
+    assert exported.family == "wav2vec2" and exported.architecture.head is None
+    saved = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(load_params(workdir, PLACE)[1])}
+    for path, x in jax.tree_util.tree_leaves_with_path(exported.parameters()):
+        np.testing.assert_array_equal(x, saved[path_name(path)])
+
     config = runs.finetuning(corpus.parent, workdir)
     config.data = str(corpus.parent)
     task = open_task(config)
-    fresh = jax.tree.map(
-        lambda x: np.full(x.shape, 7.0, x.dtype), jax.eval_shape(task.init, jax.random.key(0))["params"]
-    )
-    tuned = task.warm_start(fresh, PLACE)
-    saved = load_params(workdir, PLACE)[1]["backbone"]["encoder"]["layer_0"]
-    jax.tree.map(np.testing.assert_array_equal, tuned["backbone"]["encoder"]["layer_0"], saved)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    tuned = task.warm_start(jax.tree.map(lambda x: np.full(x.shape, 7.0, x.dtype), shapes), PLACE)
+    for path, x in jax.tree_util.tree_leaves_with_path(tuned):
+        np.testing.assert_array_equal(x, saved.get(path_name(path), 7.0), err_msg=path_name(path))
 
 
 @pytest.mark.parametrize(
