@@ -54,15 +54,18 @@ BACKBONE = BackboneConfig(
 )
 
 
+BESIDE = Compression(2)
+
+
 @functools.cache
-def program(setting):
-    """(parameters, those of the teacher, micro-batch) -> what these of an update at a setting sum to."""
+def program():
+    """(parameters, those of the teacher, micro-batch) -> what these of an update at s1q1k1 and beside it sum to."""
     model, teacher = FeatureModel(BACKBONE), original(BACKBONE.dtype, Compression())
-    gradients = make_gradients(distill_micro_loss(model, teacher), 1)
+    gradients = make_gradients(distill_micro_loss(model, teacher, weight_beside=0.5), 1)
 
     def run(params, of_teacher, batch):
         state = new_state({"params": params, "batch_stats": teacher.begin({}, of_teacher)}, optax.identity())
-        return gradients(state, batch, OfRun(jax.random.key(0), jnp.array(10)), Draw(setting))
+        return gradients(state, batch, OfRun(jax.random.key(0), jnp.array(10)), Draw(Compression(), (BESIDE,)))
 
     return jax.jit(run)
 
@@ -78,23 +81,19 @@ def parameters(noise=0.0):
     return jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def sums(setting, noise=0.0):
+def sums(noise=0.0):
     wave = np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32)
     batch = {"wave": wave, "length": np.array([8000, 5000]), "crop": np.arange(2)}
-    return jax.device_get(program(setting)(parameters(noise), parameters(), batch))
-
-
-def largest(grads):
-    return max(np.abs(x).max() for x in jax.tree.leaves(grads))
+    return jax.device_get(program()(parameters(noise), parameters(), batch))
 
 
 def test_where_it_was_trained_there_is_nothing_to_learn_and_at_cheaper_settings_there_is():
-    alike, moved, cheap = sums(Compression()), sums(Compression(), 0.1), sums(Compression(2))
-    assert abs(alike.metrics["loss"].sum) < 1e-6 < 0.01 < moved.metrics["loss"].sum
-    assert largest(alike.grads) < 1e-5 * largest(moved.grads)
-    assert cheap.metrics["loss"].sum > 0.01 and cheap.weight == alike.weight == 24 + 14
-    assert largest(cheap.grads["backbone"]["encoder"]["upsample_2"]) > 0
-    assert largest(cheap.grads["backbone"]["encoder"]["layer_0"]) > 0
+    alike, moved = sums(), sums(0.1)
+    assert alike.metrics["loss"].sum < 1e-6 < 0.01 < moved.metrics["loss"].sum
+    assert alike.metrics["loss_others"].sum > 0.01 and alike.weight == 24 + 14
+    encoder = alike.grads["backbone"]["encoder"]
+    assert np.abs(encoder["upsample_2"]["difference"]["kernel"]).max() > 0
+    assert np.abs(encoder["layer_0"]["ffn_in"]["kernel"]).max() > 0
 
 
 def test_the_error_against_numpy():
@@ -127,26 +126,32 @@ def recipe(corpus, init_from):
     config = runs.tiny(pretrain_config.get_config("inherit,distill"), corpus)
     config.init_from, config.dtype, config.num_steps, config.checkpoint_every = f"hf:{init_from}", "float32", 4, 2
     config.compression.names, config.eval.every, config.input.min_seconds = "s1q1k1,s2q1k1", 2, 0.1
-    config.eval.max_seconds = 6.0
+    config.eval.settings, config.eval.max_seconds, config.mesh.data, config.mesh.fsdp = "s2q1k1", 6.0, 8, 1
     return config
+
+
+def begun(config, workdir):
+    """Trains; (parameters, the teacher's) where the run begins."""
+    found = []
+
+    @contextlib.contextmanager
+    def noting(config, workdir):
+        with open_run(config, workdir) as run:
+            found.append(jax.device_get((run.state.params, run.state.batch_stats[TEACHER])))
+            yield run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "open_run", noting)
+        train(config, workdir)
+    return found.pop()
 
 
 @pytest.fixture(scope="module")
 def made(corpus, tmp_path_factory):
     """(workdir, parameters before the first update); `released` lies beside the workdir."""
-    folder, before = tmp_path_factory.mktemp("made"), []
+    folder = tmp_path_factory.mktemp("made")
     shutil.copytree(RELEASED, folder / "released")
-
-    @contextlib.contextmanager
-    def noting(config, workdir):
-        with open_run(config, workdir) as run:
-            before.append(jax.device_get(run.state.params))
-            yield run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "open_run", noting)
-        train(recipe(corpus, folder / "released"), folder / "run")
-    return folder / "run", before.pop()
+    return folder / "run", begun(recipe(corpus, folder / "released"), folder / "run")[0]
 
 
 def test_audio_alone_makes_a_released_encoder_stochastic(made):
@@ -158,9 +163,8 @@ def test_audio_alone_makes_a_released_encoder_stochastic(made):
     rows = read_metrics(workdir)
     assert {row["setting"] for row in rows} == {"s1q1k1", "s2q1k1"} and all(row["loss"] >= 0 for row in rows)
     held_out = read_rows(workdir / FILE)
-    assert [(row["step"], row["setting"]) for row in held_out] == [(s, n) for s in (2, 4) for n in ("s1q1k1", "s2q1k1")]
-    assert all(0 <= row["distance"] and -1 <= row["cosine"] <= 1 for row in held_out)
-    assert held_out[0]["distance"] < 0.1 < held_out[1]["distance"]
+    assert [(row["step"], row["setting"]) for row in held_out] == [(2, "s2q1k1"), (4, "s2q1k1")]
+    assert all(0.01 < row["distance"] and -1 <= row["cosine"] <= 1 for row in held_out)
 
 
 def test_update_0_is_the_released_encoder(made):
@@ -181,13 +185,11 @@ def test_a_run_goes_on_to_the_bit_without_what_it_began_from(corpus, made, tmp_p
         checkpoints.discard([4])
     config = recipe(corpus, made[0].parent / "released")
     (made[0].parent / "released").rename(tmp_path / "moved")  # the teacher lies in the checkpoints
-    train(config, workdir)
+    _, teacher = begun(config, workdir)
     again, first = (jax.device_get(load_params(place, PLACE)[1]) for place in (workdir, made[0]))
     assert all((a == b).all() for (_, a), b in paired(again, first))
-    with open_run(config, workdir) as run:
-        teacher = jax.device_get(run.state.batch_stats[TEACHER])
-    for (path, kept), begun in paired(teacher, original("float32", Compression()).part(made[1])):
-        np.testing.assert_array_equal(kept, begun, err_msg=jax.tree_util.keystr(path))
+    for (path, kept), before in paired(teacher, original("float32", Compression()).part(made[1])):
+        np.testing.assert_array_equal(kept, before, err_msg=jax.tree_util.keystr(path))
 
 
 def test_its_checkpoint_is_used_as_any_other(corpus, made, tmp_path):
