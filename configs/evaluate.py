@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     # none, upper, lower, basic (punctuation away) or several, joined by commas: done to references and hypotheses
     config.text_normalizer = ""  # empty: as in training
     config.repeats = 5  # timed rounds after the warm-up
-    config.dtype = ""  # float32 or bfloat16; empty: as in training
+    config.dtype = ""  # float32, bfloat16 or int8; empty: as in training
     # Several, joined by commas, are measured side by side: jax, onnxruntime, openvino
     config.runtimes = "jax"
     config.dtypes = ""  # of those of a run time each: float32, bfloat16, int8; empty: dtype, else as in training

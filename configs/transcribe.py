@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.chunk_seconds = 30.0  # longer audio is computed in chunks
     config.overlap_seconds = 4.0  # of two neighbours, at least
     config.runtime = ""  # jax, onnxruntime or openvino; empty: what the budget picks, or jax
-    config.dtype = ""  # float32, bfloat16 or (onnxruntime) int8; empty: what the budget picks, or as in training
+    config.dtype = ""  # float32, bfloat16 or (not openvino) int8; empty: what the budget picks, or as in training
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.input = ConfigDict({"batch_seconds": 120.0})  # audio of a batch
     return config

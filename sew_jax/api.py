@@ -48,7 +48,8 @@ def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") ->
     Args:
       init_from: workdir of a run, or `hf:` and a folder of Hugging Face's (or a name on the hub). A run of fine-tuning
         gives its best checkpoint by word error rate where it has one, else its newest.
-      dtype: of the computation, float32 or bfloat16; empty keeps that of training.
+      dtype: of the computation: float32, bfloat16 or int8 (products of the layers alone, all else in bfloat16); empty
+        keeps that of training.
       runtime: jax; or on a CPU, with log-probabilities alone, onnxruntime (float32, int8) or openvino (float32,
         bfloat16). Empty: what a budget picks, else jax.
 

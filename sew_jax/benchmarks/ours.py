@@ -1,5 +1,6 @@
 """This project's side of the contests, for child processes: inference and updates in JAX, with random weights."""
 
+import dataclasses
 import functools
 import os
 import time
@@ -18,7 +19,7 @@ from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
-from sew_jax.models.parameters import cast_ahead
+from sew_jax.models.int8 import operands
 from sew_jax.runtime.programs import compile_one
 from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
@@ -32,7 +33,8 @@ def inference(
     """Waveforms (batch, samples) to logits, once for each setting; `peak_gflops` where it has been measured before."""
     _configure()
     model = CTCModel(backbone, CTCHeadConfig())
-    params = cast_ahead(jax.jit(model.initialize)(jax.random.key(0))["params"], backbone.dtype)
+    plain = CTCModel(dataclasses.replace(backbone, int8=False), CTCHeadConfig())
+    params = operands(jax.jit(plain.initialize)(jax.random.key(0))["params"], backbone)
 
     def logits(params, wave, length, compression):
         return model.apply({"params": params}, wave, length, compression, deterministic=True)

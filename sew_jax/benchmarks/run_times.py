@@ -18,7 +18,7 @@ from sew_jax.benchmarks.timing import model_for, show, spread
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import say
 from sew_jax.engines.run_times import PRECISIONS, Engine, missing_packages, open_session
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig, precision_fields
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.tables import align_columns
@@ -72,8 +72,8 @@ def _builder(
         return functools.partial(inference, engine, backbone, table, batch, samples)
     from sew_jax.benchmarks import ours  # which is JAX
 
-    changes: dict[str, Any] = {"dtype": engine.dtype}
-    return functools.partial(ours.inference, dataclasses.replace(backbone, **changes), table, batch, samples, 1.0)
+    backbone = dataclasses.replace(backbone, **precision_fields(engine.dtype))
+    return functools.partial(ours.inference, backbone, table, batch, samples, 1.0)
 
 
 def inference(engine: Engine, backbone: BackboneConfig, table: list[Compression], batch: int, samples: int) -> Bench:

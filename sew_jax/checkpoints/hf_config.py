@@ -15,7 +15,16 @@ from sew_jax.models.config import (
 from sew_jax.models.frontend import conv_stack, feature_width
 
 # Fields in which a family may differ from wav2vec 2.0 base, and which those that have no key for them must leave alone
-_PARTS = ("conv_norm", "pre_norm", "pos_layers", "rel_buckets", "adapter_width", "input_norm", "norm_epsilon")
+_PARTS = (
+    "conv_norm",
+    "pre_norm",
+    "positions",
+    "pos_layers",
+    "rel_buckets",
+    "adapter_width",
+    "input_norm",
+    "norm_epsilon",
+)
 
 
 class Architecture(NamedTuple):

@@ -22,9 +22,19 @@ from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.metrics.measure import ACCURACY, WER
-from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig, Head, head_type
+from sew_jax.models.config import (
+    BackboneConfig,
+    ClassifierHeadConfig,
+    CTCHeadConfig,
+    Head,
+    PretrainHeadConfig,
+    head_type,
+)
+from sew_jax.models.quantizer import Temperature
 
 HUGGING_FACE = "hf:"
+_HEADS = ("quantizer/", "project_")  # of the contrastive task
+_LARGE = 24  # layers of the smallest model that was trained as large ones are
 
 
 class Pretrained(NamedTuple):
@@ -43,6 +53,7 @@ class Pretrained(NamedTuple):
     lacks: tuple[str, ...] = ()  # parameters of its architecture that a released checkpoint does not have
     revision: str = ""  # of a checkpoint by name: the hub's commit, where it is known
     labels: Labels | None = None  # of a classifier
+    temperature: float | None = None  # of Gumbel's at the end of its pre-training; None: it has no codebook
 
     def recorded(self) -> dict[str, Any]:
         """All but the parameters, as JSON: what a run keeps of its origin, so that it goes on without it."""
@@ -57,6 +68,7 @@ class Pretrained(NamedTuple):
             "labels": self.labels and list(self.labels.names),
             "no_text": self.no_text,
             "lacks": list(self.lacks),
+            "temperature": self.temperature,
         }
 
 
@@ -89,6 +101,7 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
         lacks=tuple(kept["lacks"]),
         revision=kept["revision"],
         labels=labels,
+        temperature=kept.get("temperature"),
     )
 
 
@@ -133,29 +146,42 @@ def _workdir(name: str) -> Pretrained:
     vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if isinstance(head, CTCHeadConfig) else None
     labels = Labels.load(workdir) if isinstance(head, ClassifierHeadConfig) else None
     shapes = functools.partial(parameter_shapes, backbone, head)
-    return Pretrained(name, backbone, head, vocabulary, trained, load, shapes, record, labels=labels)
+    ended = _last_temperature(record) if isinstance(head, PretrainHeadConfig) else None
+    return Pretrained(name, backbone, head, vocabulary, trained, load, shapes, record, labels=labels, temperature=ended)
+
+
+def _last_temperature(record: dict[str, Any]) -> float | None:
+    """Gumbel's at the last update of a run of pre-training."""
+    given = dict(record["config"]["temperature"])
+    inherited = (record.get("origin") or {}).get("temperature")
+    return float(Temperature(**{key: inherited if x is None else x for key, x in given.items()}).at(1.0))
 
 
 def _hugging_face(name: str) -> Pretrained:
     released = open_released(name.removeprefix(HUGGING_FACE))
+    architecture = released.architecture
+    lacks = sorted(flat_shapes(architecture.backbone, architecture.head).keys() - released.sources)
+    temperature = None
+    if isinstance(architecture.head, PretrainHeadConfig) and not any(x.startswith(_HEADS) for x in lacks):
+        # no released file says: fairseq's schedules end at 0.5 for base, at 0.1 for large and XLS-R
+        temperature = 0.5 if architecture.backbone.layers < _LARGE else 0.1
 
     def load(sharding: Sharding) -> tuple[str, Any]:
         return released.family, jax.device_put(released.parameters(), sharding)
 
     return Pretrained(
         name=name,
-        backbone=released.architecture.backbone,
-        head=released.architecture.head,
+        backbone=architecture.backbone,
+        head=architecture.head,
         vocabulary=released.vocabulary,
         labels=released.labels,
-        trained=[Compression(released.architecture.squeeze)],
+        trained=[Compression(architecture.squeeze)],
+        temperature=temperature,
         load=load,
         shapes=released.shapes,
         no_text=released.no_text,
         left_behind=tuple(released.left_behind),
-        lacks=tuple(
-            sorted(flat_shapes(released.architecture.backbone, released.architecture.head).keys() - released.sources)
-        ),
+        lacks=tuple(lacks),
         revision=found[1] if (found := re.search(r"/snapshots/([0-9a-f]{40})(/|$)", released.name)) else "",
     )
 

@@ -59,7 +59,7 @@ _EVALUATE: Rules = {
     "split": Text(),
     "text_normalizer": TEXT_NORMALIZER,
     "repeats": whole(1, "timed rounds"),
-    "dtype": DTYPE_OR_TRAINED,
+    "dtype": choice(*ALL_PRECISIONS, ""),
     "runtimes": Parsed("name run times, joined by commas", some_of(RUNTIMES), default="jax"),
     "dtypes": Parsed("", some_of(ALL_PRECISIONS), empty=True, default=""),
     "lm": Text(),
@@ -146,9 +146,10 @@ def _a_run_time_has_the_precision(config: ConfigDict) -> Iterator[tuple[str, str
 
 def _each_run_time_has_a_precision(config: ConfigDict) -> Iterator[tuple[str, str]]:
     wanted = split_names(config.dtypes)
+    key, named = ("dtypes", wanted) if wanted else ("dtype", split_names(config.dtype))
     for runtime in split_names(config.runtimes):
-        if wanted and not set(wanted) & set(PRECISIONS[runtime]):
-            yield "dtypes", f"{runtime} computes in {', '.join(PRECISIONS[runtime])}, and none of them is named"
+        if named and not set(named) & set(PRECISIONS[runtime]):
+            yield key, f"{runtime} computes in {', '.join(PRECISIONS[runtime])}, and none of them is named"
     if wanted and config.dtype:
         yield "dtypes", f"{config.dtypes} and dtype={config.dtype} are both given; name all in dtypes"
 

@@ -110,6 +110,7 @@ _MODEL: dict[str, Rule] = {
     "heads": whole(1, "", inherits=True),
     "ffn_width": whole(1, "", inherits=True),
     "pre_norm": Flag(inherits=True),
+    "positions": choice_of(BackboneConfig, "positions", inherits=True, default="conv"),
     "pos_kernel": whole(1, "taps", inherits=True),
     "pos_groups": whole(1, "", inherits=True),
     "pos_layers": whole(1, "", inherits=True, default=1),
@@ -160,6 +161,8 @@ def needs_an_architecture(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """From the config, or from what it starts from."""
     if None in config.model.values() and not config.init_from:
         yield "init_from", "is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir"
+    if None in config.temperature.values() and not config.init_from:
+        yield "init_from", "is empty; pretrain:continued goes on with its codebook, from hf:PATH or a workdir"
 
 
 def _widths_divide(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -193,7 +196,7 @@ def _something_is_masked(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _temperature_falls(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    if config.temperature.end > config.temperature.start:
+    if None not in config.temperature.values() and config.temperature.end > config.temperature.start:
         problem = f"{config.temperature.end} must be at most temperature.start={config.temperature.start}"
         yield "temperature.end", problem
 
@@ -260,8 +263,8 @@ PRETRAIN = Mode(
             "min_spans": whole(0, "of an utterance"),
         },
         "temperature": {
-            "start": positive(""),
-            "end": positive(""),
+            "start": positive("", inherits=True),
+            "end": positive("", inherits=True),
             "anneal": positive("the fraction of num_steps after which it is at its end"),
         },
         "optim": {**_OPTIM, "total": positive("a fraction of num_steps, or more than all")},

@@ -14,6 +14,7 @@ from sew_jax.console import say
 from sew_jax.decoding.recognizer import Output, Recognizer, best_symbols, log_probs
 from sew_jax.engines.run_times import PRECISIONS, Engine, Session, has_bfloat16, need_runtime, open_session
 from sew_jax.errors import UserError
+from sew_jax.models.config import precision_fields
 from sew_jax.models.ctc import CTCModel
 
 
@@ -74,7 +75,7 @@ class EngineRecognizer(Recognizer):
 
 def default_dtype(recognizer: Recognizer, runtime: str) -> str:
     """The precision of a run time where none is named: the model's own where it has that."""
-    own = recognizer.model.backbone.dtype
+    own = recognizer.model.backbone.precision
     return own if own in PRECISIONS[runtime] else PRECISIONS[runtime][0]
 
 
@@ -97,8 +98,8 @@ def on_engine(recognizer: Recognizer, engine: Engine) -> Recognizer:
     if engine.runtime != "jax":
         say(f"  run time  {engine}")
         return EngineRecognizer(recognizer, engine)
-    changes: dict[str, Any] = {"dtype": engine.dtype}
-    model = dataclasses.replace(recognizer.model, backbone=dataclasses.replace(recognizer.model.backbone, **changes))
+    backbone = dataclasses.replace(recognizer.model.backbone, **precision_fields(engine.dtype))
+    model = dataclasses.replace(recognizer.model, backbone=backbone)
     made = Recognizer(
         recognizer.name,
         recognizer.state,

@@ -23,10 +23,11 @@ from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.classifier import ClassifierModel
-from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, precision_fields
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.features import FeatureModel, layers_at_frames
-from sew_jax.models.parameters import cast_ahead, merge_params
+from sew_jax.models.int8 import operands
+from sew_jax.models.parameters import merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
 
@@ -71,13 +72,12 @@ class Recognizer:
     @property
     def engine(self) -> Engine:
         """What computes it: JAX here."""
-        return Engine("jax", self.model.backbone.dtype)
+        return Engine("jax", self.model.backbone.precision)
 
     @functools.cached_property
     def _operands(self) -> Any:
         """Parameters as its programs take them."""
-        dtype = self.model.backbone.dtype
-        return self.params if dtype == "float32" else cast_ahead(self.params, dtype)
+        return operands(self.params, self.model.backbone)
 
     def compile(
         self,
@@ -146,17 +146,18 @@ def load_recognizer(
     head = _useful_head(pretrained)
     if need_text and not isinstance(head, CTCHeadConfig):
         raise no_head(init_from, pretrained.no_text, pretrained.labels)
-    changes: dict[str, Any] = {"remat": "none", "loop_layers": True, "dtype": dtype or pretrained.backbone.dtype}
+    precision = precision_fields(dtype or pretrained.backbone.dtype)
+    changes: dict[str, Any] = {"remat": "none", "loop_layers": True, **precision}
     backbone = dataclasses.replace(pretrained.backbone, **changes)
     state, saved = pretrained.load(NamedSharding(mesh, PartitionSpec()))
     if not head:
         saved = {"backbone": saved["backbone"]}
     # a model that never masks may lack the mask embedding, which is not used here
     saved["backbone"].setdefault("mask_embedding", jnp.zeros(backbone.width))
-    params, _, _ = merge_params(parameter_shapes(backbone, head), saved, init_from, may_be_new=())
+    params, _, _ = merge_params(parameter_shapes(pretrained.backbone, head), saved, init_from, may_be_new=())
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     aside = listed("left behind", pretrained.left_behind)
-    say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.dtype} compute{aside}")
+    say(f"  model     {init_from}, {state}: {size:.2f} M parameters, {backbone.precision} compute{aside}")
     model = model_of(backbone, head)
     assert isinstance(model, Speech)
     vocabulary = pretrained.vocabulary.with_normalizer(text_normalizer) if head and pretrained.vocabulary else None

@@ -52,7 +52,7 @@ def build(
       UserError: a per-layer setting has another number of layers than the model, the setting merges frames or has a
         rate, or the model has parts without such nodes.
     """
-    for field, plain in (("pos_layers", 1), ("rel_buckets", 0), ("adapter_width", 0)):
+    for field, plain in (("positions", "conv"), ("pos_layers", 1), ("rel_buckets", 0), ("adapter_width", 0)):
         if getattr(config, field) != plain:
             raise UserError(
                 f"model.{field}: {getattr(config, field)} has no ONNX graph yet; give --config.runtime=jax, "

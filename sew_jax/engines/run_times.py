@@ -10,9 +10,9 @@ import numpy as np
 
 from sew_jax.errors import UserError
 
-# int8: the products of attention and feed-forward in 8 bits, all else in float32
+# int8: the products of attention and feed-forward in 8 bits, all else in float32; by JAX, in bfloat16
 PRECISIONS = {
-    "jax": ("float32", "bfloat16"),
+    "jax": ("float32", "bfloat16", "int8"),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "bfloat16"),
 }

@@ -14,7 +14,7 @@ from sew_jax.decoding.engine_recognizer import default_dtype
 from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.engines.run_times import RUNTIMES, Engine, missing_packages
 from sew_jax.errors import UserError
-from sew_jax.evaluation.tradeoff import Point, read_tradeoff
+from sew_jax.evaluation.tradeoff import Point, read_tradeoff, why_withheld
 from sew_jax.metrics.measure import WER
 
 _BUDGET = re.compile(r"(?:(rtf|wer|accuracy)=)?(\d+\.?\d*|\.\d+)(%?)")
@@ -62,11 +62,26 @@ def chosen(
             f"budget: {where} has points of {has}, none of {' or '.join(runtimes)}{dtype and f' in {dtype}'}; run "
             "configs/evaluate.py with --config.runtimes and --config.dtypes that name them"
         )
-    point = choose(points, budget)
+    point = choose(_offered(points, measured), budget)
     reached = f"{point.measure.name} {point.measure.of(point.wer):.2%}"
     time = f"{point.relative_time:.2f} of s1q1k1's time and rtf={point.rtf:.3g}"
     say(f"  budget    {budget}: {point.setting} by {point.engine}, {reached} at {time}")
     return Choice(Compression.parse(point.setting), point.engine)
+
+
+def _offered(points: Sequence[Point], measured: Sequence[Point]) -> list[Point]:
+    """Those of `points` that may be picked; says which may not, and why."""
+    reasons = [why_withheld(point, measured) for point in points]
+    for point, reason in zip(points, reasons, strict=True):
+        if reason:
+            say(f"  budget    not offered: {point.setting} by {point.engine}, {reason}")
+    offered = [point for point, reason in zip(points, reasons, strict=True) if not reason]
+    if not offered:
+        raise UserError(
+            f"budget: no point may be picked, since {reasons[0]} at {points[0].setting}; run configs/evaluate.py with "
+            "--config.dtypes=bfloat16,int8, and name a setting where 8 bits change too much"
+        )
+    return offered
 
 
 def engine_for(recognizer: Recognizer, choice: Choice, runtime: str, dtype: str) -> Engine:

@@ -22,7 +22,7 @@ from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
 from sew_jax.evaluation.plot import plot_tradeoff
 from sew_jax.evaluation.scoring import Scored
-from sew_jax.evaluation.tradeoff import Point, to_objects, ways
+from sew_jax.evaluation.tradeoff import Point, to_objects, ways, why_withheld
 from sew_jax.files import write_json, write_whole
 from sew_jax.metrics.tensorboard import write_evaluation_events
 from sew_jax.tables import markdown_table
@@ -82,7 +82,7 @@ def format_table(points: Sequence[Point]) -> str:
     for kind, group in by_kind.items():
         if len(by_kind) > 1:
             text.append(f"{kind}:")
-        text += [spell(cells, _remark(point)) for _, point, cells in group]
+        text += [spell(cells, _remark(point, points)) for _, point, cells in group]
     empty = {point.split or "all": point.empty_references for point in points if point.empty_references}
     text += [
         f"({split}: {count} references are empty; what is written there counts as insertions)"
@@ -117,8 +117,10 @@ def _rate_cells(rate, low, high) -> tuple[str, str]:
     return f"{100 * rate:.2f}", f"{100 * low:.1f}-{100 * high:.1f}"
 
 
-def _remark(point: Point) -> str:
-    return " ".join(filter(None, ["*" if point.on_front else "", "" if point.trained else "not trained on"]))
+def _remark(point: Point, points: Sequence[Point]) -> str:
+    withheld = why_withheld(point, points)
+    remarks = ["*" if point.on_front else "", "" if point.trained else "not trained on"]
+    return " ".join(filter(None, [*remarks, withheld and f"({withheld}: no budget picks it)"]))
 
 
 def _empty(sets: Sequence[EvalSet]) -> str:

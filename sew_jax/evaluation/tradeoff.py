@@ -10,6 +10,9 @@ from sew_jax.buckets import as_path
 from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.metrics.measure import ACCURACY, WER, Measure
+from sew_jax.models.config import INT8
+
+MOST_MOVED = 0.001  # by 8 bits, of WER or accuracy, absolute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,22 @@ def mark_front(points: Sequence[Point]) -> list[Point]:
         )
 
     return [dataclasses.replace(point, on_front=not beaten(point)) for point in points]
+
+
+def why_withheld(point: Point, points: Sequence[Point]) -> str:
+    """Why no budget picks a point of a table in 8 bits: what it says must be what the same setting says in floats.
+
+    Empty where one may. Compared by the same run time where that has computed in floats, else by all others.
+    """
+    if point.dtype != INT8:
+        return ""
+    same = (point.split, point.setting, point.decoder)
+    floats = [p for p in points if (p.split, p.setting, p.decoder) == same and p.dtype != INT8]
+    floats = [p for p in floats if p.runtime == point.runtime] or floats
+    if not floats:
+        return "int8 without floats beside it"
+    moved = max(abs(point.wer - p.wer) for p in floats)
+    return f"int8 moves {point.measure.name} by {100 * moved:.2f}" if moved > MOST_MOVED + 1e-9 else ""
 
 
 def to_objects(points: Sequence[Point]) -> list[dict[str, Any]]:

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
-from sew_jax.models.layers import dropout, transformer_dense
+from sew_jax.models.int8 import linear
+from sew_jax.models.layers import dropout
 from sew_jax.models.lengths import MASKED, mask_from_lengths
 from sew_jax.models.noise import site_seeds
 from sew_jax.models.products import widen
 from sew_jax.models.relative import Gate, disentangled, gated
+from sew_jax.models.times import alibi, alibi_slopes, rotate
 
 try:
     from sew_jax.models.flash_attention import flash_attention
@@ -42,13 +44,15 @@ class Attention(nn.Module):
 
     What `relative` says of distances is added to scores: a bias (H, L), times a factor that each query computes, or
     with embeddings (L, D) what queries and keys make of them, by the projections that they share, over sqrt(3 E) then.
-    W frames that are to be compared by their keys.
+    Or it is the times of queries and keys, (B, Q) and (B, K), by which both are turned (`rotary`), or keys that are far
+    cost (`alibi`). W frames that are to be compared by their keys.
     """
 
     heads: int
     dropout: float
     dtype: str
     form: str = "gated"
+    int8: bool = False
 
     @nn.compact
     def __call__(
@@ -72,7 +76,7 @@ class Attention(nn.Module):
           steps: frames from one query to the next, and from key to key.
         """
         width = query_BxQxD.shape[-1]
-        dense = {name: transformer_dense(width, self.dtype, name=name) for name in ("query", "key", "value")}
+        dense = {name: linear(width, self.dtype, self.int8, name) for name in ("query", "key", "value")}
 
         def project(name, x):
             return dense[name](x).reshape(*x.shape[:2], self.heads, width // self.heads)
@@ -85,6 +89,8 @@ class Attention(nn.Module):
         if compared_BxWxD is not None:
             same = compared_BxWxD is key_BxKxD
             compared_BxWxE = (k_BxKxHxE if same else project("key", compared_BxWxD)).mean(2)
+        if self.form == "rotary":
+            q_BxQxHxE, k_BxKxHxE = rotate(q_BxQxHxE, relative[0]), rotate(k_BxKxHxE, relative[1])
         if size_BxK is not None:
             q_BxQxHxE, k_BxKxHxE = _with_sizes(q_BxQxHxE, k_BxKxHxE, size_BxK)
         rate = 0.0 if deterministic else self.dropout
@@ -97,12 +103,15 @@ class Attention(nn.Module):
             of_head = functools.partial(disentangled, query_step=steps[0], key_step=steps[1])
             parts = q_BxQxHxE, k_BxKxHxE, key_LxHxE, query_LxHxE
             bias = Bias(of_head, tuple(jnp.moveaxis(x, -2, 0) for x in parts))
-        elif relative is not None:
+        elif self.form == "alibi":
+            times = (jnp.broadcast_to(time, (self.heads, *time.shape)) for time in relative)
+            bias = Bias(alibi, (jnp.asarray(alibi_slopes(self.heads)), *times))
+        elif relative is not None and self.form == "gated":
             gate_HxBxQ = jnp.moveaxis(Gate(self.heads, name="gate")(query_BxQxD), -1, 0)
             of_head = functools.partial(gated, keys=key_BxKxD.shape[1], query_step=steps[0], key_step=steps[1])
             bias = Bias(of_head, (gate_HxBxQ, relative))
         out_BxQxHxE = attend_to_valid(q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, key_length_B, seed_BxHx2, rate=rate, bias=bias)
-        out_BxQxD = transformer_dense(width, self.dtype, name="out")(out_BxQxHxE.reshape(query_BxQxD.shape))
+        out_BxQxD = linear(width, self.dtype, self.int8, "out")(out_BxQxHxE.reshape(query_BxQxD.shape))
         return out_BxQxD if compared_BxWxE is None else (out_BxQxD, compared_BxWxE)
 
 

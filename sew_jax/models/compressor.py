@@ -62,9 +62,9 @@ def parts_of_frames(weight_BxT, length_B, rate: float):
     return jnp.where(valid_BxW[:, :, None], jnp.maximum(parts_BxWxT, 0), 0)
 
 
-def average_parts(parts_BxWxT, x_BxTxD):
+def average_parts(parts_BxWxT, x_BxTxD, precision=None):
     """Each frame of the output as the mean of what goes into it: (B, W, D)."""
-    return _apply(parts_BxWxT / _safe(parts_BxWxT.sum(2, keepdims=True)), x_BxTxD)
+    return _apply(parts_BxWxT / _safe(parts_BxWxT.sum(2, keepdims=True)), x_BxTxD, precision)
 
 
 def read_back(parts_BxWxT, y_BxWxD):
@@ -76,6 +76,7 @@ def _safe(sum_BxYxX):
     return jnp.where(sum_BxYxX > 0, sum_BxYxX, 1)
 
 
-def _apply(parts_BxYxX, x_BxXxD):
-    out = jnp.einsum("byx,bxd->byd", parts_BxYxX.astype(x_BxXxD.dtype), x_BxXxD, preferred_element_type=jnp.float32)
+def _apply(parts_BxYxX, x_BxXxD, precision=None):
+    options = {"precision": precision, "preferred_element_type": jnp.float32}
+    out = jnp.einsum("byx,bxd->byd", parts_BxYxX.astype(x_BxXxD.dtype), x_BxXxD, **options)
     return out.astype(x_BxXxD.dtype)

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
 from sew_jax.rates import FRAME_SAMPLES
 
 Dtype = Literal["float32", "bfloat16"]
+INT8 = "int8"  # of products; around them all is bfloat16
 Remat = Literal["none", "dots", "layers"]
 
 
@@ -31,6 +32,8 @@ class BackboneConfig:
     heads: int = 12
     ffn_width: int = 3072
     pre_norm: bool = False  # post-LN (base, LibriSpeech's large) or pre-LN (LV-60k's large)
+    # a convolution before the layers, or by time in attention alone: pairs of channels that turn, or a bias
+    positions: Literal["conv", "rotary", "alibi"] = "conv"
     pos_kernel: int = 128  # taps of the positional convolution
     pos_groups: int = 16
     pos_layers: int = 1  # positional convolutions; above 1 they have no weight norm, but norms after them: data2vec's
@@ -59,6 +62,7 @@ class BackboneConfig:
     layerdrop: float = 0.05
     feature_grad_scale: float = 0.1  # on the extractor's gradient; 0 freezes it and skips its backward pass
     dtype: Dtype = "float32"  # of activations; parameters are float32 always
+    int8: bool = False  # products of attention's and feed-forward's linear layers, in models that only compute
     # What a layer keeps for its backward pass: all, its matrix products, or its input alone (so the extractor, too);
     # the rest is computed again
     remat: Remat = "none"
@@ -82,8 +86,10 @@ class BackboneConfig:
             )
         if self.width % self.heads:
             raise UserError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
-        if self.width % self.pos_groups:
+        if self.positions == "conv" and self.width % self.pos_groups:
             raise UserError(f"model.width {self.width} is no multiple of model.pos_groups {self.pos_groups}")
+        if self.positions != "conv":
+            self._check_times()
         if self.rel_buckets and not (self.rel_buckets >= 4 and self.rel_furthest > self.rel_buckets // 4):
             raise UserError(
                 f"model.rel_buckets {self.rel_buckets} must be 0 or at least 4, and less than four times "
@@ -93,6 +99,19 @@ class BackboneConfig:
             raise UserError("model.input_norm is off; it goes with model.pre_norm=False")
         if self.adapter_width and not self.pre_norm:
             raise UserError("model.adapter_width is set; adapters come with model.pre_norm=True")
+
+    def _check_times(self) -> None:
+        for field, plain in (("pos_layers", 1), ("rel_buckets", 0)):
+            if getattr(self, field) != plain:
+                raise UserError(
+                    f"model.positions: {self.positions} stands for all other positions, and model.{field} is "
+                    f"{getattr(self, field)}; set it to {plain}, or model.positions=conv"
+                )
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise UserError(
+                f"model.positions: rotary turns pairs of channels, and a head has {self.width // self.heads}; "
+                "take model.width and model.heads that give it an even number, or alibi"
+            )
 
     def check_setting(self, setting: Compression) -> None:
         """Whether the model can compute a setting.
@@ -109,6 +128,16 @@ class BackboneConfig:
             )
 
     @property
+    def precision(self) -> str:
+        """What it computes in, as `precision_fields` takes it."""
+        return INT8 if self.int8 else self.dtype
+
+    @property
+    def attention_form(self) -> str:
+        """How attention knows of positions, where it does."""
+        return self.rel_form if self.positions == "conv" else self.positions
+
+    @property
     def frontend_learns(self) -> bool:
         """Whether the front end has parameters; else no gradient reaches it, and nothing is to be penalised."""
         return self.frontend != "logmel"
@@ -117,6 +146,11 @@ class BackboneConfig:
     def frame_samples(self) -> int:
         """From one frame of the model to the next."""
         return FRAME_SAMPLES * (2 if self.frontend == "fbank25" else 1)
+
+
+def precision_fields(precision: str) -> dict[str, Any]:
+    """Fields of a model that computes in `float32`, `bfloat16` or `int8`."""
+    return {"dtype": "bfloat16" if precision == INT8 else precision, "int8": precision == INT8}
 
 
 # What a checkpoint's weights were trained as; the other fields are a run's own
@@ -133,6 +167,7 @@ ARCHITECTURE = (
     "heads",
     "ffn_width",
     "pre_norm",
+    "positions",
     "pos_kernel",
     "pos_groups",
     "pos_layers",
@@ -151,6 +186,7 @@ _CHOICES = {
     "frontend": ("wav2vec2", "compact", "logmel", "fbank50", "fbank25", "scf"),
     "conv_norm": ("group", "layer"),
     "mel_scale": ("bin", "utterance"),
+    "positions": ("conv", "rotary", "alibi"),
     "upsampler": ("residual", "linear", "repeat"),
     "tail": ("keep", "drop"),
     "rel_form": ("gated", "disentangled"),

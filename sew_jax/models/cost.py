@@ -77,14 +77,20 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     return Cost(
         extractor=sum(stage.macs for stage in _extractor(config, samples)),
         feature_projection=frames * feature_width(config) * width if feature_width(config) != width else 0,
-        pos_conv=(frames * (config.pos_layers - 1) + pooled_length(frames, squeeze))
-        * (config.pos_kernel * width**2 // config.pos_groups),
+        pos_conv=_convolved(config, frames, squeeze) * (config.pos_kernel * width**2 // config.pos_groups),
         projections=projections,
         attention=attention,
         feed_forward=feed_forward,
         upsampler=windows * width**2 * _lender(config, squeeze),
         compressor=compressor,
     )
+
+
+def _convolved(config: BackboneConfig, frames: int, squeeze: int) -> int:
+    """Frames of the positional convolutions' outputs."""
+    if config.positions != "conv":
+        return 0
+    return frames * (config.pos_layers - 1) + pooled_length(frames, squeeze)
 
 
 def count_shared_macs(config: BackboneConfig, settings: Sequence[Compression], samples: int) -> int:

@@ -14,9 +14,10 @@ from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
 from sew_jax.models.compressor import Compressor, average_parts, read_back
 from sew_jax.models.config import BackboneConfig
+from sew_jax.models.int8 import linear
 from sew_jax.models.kept_frames import KeptFrames
 from sew_jax.models.layer_stack import run_layers
-from sew_jax.models.layers import SeededDropout, dense, gelu, layer_norm, transformer_dense
+from sew_jax.models.layers import EXACT, SeededDropout, dense, gelu, layer_norm, transformer_dense
 from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scaled_length, zero_padding
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
 from sew_jax.models.noise import row_seeds, rows_or_places, site_seeds
@@ -24,6 +25,8 @@ from sew_jax.models.parameters import cast_kernels
 from sew_jax.models.positions import PositionalConv, PositionalStack
 from sew_jax.models.products import PRODUCT
 from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
+from sew_jax.models.times import times_of_windows
+from sew_jax.models.upsamplers import LinearUpsampler, ResidualUpsampler
 
 
 class Encoder(nn.Module):
@@ -55,19 +58,28 @@ class Encoder(nn.Module):
         if self.is_initializing() and config.compressor:  # whichever setting initialises
             compressor(x_BxTxD, length_B, rate)
         parts_BxWxT = compressor(x_BxTxD, length_B, rate) if rate < 1 else None
-        if config.pos_layers > 1:
-            positions_BxWxD = PositionalStack(config, name="pos_conv")(x_BxTxD, length_B, squeeze)
+        pooled_BxWxD, time_BxWx1 = mean_pool(x_BxTxD, length_B, squeeze), None
+        if config.positions != "conv":
+            x_BxWxD, time_BxWx1 = pooled_BxWxD, times_of_windows(length_B, frames, squeeze)
+        elif config.pos_layers > 1:
+            x_BxWxD = pooled_BxWxD + gelu(PositionalStack(config, name="pos_conv")(x_BxTxD, length_B, squeeze))
         else:
-            positions_BxWxD = PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze)
-        x_BxWxD = mean_pool(x_BxTxD, length_B, squeeze) + gelu(positions_BxWxD)
+            x_BxWxD = pooled_BxWxD + gelu(PositionalConv(config, name="pos_conv")(x_BxTxD, squeeze))
+
+        def taken(y_BxWxC, precision=None):
+            """Of windows, or of 50 Hz frames at a rate, what the layers are given."""
+            if rate < 1:
+                y_BxWxC = average_parts(parts_BxWxT, y_BxWxC, precision)
+            elif config.tail == "drop":
+                y_BxWxC = y_BxWxC[:, : frames // squeeze]
+            return y_BxWxC if kept is None else kept.gather(y_BxWxC, squeeze)
+
+        x_BxWxD = taken(x_BxWxD)
+        time_BxWx1 = None if time_BxWx1 is None else jax.lax.stop_gradient(taken(time_BxWx1, EXACT))
+        squeezed_B = length_B // squeeze if config.tail == "drop" else pooled_length(length_B, squeeze)
         if rate < 1:
-            x_BxWxD, squeezed_B = average_parts(parts_BxWxT, x_BxWxD), scaled_length(length_B, rate)
-        elif config.tail == "drop":
-            x_BxWxD, squeezed_B = x_BxWxD[:, : frames // squeeze], length_B // squeeze
-        else:
-            squeezed_B = pooled_length(length_B, squeeze)
+            squeezed_B = scaled_length(length_B, rate)
         if kept is not None:
-            x_BxWxD = kept.gather(x_BxWxD, squeeze)
             frames, length_B, squeezed_B = kept.frames, kept.length_R, pooled_length(kept.length_R, squeeze)
 
         norm = layer_norm(config.dtype, name="norm", epsilon=config.norm_epsilon) if config.input_norm else None
@@ -77,7 +89,7 @@ class Encoder(nn.Module):
         if any(rates) and not deterministic:
             seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x_BxWxD.shape[0]))
         x_BxWxD = SeededDropout(config.dropout)(x_BxWxD, deterministic, seed_Bx2)
-        *states, x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2)
+        *states, x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2, time_BxWx1)
         self.sow("intermediates", "states", ((*states[1:], x_BxWxD), parts_BxWxT))  # of each layer
         if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
@@ -92,12 +104,16 @@ class Encoder(nn.Module):
         # beyond the squeezed length a dropped tail has nothing to say: zero, as SEW pads it
         return zero_padding(x_BxTxD, jnp.minimum(length_B, squeezed_B * squeeze))
 
-    def _layers(self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2) -> list[jax.Array]:
+    def _layers(
+        self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2, time_BxWx1=None
+    ) -> list[jax.Array]:
         """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
         config, squeeze = self.config, compression.squeeze
-        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1]) if compression.merges else None)
+        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1], time_BxWx1) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
+        if time_BxWx1 is not None:  # of which each layer pools its own
+            relative_by_pools = dict.fromkeys(pools, time_BxWx1)
         layer, names = rematerialized(Layer, config.remat), [f"layer_{i}" for i in range(config.layers)]
         # a layer that merges gives fewer frames than it is given, which no body of a loop can
         alone = [i if share else None for i, share in enumerate(shares)]
@@ -213,43 +229,6 @@ def rematerialized(layer: type[nn.Module], remat: str) -> type[nn.Module]:
     return nn.remat(layer, policy=keep, static_argnums=(3, 4, 5, 6, 7))  # query_pool to merge, after self
 
 
-class ResidualUpsampler(nn.Module):
-    """Each squeezed frame S times, each time with a linear difference of its own that is zero at first.
-
-    What all settings of a table can share: at any S the output is the transformer's own, as at S = 1, so one head reads
-    them all; the differences tell the S frames of a window apart, without which characters do not fit at S of 3 and 4.
-    """
-
-    factor: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x_BxWxD):
-        batch, windows, width = x_BxWxD.shape
-        zeros = nn.initializers.zeros
-        difference = dense(width * self.factor, self.dtype, zeros, name="difference")(x_BxWxD)
-        difference_BxWxSxD = difference.reshape(batch, windows, self.factor, width)
-        return (x_BxWxD[:, :, None] + difference_BxWxSxD).reshape(batch, windows * self.factor, width)
-
-
-class LinearUpsampler(nn.Module):
-    """SEW's: Linear(D -> D * S), GELU, and each squeezed frame becomes S frames (time-major split).
-
-    For SEW's checkpoints and models of one setting. In a table with S = 1, whose output is a norm's, the head would
-    have to read two languages.
-    """
-
-    factor: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x_BxWxD):
-        batch, windows, width = x_BxWxD.shape
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        y = dense(width * self.factor, self.dtype, init, name="linear")(x_BxWxD)
-        return gelu(y).reshape(batch, windows * self.factor, width)
-
-
 class Layer(nn.Module):
     """A transformer layer, post-LN or pre-LN, with query and key-value pooling.
 
@@ -288,7 +267,11 @@ class Layer(nn.Module):
         size_BxK = None
         if track and track.merged and config.merge_bias:
             size_BxK = mean_pool(track.size_BxV[:, :, None], length_B, kv_pool)[:, :, 0]
-        attention = Attention(config.heads, config.attention_dropout, config.dtype, config.rel_form, name="attention")
+        if config.positions != "conv":
+            time_BxWx1 = track.time_BxVx1 if track else relative
+            relative = tuple(mean_pool(time_BxWx1, length_B, pool)[:, :, 0] for pool in (query_pool, kv_pool))
+        form = config.attention_form
+        attention = Attention(config.heads, config.attention_dropout, config.dtype, form, config.int8, name="attention")
         out = attention(
             query_BxQxD,
             key_BxKxD,
@@ -324,9 +307,9 @@ class Layer(nn.Module):
 
     def _feed_forward(self, x, deterministic: bool, seed_Bx2):
         config = self.config
-        x = gelu(transformer_dense(config.ffn_width, config.dtype, name="ffn_in")(x))
+        x = gelu(linear(config.ffn_width, config.dtype, config.int8, "ffn_in")(x))
         x = SeededDropout(config.activation_dropout)(x, deterministic, seed_Bx2)
-        x = transformer_dense(config.width, config.dtype, name="ffn_out")(x)
+        x = linear(config.width, config.dtype, config.int8, "ffn_out")(x)
         self.sow("intermediates", "feed_forward", x)  # what data2vec's targets are made of
         return SeededDropout(config.dropout)(x, deterministic, seed_Bx2)
 

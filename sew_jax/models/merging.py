@@ -18,11 +18,13 @@ class Track(NamedTuple):
       length_B: valid frames that are left.
       size_BxV: how many of the first frames each one left is the mean of; at padding 0.
       place_BxW: which frame each of the first ones has gone into; it never decreases.
+      time_BxVx1: the mean time of what each one left is made of, for models that ask for it (see `times`).
     """
 
     length_B: jax.Array
     size_BxV: jax.Array
     place_BxW: jax.Array
+    time_BxVx1: jax.Array | None = None
 
     @property
     def merged(self) -> bool:
@@ -30,10 +32,11 @@ class Track(NamedTuple):
         return self.size_BxV.shape[1] < self.place_BxW.shape[1]
 
 
-def start_track(length_B, frames: int) -> Track:
+def start_track(length_B, frames: int, time_BxWx1=None) -> Track:
     """Of frames none of which is merged."""
     valid_BxW = mask_from_lengths(length_B, frames)
-    return Track(length_B, valid_BxW.astype(jnp.float32), jnp.broadcast_to(jnp.arange(frames), valid_BxW.shape))
+    place_BxW = jnp.broadcast_to(jnp.arange(frames), valid_BxW.shape)
+    return Track(length_B, valid_BxW.astype(jnp.float32), place_BxW, time_BxWx1)
 
 
 def merge_neighbours(x_BxWxD, key_BxWxE, track: Track, share: float) -> tuple[jax.Array, Track]:
@@ -60,15 +63,18 @@ def merge_neighbours(x_BxWxD, key_BxWxE, track: Track, share: float) -> tuple[ja
     kept_BxV = jnp.argsort(goes_BxW, axis=1, stable=True)[:, :left]
     size_BxWx1 = track.size_BxV[:, :, None]
     total_BxVx1 = take_frames(gathered(size_BxWx1), kept_BxV)
-    sum_BxVxD = take_frames(gathered(x_BxWxD.astype(jnp.float32) * size_BxWx1), kept_BxV)
-    merged_BxVxD = (sum_BxVxD / jnp.maximum(total_BxVx1, 1)).astype(x_BxWxD.dtype)
+
+    def mean(y_BxWxC):
+        sum_BxVxC = take_frames(gathered(y_BxWxC.astype(jnp.float32) * size_BxWx1), kept_BxV)
+        return (sum_BxVxC / jnp.maximum(total_BxVx1, 1)).astype(y_BxWxC.dtype)
 
     # a frame that goes left has the place of the last one kept before it, one that goes right that of the next one
     place_BxW = jnp.cumsum(~goes_BxW, axis=1) - 1 + goes_right_BxW
     place_BxW = jnp.minimum(place_BxW, left - 1)  # padding beyond
     length_B = track.length_B - merged_away(track.length_B, share)
     places = jnp.take_along_axis(place_BxW, track.place_BxW, axis=1)
-    return merged_BxVxD, Track(length_B, total_BxVx1[:, :, 0], places)
+    time_BxVx1 = None if track.time_BxVx1 is None else mean(track.time_BxVx1)
+    return mean(x_BxWxD), Track(length_B, total_BxVx1[:, :, 0], places, time_BxVx1)
 
 
 def unmerge(x_BxVxD, track: Track):

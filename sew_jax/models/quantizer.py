@@ -3,6 +3,7 @@
 B utterances, M masked frames, C feature channels, G codebooks, V codes of each, E = code width / G.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,6 +13,23 @@ import jax.numpy as jnp
 from sew_jax.models.config import PretrainHeadConfig
 from sew_jax.models.layers import EXACT, exact_dense
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """Gumbel temperature over training: geometric from `start` to `end`, reached at the fraction `anneal` of it.
+
+    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
+    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
+    """
+
+    start: float
+    end: float
+    anneal: float
+
+    def at(self, progress: jax.Array | float) -> jax.Array:
+        """The temperature at a fraction `progress` of training."""
+        return self.start * (self.end / self.start) ** jnp.minimum(progress / self.anneal, 1.0)
 
 
 class Quantized(NamedTuple):

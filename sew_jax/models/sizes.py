@@ -83,6 +83,6 @@ def model_options(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     backbone, head = published(size)
     options = dataclasses.asdict(backbone)
-    for of_the_run in ("upsample_factors", "compressor", "merge_bias", "dtype", "remat", "loop_layers"):
+    for of_the_run in ("upsample_factors", "compressor", "merge_bias", "dtype", "int8", "remat", "loop_layers"):
         del options[of_the_run]
     return options, dataclasses.asdict(head)

@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_origin
 from sew_jax.compression import Draw, settings_table
+from sew_jax.console import say
+from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, Data2VecConfig, Head, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
 from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
-from sew_jax.models.quantizer import Quantized
+from sew_jax.models.quantizer import Quantized, Temperature
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
@@ -43,23 +45,6 @@ from sew_jax.training.task import (
     warm_start_from,
 )
 from sew_jax.training.watchdog import Watchdog
-
-
-@dataclasses.dataclass(frozen=True)
-class Temperature:
-    """Gumbel temperature over training: geometric from `start` to `end`, reached at the fraction `anneal` of it.
-
-    With `anneal` above 1 training ends before the temperature is at `end`. fairseq multiplies by 0.999995 an update, so
-    that 2.0 falls to 0.5 in 277,258 updates: an `anneal` of 0.693 for base's 400,000, and of 2.773 for SEW's 100,000.
-    """
-
-    start: float
-    end: float
-    anneal: float
-
-    def at(self, progress: jax.Array | float) -> jax.Array:
-        """The temperature at a fraction `progress` of training."""
-        return self.start * (self.end / self.start) ** jnp.minimum(progress / self.anneal, 1.0)
 
 
 def contrastive(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
@@ -96,6 +81,8 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         remat=config.remat,
         loop_layers=config.accumulate == 1,
     )
+    if config.objective == "contrastive":
+        config = _from_its_end(config, pretrained)
     draws = draws_of(config, table, backbone)
     # a span needs its frames and a last one, which is never masked
     least = (config.mask.span + 2) * backbone.frame_samples + 400
@@ -140,6 +127,27 @@ def _learning(config: ConfigDict, backbone: BackboneConfig, pretrained: Pretrain
     if config.objective == "data2vec2":
         return data2vec(config, backbone, Data2VecConfig(**config.data2vec))
     return contrastive(config, backbone, PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head)))
+
+
+def _from_its_end(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
+    """The config with a temperature that is None in it as at the end of what the run starts from.
+
+    Raises:
+      UserError: that has no codebook whose targets a higher temperature would scramble, or none is known.
+    """
+    wanted = [key for key, value in config.temperature.items() if value is None]
+    if not wanted:
+        return config
+    if pretrained is None or pretrained.temperature is None:
+        name = pretrained.name if pretrained else "nothing"
+        raise UserError(
+            f"init_from: {name} has no codebook and heads of pre-training to go on with; name a checkpoint that has "
+            "them, such as hf:facebook/wav2vec2-xls-r-300m, or train new ones (--config=configs/pretrain.py:inherit)"
+        )
+    filled = ConfigDict(config.to_dict(), type_safe=False)
+    filled.temperature.update(dict.fromkeys(wanted, pretrained.temperature))
+    say(f"  codebook  that of {pretrained.name}, at the temperature that it ended with: {pretrained.temperature:g}")
+    return filled
 
 
 def pretrain_micro_loss(

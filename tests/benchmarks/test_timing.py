@@ -138,5 +138,5 @@ def test_run_times_are_compared_round_by_round():
 
 def test_run_times_that_are_not_installed_are_left_out(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert _engines(small()) == [("jax", "float32"), ("jax", "bfloat16")]
+    assert _engines(small()) == [("jax", "float32"), ("jax", "bfloat16"), ("jax", "int8")]
     assert "onnxruntime is left out: onnx and onnxruntime not installed" in capsys.readouterr().out

@@ -13,6 +13,13 @@ from absl import flags
 from safetensors.numpy import load_file
 
 from sew_jax import main as command
+from sew_jax.checkpoints import pretrained
+from sew_jax.checkpoints.hf_config import Architecture
+from sew_jax.checkpoints.hf_folder import write_folder
+from sew_jax.checkpoints.hf_weights import parameter_shapes
+from sew_jax.checkpoints.pretrained import open_pretrained
+from sew_jax.models.config import PretrainHeadConfig
+from tests.models.build import draw, small
 from tests.runs import make_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
@@ -88,6 +95,39 @@ def test_pretraining_goes_on_from_a_released_checkpoint(corpus, tmp_path, run):
     assert "step 1/1" in shown
 
 
+def xlsr_like(path, layers):
+    """A folder of XLS-R's form, as narrow as the others."""
+    backbone = small("layer", layers=layers, upsample_factors=())
+    head = PretrainHeadConfig(codes=8, code_width=16, final_width=16)
+    write_folder(path, "wav2vec2", Architecture(backbone, head, 1), draw(parameter_shapes(backbone, head)), None)
+    return f"hf:{path}"
+
+
+def test_a_codebook_stays_as_cool_as_its_schedule_left_it(tmp_path, monkeypatch):
+    assert pretrained._LARGE == 24
+    monkeypatch.setattr(pretrained, "_LARGE", 2)
+    assert open_pretrained(xlsr_like(tmp_path / "large", 2)).temperature == 0.1
+    assert open_pretrained(xlsr_like(tmp_path / "base", 1)).temperature == 0.5
+    assert open_pretrained(f"hf:{RELEASED / 'wav2vec2'}").temperature is None
+
+
+def test_a_released_checkpoint_goes_on_in_another_language(corpus, tmp_path, run):
+    """All its parts by name, its codebook not heated up again; then its letters."""
+    other, first, tuned = shutil.copytree(corpus, tmp_path / "other"), tmp_path / "first", tmp_path / "tuned"
+    flags = [*SMALL, "--config.compression.names=s1q1k1", "--config.num_steps=1", "--config.eval.split="]
+    flags.append("--config.input.min_seconds=0.5")
+    start = f"--config.init_from={xlsr_like(tmp_path / 'xlsr', 1)}"
+    more = [f"--config.data={corpus},{other}", "--config.model.feature_grad_scale=0", f"--workdir={first}"]
+    shown = succeed(run, "pretrain.py:continued", start, *flags, *more)
+    assert "step 1/1" in shown and "new:" not in shown and "left behind" not in shown
+    rows = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert [row["temperature"] for row in rows if "temperature" in row] == [0.5]
+    assert open_pretrained(str(first)).temperature == 0.5
+    flags = [f"--config.init_from={first}", f"--config.data={other}", *flags, "--config.vocabulary=auto"]
+    shown = succeed(run, "finetune.py:10h", *flags, f"--workdir={tuned}")
+    assert "step 1/1" in shown and "new: symbols" in shown
+
+
 def test_evaluated_and_written_again_without_training(corpus, tmp_path, run):
     """A released CTC model is evaluated as it is; written again, it is what it was."""
     released = RELEASED / "sew_ctc"
@@ -116,6 +156,10 @@ BAD = {
     ),
     "no up-sampler": (["export.py", "--config.init_from=hf:SEW_CTC", "--config.setting=s2q1k1"], "has those of: 3"),
     "no origin": (["pretrain.py:inherit", "--config.data=CORPUS"], "init_from is empty; pretrain:inherit"),
+    "no codebook": (
+        ["pretrain.py:continued", "--config.init_from=hf:WAV2VEC2", "--config.data=CORPUS"],
+        "wav2vec2 has no codebook and heads of pre-training to go on with; name",
+    ),
     "no form": (
         ["export.py", "--config.init_from=hf:SEW_CTC", "--config.format=tflite"],
         "format: 'tflite' is unknown",

@@ -9,9 +9,10 @@ from sew_jax.compression import Compression
 from sew_jax.engines import run_times
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import choose, chosen, chosen_setting, installed
-from sew_jax.evaluation.outputs import write_tradeoff
+from sew_jax.evaluation.outputs import format_table, write_tradeoff
 from tests.evaluation.test_tradeoff import point
 
+INT8 = [("s2q1k1", 0.121), ("s1q1k1", 0.1011), ("s1q2k1", 0.01)]
 POINTS = [point(), point("s2q1k1", 0.12, 1.0), point("s3q1k1", 0.12, 0.9), point("s4q1k1", 0.2, 0.8)]
 
 
@@ -82,7 +83,7 @@ def test_a_setting_or_a_budget(tmp_path):
 
 
 def test_a_budget_picks_among_run_times(tmp_path):
-    int8 = point("s1q1k1", 0.11, 0.8, engine=("onnxruntime", "int8"))
+    int8 = point("s1q1k1", 0.101, 0.8, engine=("onnxruntime", "int8"))
     half = point("s2q1k1", 0.125, 0.7, engine=("openvino", "bfloat16"))
     write_tradeoff([*POINTS, int8, half], tmp_path)
     assert choose([*POINTS, int8, half], "0.5") == int8
@@ -94,6 +95,21 @@ def test_a_budget_picks_among_run_times(tmp_path):
     assert chosen_setting("", "0.5", tmp_path) == Compression(3)  # by JAX
     with pytest.raises(UserError, match="jax float32, onnxruntime int8, openvino bfloat16, none of jax in int8; run"):
         chosen("", "0.5", tmp_path, runtimes=["jax"], dtype="int8")
+
+
+def test_no_budget_picks_8_bits_that_say_something_else(tmp_path, capsys):
+    """By 0.1 absolute of WER at most, and only where that is known."""
+    beside, moved, alone = (point(name, wer, 0.5, engine=("jax", "int8")) for name, wer in INT8)
+    write_tradeoff([*POINTS, moved, alone, beside], tmp_path)
+    assert chosen("", "0.3", tmp_path) == (Compression(2), ("jax", "int8"))
+    said = capsys.readouterr().out
+    assert "not offered: s1q1k1 by jax int8, int8 moves WER by 0.11" in said
+    assert "not offered: s1q2k1 by jax int8, int8 without floats beside it" in said and "s2q1k1 by jax int8," in said
+    shown = format_table([*POINTS, moved, beside])
+    assert shown.count("no budget picks it") == 1 and "(int8 moves WER by 0.11: no budget picks it)" in shown
+    write_tradeoff([*POINTS, moved], tmp_path)
+    with pytest.raises(UserError, match=r"no point may be picked, since int8 moves WER by 0\.11 at s1q1k1"):
+        chosen("", "0.3", tmp_path, dtype="int8")
 
 
 def test_what_is_not_installed_is_not_picked(monkeypatch):

@@ -214,5 +214,7 @@ def test_other_run_times_say_the_same(runtime, others, runs, evaluated, tmp_path
 
 
 def test_a_precision_that_no_run_time_has(runs, tmp_path):
-    with pytest.raises(UserError, match="dtypes: jax computes in float32, bfloat16, and none of them is named"):
-        evaluate(evaluation(runs, dtypes="int8"), tmp_path)
+    none = "openvino computes in float32, bfloat16, and none of them is named"
+    for key in ("dtypes", "dtype"):
+        with pytest.raises(UserError, match=f"^{key}: {none}"):
+            evaluate(evaluation(runs, runtimes="jax,openvino", **{key: "int8"}), tmp_path)
