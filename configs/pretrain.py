@@ -12,11 +12,16 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit --config.init_from=hf:PATH \\
     --config.data=/data/LibriSpeech --config.split=train-clean-100,train-clean-360,train-other-500
 
+  # a released encoder made cheap: its own features, learnt at many settings, of audio alone
+  python -m sew_jax.main --config=configs/pretrain.py:inherit,distill --config.init_from=hf:PATH \\
+    --config.data=/data/audio --config.split=
+
 Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid;
 slim_30, slim_50, slim_70, slim_100, slim_130, slim_200 and small of Liu et al. 2024; cpu_hour and gpu_day, for 2 CPU
 cores in an hour and one GPU in a day; or inherit: that of init_from), `stochastic` (the default: squeeze 1 to 4
 with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as
-published), and `contrastive` (the default) or `data2vec2`, with the recipe of that objective. `continued` is
+published), and `contrastive` (the default), `data2vec2` or `distill` (docs/released-checkpoints.md), with the recipe of
+that objective. `continued` is
 `inherit` from where that checkpoint's pre-training ended: its heads and codebook, the last temperature, a low rate, and
 languages of little speech read more often. large is wav2vec 2.0's
 for LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers
@@ -123,12 +128,34 @@ DATA2VEC = {
 }
 
 
+# What a trained encoder takes to learn a table of settings from its own features, by section: this project's. Nothing
+# is left out, so that the setting that it was trained at begins with a loss of zero, and its extractor stays
+DISTILL: dict[str, dict[str, Any]] = {
+    "": dict(objective="distill", num_steps=20_000),
+    "model": dict(
+        dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        input_dropout=0.0,
+        layerdrop=0.0,
+        feature_grad_scale=0.0,
+    ),
+    "optim": dict(lr=1e-4, warmup=0.1, total=1.0, weight_decay=0.0),
+    "input": dict(batch_seconds=1600.0),
+}
+DISTILL_SMALL = DISTILL | {
+    "": dict(objective="distill"),
+    "optim": DISTILL["optim"] | dict(lr=5e-4),
+    "input": {},
+}
+
+
 def _names(arguments: str) -> list[str]:
     return [name.strip() for name in arguments.split(",") if name.strip()]
 
 
 _CONTINUED = "continued"
-_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2", _CONTINUED)
+_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2", "distill", _CONTINUED)
 
 
 def size_of(arguments: str) -> str:
@@ -143,11 +170,14 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     small, published = size in ("demo", "cpu_hour"), "base" if size == "inherit" else size
     model, head = model_options(published)
     recipe = RECIPES[published]
-    if size == "inherit":  # None: as the checkpoint that init_from names
+    distill = "distill" in _names(arguments)
+    if size == "inherit" or distill:  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)
         head |= dict.fromkeys(HEAD_ARCHITECTURE)
 
-    if not fixed:
+    if distill:
+        model["upsampler"] = None  # what it was trained at stays what it is
+    elif not fixed:
         model["upsampler"] = "residual"  # what several squeeze factors can share
 
     config = ConfigDict()
@@ -155,7 +185,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.data = "demo"  # a folder in LibriSpeech's layout, a manifest, or several joined by commas
     config.split = "train"  # splits joined by commas
     config.init_from = ""  # a workdir, or hf:PATH, whose parameters to start from
-    # contrastive: wav2vec 2.0's, with head, mask and temperature; data2vec2: regression of a teacher, with data2vec
+    # contrastive: wav2vec 2.0's, with head, mask and temperature; data2vec2: regression of a teacher, with data2vec;
+    # distill: regression of init_from's own features
     config.objective = "contrastive"
     config.seed = 0
     config.num_steps = recipe.num_steps
@@ -209,6 +240,8 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.threads = 4
     if "data2vec2" in _names(arguments):
         _take_data2vec(config, DATA2VEC.get(published, _DATA2VEC_BASE))
+    if distill:
+        _take(config, DISTILL_SMALL if small else DISTILL)
     if _CONTINUED in _names(arguments):
         _go_on(config)
     return config
@@ -231,13 +264,17 @@ def _go_on(config: ConfigDict) -> None:
 def _take_data2vec(config: ConfigDict, recipe: dict[str, dict[str, Any]]) -> None:
     """The recipe of data2vec 2.0 in the place of the contrastive task's; `inherit` keeps the checkpoint's model."""
     config.objective = "data2vec2"
+    _take(config, recipe)
+    if config.model.layers is not None:
+        config.data2vec.top_layers = min(config.data2vec.top_layers, config.model.layers)
+
+
+def _take(config: ConfigDict, recipe: dict[str, dict[str, Any]]) -> None:
     for section, values in recipe.items():
         for name, value in values.items():
             part = config[section] if section else config
             if part[name] is not None:
                 part[name] = value
-    if config.model.layers is not None:
-        config.data2vec.top_layers = min(config.data2vec.top_layers, config.model.layers)
 
 
 def _optim(recipe: Recipe, small: bool) -> ConfigDict:

@@ -21,7 +21,7 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadCon
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.int8 import operands
 from sew_jax.runtime.programs import compile_one
-from sew_jax.training.pretraining import pretraining
+from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
 
 _SECONDS_A_SIZE = 1.0  # of measuring the peak
@@ -61,7 +61,7 @@ def training(
     where it has been measured before.
     """
     _configure()
-    learning = pretraining(recipe, backbone, head)
+    learning = contrastive(recipe, backbone, head)
     state = jax.jit(lambda key: new_state(learning.model.initialize(key), learning.optimizer))(jax.random.key(0))
     wave = np.random.default_rng(0).normal(scale=3000, size=(batch, samples)).astype(np.int16)
     arrays = {"wave": jnp.asarray(wave), "length": jnp.full(batch, samples), "crop": jnp.arange(batch)}

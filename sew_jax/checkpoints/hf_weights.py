@@ -25,6 +25,7 @@ from sew_jax.models.config import (
 )
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
+from sew_jax.models.features import FeatureModel
 from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.parameters import path_name
 from sew_jax.models.pretrain import PretrainModel
@@ -174,7 +175,7 @@ def to_hugging_face(family: str, architecture: Architecture, params: Mapping[str
 
 
 def parameter_shapes(backbone: BackboneConfig, head: Head | None) -> dict[str, Any]:
-    """The tree of a model's parameters, by shapes alone; a bare backbone's is that of a model less its head."""
+    """The tree of a model's parameters, by shapes alone."""
     return unflatten_dict(flat_shapes(backbone, head), sep="/")
 
 
@@ -182,16 +183,17 @@ def parameter_shapes(backbone: BackboneConfig, head: Head | None) -> dict[str, A
 def flat_shapes(backbone: BackboneConfig, head: Head | None) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The same by path."""
     model = model_of(backbone, head)
-    params = jax.eval_shape(model.initialize, jax.random.key(0))["params"]
-    return flatten_dict(params if head else {"backbone": params["backbone"]}, sep="/")
+    return flatten_dict(jax.eval_shape(model.initialize, jax.random.key(0))["params"], sep="/")
 
 
-def model_of(backbone: BackboneConfig, head: Head | None) -> PretrainModel | Data2VecModel | CTCModel | ClassifierModel:
-    """The model with that head; of a bare backbone, one whose head is of no use."""
+def model_of(
+    backbone: BackboneConfig, head: Head | None
+) -> PretrainModel | Data2VecModel | CTCModel | ClassifierModel | FeatureModel:
+    """The model with that head."""
     if isinstance(head, PretrainHeadConfig):
         return PretrainModel(backbone, head)
     if isinstance(head, Data2VecConfig):
         return Data2VecModel(backbone, head)
     if isinstance(head, ClassifierHeadConfig):
         return ClassifierModel(backbone, head)
-    return CTCModel(backbone, head or CTCHeadConfig())
+    return CTCModel(backbone, head) if head else FeatureModel(backbone)

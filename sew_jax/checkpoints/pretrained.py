@@ -136,7 +136,8 @@ def _workdir(name: str) -> Pretrained:
 
     try:
         backbone = BackboneConfig(**architecture["backbone"])
-        head = head_type(architecture["head"])(**architecture["head"])
+        fields = architecture["head"]
+        head = head_type(fields)(**fields) if fields else None
         trained = settings_table(**record["config"]["compression"])
     except (KeyError, TypeError) as error:
         raise UserError(

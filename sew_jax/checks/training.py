@@ -121,7 +121,7 @@ _MODEL: dict[str, Rule] = {
     "input_norm": Flag(inherits=True, default=True),
     "norm_epsilon": positive("of norms", inherits=True, default=1e-5),
     "adapter_width": whole(0, "0: none", inherits=True, default=0),
-    "upsampler": choice_of(BackboneConfig, "upsampler"),
+    "upsampler": choice_of(BackboneConfig, "upsampler", inherits=True),
     "tail": choice_of(BackboneConfig, "tail", inherits=True),
     "pool_ffn": Flag(),
     "feature_grad_scale": at_least(0, "0: the extractor is frozen"),
@@ -231,6 +231,16 @@ def _data2vec_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "sandwich.distill", problem
 
 
+def _distill_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if config.objective != "distill":
+        return
+    if not config.init_from:
+        yield "init_from", "is empty; distill learns from the features of what it names, hf:PATH or a workdir"
+    if config.sandwich.enabled and config.sandwich.distill:
+        problem = f"{config.sandwich.distill:g} needs a distribution, and distill compares features; take 0"
+        yield "sandwich.distill", problem
+
+
 def _labels_are_not_spelt(config: ConfigDict) -> Iterator[tuple[str, str]]:
     for key in ("vocabulary", "text_normalizer"):
         if config.get("task") == "classify" and config.get(key):
@@ -242,7 +252,7 @@ PRETRAIN = Mode(
         "mode": mode("pretrain"),
         "data": DATA,
         "init_from": Text(),
-        "objective": Choice("", ("contrastive", "data2vec2"), default="contrastive"),
+        "objective": Choice("", ("contrastive", "data2vec2", "distill"), default="contrastive"),
         **_RUN,
         "model": defaults_of(BackboneConfig, _MODEL),
         "head": defaults_of(PretrainHeadConfig, _HEAD),
@@ -262,6 +272,7 @@ PRETRAIN = Mode(
         "input": {**_INPUT, "crop_seconds": positive("of an utterance")},
     },
     together=(
+        _distill_fits,
         needs_an_architecture,
         _widths_divide,
         layers_have_factors,

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -24,18 +23,15 @@ from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.classifier import ClassifierModel
-from sew_jax.models.compressor import Compressor, read_back
 from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, precision_fields
 from sew_jax.models.ctc import CTCModel
-from sew_jax.models.encoder import Layer
+from sew_jax.models.features import FeatureModel, layers_at_frames
 from sew_jax.models.int8 import operands
-from sew_jax.models.lengths import repeat_frames, zero_padding
-from sew_jax.models.merging import unmerge
 from sew_jax.models.parameters import merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
 
-Speech = CTCModel | ClassifierModel
+Speech = CTCModel | ClassifierModel | FeatureModel
 # (model, parameters, {"wave": (B, N), "length": (B,)}, setting) -> ((B, T, ...), frames of each utterance (B,))
 Output = Callable[[Speech, Any, dict[str, jax.Array], Compression], tuple[jax.Array, jax.Array]]
 
@@ -46,7 +42,7 @@ class Recognizer:
     Attributes:
       name: as `init_from` gave it.
       state: which state of it: an update, or of a released one the family.
-      model: without a vocabulary its head has no parameters, and hidden states alone can be had.
+      model: without a vocabulary it has no head, and hidden states alone can be had.
       params: its parameters.
       vocabulary: of the symbols of its CTC head; None where it has no such head.
       labels: of a classifier; None where it is none.
@@ -211,29 +207,19 @@ def hidden_states(layer: int | None) -> Output:
     """
 
     def compute(model: Speech, params, batch: dict[str, jax.Array], compression: Compression):
-        outputs, parts_BxWxT = [], []
-
-        def keep(call, arguments, options, context):
-            output = call(*arguments, **options)
-            if isinstance(context.module, Layer) and context.method_name == "__call__":
-                outputs.append(output)
-            if isinstance(context.module, Compressor) and context.method_name == "__call__":
-                parts_BxWxT.append(output)
-            return output
-
-        with nn.intercept_methods(keep):
-            hidden: Any = Backbone(model.backbone).apply(
-                {"params": params["backbone"]}, batch["wave"], batch["length"], compression, deterministic=True
-            )
+        hidden, noted = Backbone(model.backbone).apply(
+            {"params": params["backbone"]},
+            batch["wave"],
+            batch["length"],
+            compression,
+            deterministic=True,
+            mutable=["intermediates"],
+        )
         x_BxTxD, length_B = hidden.context_BxTxD, hidden.length_B
         if layer is not None:
-            squeeze, frames = compression.squeeze, x_BxTxD.shape[1]
-            x_BxWxD = unmerge(*outputs[layer - 1]) if compression.merges else outputs[layer - 1]
-            rated = compression.rate < 1
-            x_BxTxD = read_back(parts_BxWxT[0], x_BxWxD) if rated else repeat_frames(x_BxWxD, squeeze, frames)
-            x_BxTxD = jnp.pad(x_BxTxD, ((0, 0), (0, frames - x_BxTxD.shape[1]), (0, 0)))
-            whole_B = length_B // squeeze * squeeze if model.backbone.tail == "drop" else length_B
-            x_BxTxD = zero_padding(x_BxTxD, whole_B)  # a dropped tail has no state
+            (states,) = noted["intermediates"]["encoder"]["states"]
+            layers = layers_at_frames(model.backbone, states, compression, length_B, x_BxTxD.shape[1])
+            x_BxTxD = layers[layer - 1]
         return x_BxTxD.astype(jnp.float32), length_B
 
     return compute

@@ -24,7 +24,6 @@ from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
 from sew_jax.models.positions import grouped_convolution
 from sew_jax.rates import SAMPLE_RATE
 
-TEACHER = "teacher"  # its parameters, among the running averages of a training state
 _NOISE = 0.01  # deviation of what stands for masked frames in the decoder's input
 
 
@@ -46,7 +45,7 @@ class Data2VecModel(nn.Module):
     teacher: Compression = Compression()
 
     def initialize(self, key) -> dict[str, Any]:
-        """Variables for a key; the teacher begins as the student, and the mask embedding at zero.
+        """Variables for a key; the mask embedding begins at zero.
 
         Where it is fine-tuned, data2vec 2.0 replaces masked frames by noise of deviation 0.01: nothing, almost.
         """
@@ -55,7 +54,7 @@ class Data2VecModel(nn.Module):
         params = self.init(key, wave, length, kept, Compression(), deterministic=True)["params"]
         embedding_D = jnp.zeros_like(params["backbone"]["mask_embedding"])
         params = {**params, "backbone": {**params["backbone"], "mask_embedding": embedding_D}}
-        return {"params": params, "batch_stats": {TEACHER: teacher_part(params)}}
+        return {"params": params}
 
     def keep(self, key_B, length_B, samples: int, settings: tuple[Compression, ...]) -> KeptFrames:
         """The frames that are seen at settings that share their masks, of rows of `samples` samples.

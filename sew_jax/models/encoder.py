@@ -90,6 +90,7 @@ class Encoder(nn.Module):
             seed_Bx2 = row_seeds(self.make_rng("dropout"), rows_or_places(row_B, x_BxWxD.shape[0]))
         x_BxWxD = SeededDropout(config.dropout)(x_BxWxD, deterministic, seed_Bx2)
         *states, x_BxWxD = self._layers(x_BxWxD, squeezed_B, compression, deterministic, seed_Bx2, time_BxWx1)
+        self.sow("intermediates", "states", ((*states[1:], x_BxWxD), parts_BxWxT))  # of each layer
         if norm and config.pre_norm:
             x_BxWxD = norm(x_BxWxD)
         if layer_weights is not None:

@@ -75,11 +75,16 @@ def normalize_over_time(x_BxTxC, length_B, epsilon: float, one_scale: bool = Fal
 
     With `one_scale` the variances' mean over channels is 1, not each one.
     """
+    centred, variance = centred_over_time(x_BxTxC, length_B)
+    if one_scale:
+        variance = variance.mean(2, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def centred_over_time(x_BxTxC, length_B):
+    """Each channel less its mean over valid frames, and the mean of its square: (B, T, C), (B, 1, C)."""
     mask = mask_from_lengths(length_B, x_BxTxC.shape[1])[:, :, None]
     count = jnp.maximum(length_B, 1)[:, None, None]
     mean = jnp.where(mask, x_BxTxC, 0.0).sum(1, keepdims=True) / count
     centred = x_BxTxC - mean
-    variance = jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count
-    if one_scale:
-        variance = variance.mean(2, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + epsilon)
+    return centred, jnp.where(mask, jnp.square(centred), 0.0).sum(1, keepdims=True) / count

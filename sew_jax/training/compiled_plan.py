@@ -22,7 +22,7 @@ from sew_jax.compression import Draw
 from sew_jax.machines import Slice
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, Remat
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
-from sew_jax.training.pretraining import pretraining
+from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import Gradients, OfRun, make_gradients, new_state
 
 # libtpu looks for no TPU, asks no metadata server, and minds no other process that has loaded it
@@ -105,7 +105,7 @@ def compile_gradients(
     """
     mesh = slice_mesh(where, way.fsdp)
     backbone = dataclasses.replace(backbone, remat=way.remat, loop_layers=way.accumulate == 1)
-    learning = pretraining(pretrain, backbone, PretrainHeadConfig(**pretrain.head))
+    learning = contrastive(pretrain, backbone, PretrainHeadConfig(**pretrain.head))
     shapes = jax.eval_shape(
         lambda key: new_state(learning.model.initialize(key), learning.optimizer), jax.random.key(0)
     )

@@ -57,8 +57,10 @@ def plan(config: ConfigDict, workdir: Path | None = None) -> None:
     Raises:
       UserError: something in the config or the data does not fit.
     """
-    if config.pretrain.get("objective", "contrastive") != "contrastive":
-        raise UserError("pretrain.objective: plan counts the contrastive task alone; leave data2vec2 out of its name")
+    if (objective := config.pretrain.get("objective", "contrastive")) != "contrastive":
+        raise UserError(
+            f"pretrain.objective: plan counts the contrastive task alone; leave {objective} out of its name"
+        )
     if config.get("flop") or config.get("device_hours") or config.get("kwh"):
         plan_compute(config)
     else:

@@ -5,6 +5,7 @@ B utterances, M copies of each, R = B * M rows, T frames, D width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, Data2VecConfig
 from sew_jax.models.cost import typical_macs
-from sew_jax.models.data2vec import TEACHER, Data2VecModel, Data2VecOutput, targets
+from sew_jax.models.data2vec import Data2VecModel, Data2VecOutput, targets, teacher_part
 from sew_jax.models.kept_frames import KeptFrames, masked_units, unit_of
 from sew_jax.models.noise import row_keys
 from sew_jax.rates import SAMPLE_RATE
@@ -23,7 +24,7 @@ from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.losses import Term
 from sew_jax.training.task import Learning, MicroLoss, adam, draws_of
-from sew_jax.training.teacher import Teacher
+from sew_jax.training.teacher import TEACHER, Teacher
 from sew_jax.training.watchdog import Watchdog
 
 _GUARDED_FROM = 5_000 / 400_000  # of all updates
@@ -46,8 +47,13 @@ def data2vec(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig)
         adam(schedule, options, decay_vectors=False),
         schedule,
         Watchdog(guarded_from=round(_GUARDED_FROM * steps)),
-        Teacher(head.ema_start, head.ema_end, head.ema_anneal * steps),
+        Teacher(teacher_part, model.teacher, annealed(head.ema_start, head.ema_end, head.ema_anneal * steps)),
     )
+
+
+def annealed(start: float, end: float, updates: float) -> Callable[[jax.Array | int], jax.Array]:
+    """A decay that goes in a line from `start` to `end` over the first `updates` (fairseq `get_annealed_rate`)."""
+    return lambda done: end - (end - start) * jnp.maximum(1 - done / max(updates, 1), 0.0)
 
 
 def _check(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig, table: list[Compression]) -> None:

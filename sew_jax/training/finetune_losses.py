@@ -19,6 +19,7 @@ from sew_jax.models.noise import row_keys
 from sew_jax.training import losses
 from sew_jax.training.losses import LOG2E, Term
 from sew_jax.training.task import LARGEST_ALONE, MicroLoss, Sandwich, SpanMask
+from sew_jax.training.teacher import Teacher, original_params
 
 
 def ctc_micro_loss(
@@ -27,11 +28,12 @@ def ctc_micro_loss(
     channel_mask: SpanMask,
     sandwich: Sandwich = LARGEST_ALONE,
     teacher_weight: float = 0.0,
+    teacher: Teacher | None = None,
 ) -> MicroLoss:
     """CTC; the weight is the number of utterances.
 
-    With a `teacher_weight`, so many times the divergence from what the original says, which counts for
-    utterances without a transcript, too.
+    With a `teacher`, `teacher_weight` times the divergence from its symbols, which counts for utterances without a
+    transcript, too; it hears them without masks and noise.
     """
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
@@ -40,13 +42,16 @@ def ctc_micro_loss(
         blank, weight_B = model.head.blank, batch["length"] > 0
         is_spelt_B, label_length_B = batch["label_length"] >= 0, jnp.maximum(batch["label_length"], 0)
         weight = weight_B.sum().astype(jnp.float32)
+        if teacher:
+            variables = {"params": original_params(batch_stats, params)}
+            said_BxTxV, _ = model.apply(variables, batch["wave"], batch["length"], teacher.setting, deterministic=True)
 
         def own(logits_BxTxV: jax.Array) -> tuple[Term, dict[str, Term]]:
             spelt_B = weight_B & is_spelt_B
             ctc, impossible = losses.ctc(logits_BxTxV, length_B, batch["labels"], label_length_B, spelt_B, blank)
-            if not teacher_weight:
+            if not teacher:
                 return ctc, {"ctc_invalid_frac": impossible}
-            taught = losses.ctc_distillation(batch["original"], logits_BxTxV, length_B, weight_B)
+            taught = losses.ctc_distillation(said_BxTxV, logits_BxTxV, length_B, weight_B)
             terms = {"loss_ctc": ctc, "loss_teacher": taught}
             in_bits = {name: Term(term.sum * LOG2E, term.weight) for name, term in terms.items()}
             return Term(ctc.sum + teacher_weight * taught.sum, weight), {"ctc_invalid_frac": impossible, **in_bits}

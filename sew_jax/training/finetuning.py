@@ -1,7 +1,6 @@
 """Fine-tuning, to transcripts by CTC or to labels: what is spelt, and what is frozen until when."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_origin
-from sew_jax.compression import Compression, settings_table
+from sew_jax.compression import settings_table
 from sew_jax.data.labels import Labels, choose_labels, spell_labels
 from sew_jax.data.sources import Source
 from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
@@ -19,27 +18,26 @@ from sew_jax.data.vocabulary import Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig
-from sew_jax.models.cost import count_macs, typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.frontend import frame_count
-from sew_jax.models.parameters import cast_ahead, merge_params
+from sew_jax.models.parameters import merge_params
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import optimizer as optim
 from sew_jax.training.finetune_losses import ctc_micro_loss, label_micro_loss
 from sew_jax.training.task import (
     MicroLoss,
-    Original,
-    Params,
     Sandwich,
     SpanMask,
     Task,
     adam,
     draws_of,
     fields_of_table,
+    largest_trained,
     longest_samples,
     open_audio,
     warm_start_from,
 )
+from sew_jax.training.teacher import Teacher, original
 from sew_jax.training.watchdog import Watchdog
 
 
@@ -78,9 +76,7 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     masks = SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
     sandwich = Sandwich(config.sandwich.weight, config.sandwich.distill)
     made = _labelling if classifies else _writing
-    vocabulary, transcripts, model, micro_loss, original = made(
-        config, pretrained, backbone, source, (*masks, sandwich)
-    )
+    vocabulary, transcripts, model, micro_loss, teacher = made(config, pretrained, backbone, source, (*masks, sandwich))
     schedule = optim.tri_stage(
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
@@ -105,36 +101,8 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
         watchdog=Watchdog(),
         frozen_until=freezing.frozen_until,
         origin=pretrained.recorded(),
-        original=original,
+        teacher=teacher,
     )
-
-
-def _largest(pretrained: Pretrained) -> Compression:
-    """Of the settings that it was trained at."""
-    return max(pretrained.trained, key=functools.partial(typical_macs, pretrained.backbone))
-
-
-def original_at(model: CTCModel, setting: Compression) -> Original:
-    """The model's symbols at a setting before the first update, without masks and noise: logits (B, T, V).
-
-    Its extractor is the run's own, which never moves, so that XLA computes it once for both.
-    """
-
-    def keep(params: Params) -> Params:
-        backbone = {name: part for name, part in params["backbone"].items() if name != "frontend"}
-        return cast_ahead(params | {"backbone": backbone}, model.backbone.dtype)
-
-    def says(kept: Params, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        backbone = {name: part for name, part in params["backbone"].items() if name == "frontend"}
-        whole = kept | {"backbone": kept["backbone"] | backbone}
-        logits_BxTxV, _ = model.apply({"params": whole}, batch["wave"], batch["length"], setting, deterministic=True)
-        return logits_BxTxV
-
-    def macs(samples: int) -> int:
-        cost = count_macs(model.backbone, setting, samples)
-        return cost.feature_projection + cost.encoder
-
-    return Original(macs, keep, says)
 
 
 class _Made(NamedTuple):
@@ -144,7 +112,7 @@ class _Made(NamedTuple):
     spelt: Transcripts
     model: CTCModel | ClassifierModel
     micro_loss: MicroLoss
-    original: Original | None = None
+    teacher: Teacher | None = None
 
 
 def _writing(
@@ -168,8 +136,8 @@ def _writing(
             f"teacher.weight: {pretrained.name} has {has}, and its own are what is learnt; leave vocabulary empty and "
             "name a model that writes text, or set --config.teacher.weight=0"
         )
-    original = original_at(model, _largest(pretrained)) if weight else None
-    return _Made(vocabulary, transcripts, model, ctc_micro_loss(model, *options, weight), original)
+    teacher = original(backbone.dtype, largest_trained(pretrained)) if weight else None
+    return _Made(vocabulary, transcripts, model, ctc_micro_loss(model, *options, weight, teacher), teacher)
 
 
 def _labelling(

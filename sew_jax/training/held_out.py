@@ -1,7 +1,8 @@
 """Held-out evaluation inside training: what a run is worth at each setting, while it goes on.
 
 Pre-training: the objective's loss under fixed masks and negatives (and the contrast's accuracy), how much each layer
-changes the stream, and whether the settings' contexts speak one language. Fine-tuning: word error rate, or accuracy and
+changes the stream, and whether the settings' contexts speak one language; of distillation, how far the features are
+from what they were. Fine-tuning: word error rate, or accuracy and
 macro F1 of labels. Rows go to `held_out.jsonl`.
 B utterances, T frames.
 """
@@ -36,12 +37,13 @@ from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.data2vec import Data2VecModel
+from sew_jax.models.features import FeatureModel
 from sew_jax.models.kept_frames import unit_of
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
-from sew_jax.training import losses
+from sew_jax.training import distillation, losses
 from sew_jax.training.losses import LOG2E
 from sew_jax.training.pretrain_scores import score_contrast, score_regression
 from sew_jax.training.task import SpanMask, Task
@@ -128,9 +130,12 @@ def _pretraining(
     rows = -(-min(rows, len(source)) // mesh.size) * mesh.size
     sharding = batch_sharding(mesh)
     batch = place_batch(_first_seconds(source, share_of(sharding).rows(np.arange(rows)), samples, rows), sharding)
-    assert isinstance(task.model, (PretrainModel, Data2VecModel))
+    assert isinstance(task.model, (PretrainModel, Data2VecModel, FeatureModel))
     model: Any = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
-    if isinstance(model, Data2VecModel):
+    if isinstance(model, FeatureModel):
+        assert task.teacher
+        function = functools.partial(distillation.score, model, task.teacher)
+    elif isinstance(model, Data2VecModel):
         unit_of(settings, model.backbone.layers)  # names those that no masks fit
         function = functools.partial(score_regression, model, settings[0], config.seed)
     else:
@@ -255,6 +260,8 @@ def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
         if "wer" in row
         else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
         if "accuracy" in row
+        else f"{row['setting']} distance {row['distance']:.3f} cosine {row['cosine']:.3f}"
+        if "distance" in row
         else f"{row['setting']} loss {row['loss']:.3f}"
         for row in rows
     ]

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.layers import EPSILON
+from sew_jax.models.lengths import centred_over_time, mask_from_lengths
 
 LOG2E = 1.4426950408889634  # nats to bits, as fairseq logs losses
 _EXCLUDED = -1e9  # the logit of a negative that is no negative
@@ -121,6 +122,18 @@ def regression(prediction_RxTxD, target_RxTxD, masked_RxT) -> Term:
     scale = prediction_RxTxD.shape[2] ** -0.5
     error_RxT = jnp.square(prediction_RxTxD - target_RxTxD).sum(-1) * scale
     return Term(jnp.where(masked_RxT, error_RxT, 0.0).sum(), masked_RxT.sum().astype(jnp.float32))
+
+
+def relative_error(features_BxTxD, target_BxTxD, length_B) -> Term:
+    """Squared differences over the target's variance, of each channel over an utterance, meant over channels.
+
+    1 is what an utterance's mean reaches; weights count frames.
+    """
+    target_BxTxD = target_BxTxD.astype(jnp.float32)
+    _, variance_Bx1xD = centred_over_time(target_BxTxD, length_B)
+    error_BxT = (jnp.square(features_BxTxD - target_BxTxD) / (variance_Bx1xD + EPSILON)).mean(2)
+    valid_BxT = mask_from_lengths(length_B, error_BxT.shape[1])
+    return Term(jnp.where(valid_BxT, error_BxT, 0.0).sum(), valid_BxT.sum().astype(jnp.float32))
 
 
 def deviation(x_RxTxD, masked_RxT) -> jax.Array:

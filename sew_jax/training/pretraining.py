@@ -26,6 +26,7 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.data2vec import data2vec
+from sew_jax.training.distillation import distillation
 from sew_jax.training.losses import LOG2E, Term
 from sew_jax.training.task import (
     LARGEST_ALONE,
@@ -38,6 +39,7 @@ from sew_jax.training.task import (
     count_crops,
     draws_of,
     fields_of_table,
+    largest_trained,
     longest_samples,
     open_audio,
     warm_start_from,
@@ -45,22 +47,11 @@ from sew_jax.training.task import (
 from sew_jax.training.watchdog import Watchdog
 
 
-def pretraining(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig | Data2VecConfig) -> Learning:
-    """Pre-training of a model by the objective of its head.
-
-    Of the recipe `mask`, `temperature`, `sandwich`, `optim`, `num_steps`, `input.crop_seconds` and `compression` are
-    read.
-
-    Raises:
-      UserError: the objective does not fit the model.
-    """
-    if isinstance(head, Data2VecConfig):
-        return data2vec(recipe, backbone, head)
-    return contrastive(recipe, backbone, head)
-
-
 def contrastive(recipe: ConfigDict, backbone: BackboneConfig, head: PretrainHeadConfig) -> Learning:
-    """Pre-training by wav2vec 2.0's contrastive task."""
+    """Pre-training by wav2vec 2.0's contrastive task.
+
+    Of the recipe `mask`, `temperature`, `sandwich`, `optim`, `num_steps` and `input.crop_seconds` are read.
+    """
     model, steps, mask = PretrainModel(backbone, head), recipe.num_steps, SpanMask(**recipe.mask)
     schedule = optim.warmup_linear(recipe.optim.lr, recipe.optim.warmup * steps, recipe.optim.total * steps)
     sandwich = Sandwich(recipe.sandwich.weight, recipe.sandwich.distill)
@@ -90,18 +81,15 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         remat=config.remat,
         loop_layers=config.accumulate == 1,
     )
-    head: PretrainHeadConfig | Data2VecConfig
-    if config.objective == "data2vec2":
-        head = Data2VecConfig(**config.data2vec)
-    else:
-        head = PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head))
+    if config.objective == "contrastive":
         config = _from_its_end(config, pretrained)
     draws = draws_of(config, table, backbone)
     # a span needs its frames and a last one, which is never masked
     least = (config.mask.span + 2) * backbone.frame_samples + 400
     min_samples = max(round(config.input.min_seconds * SAMPLE_RATE), least)
     source, problems = open_audio(config, min_samples=min_samples, need_text=False)
-    learning = pretraining(config, backbone, head)
+    learning = _learning(config, backbone, pretrained)
+    head = learning.model.head
     crop_samples = round(config.input.crop_seconds * SAMPLE_RATE)
 
     return Task(
@@ -114,7 +102,7 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         vocabulary=None,
         transcripts=None,
         model=learning.model,
-        architecture={"backbone": dataclasses.asdict(backbone), "head": dataclasses.asdict(head)},
+        architecture={"backbone": dataclasses.asdict(backbone), "head": head and dataclasses.asdict(head)},
         init=learning.model.initialize,
         warm_start=warm_start_from(pretrained),
         micro_loss=learning.micro_loss,
@@ -123,7 +111,22 @@ def open_pretraining(config: ConfigDict, earlier: dict[str, Any] | None = None) 
         watchdog=learning.watchdog,
         origin=pretrained and pretrained.recorded(),
         teacher=learning.teacher,
+        frozen_until=learning.frozen_until,
     )
+
+
+def _learning(config: ConfigDict, backbone: BackboneConfig, pretrained: Pretrained | None) -> Learning:
+    """What the config's objective has an update compute.
+
+    Raises:
+      UserError: the objective does not fit the model.
+    """
+    if config.objective == "distill":
+        assert pretrained  # the check of configs has seen to it
+        return distillation(config, backbone, largest_trained(pretrained))
+    if config.objective == "data2vec2":
+        return data2vec(config, backbone, Data2VecConfig(**config.data2vec))
+    return contrastive(config, backbone, PretrainHeadConfig(**_inherit(config.head, pretrained and pretrained.head)))
 
 
 def _from_its_end(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:

@@ -179,6 +179,8 @@ class Reporter:
         elif "target_std" in mean:
             parts += [f"loss {mean['loss']:.3f}", f"std {mean['prediction_std']:.3f} of {mean['target_std']:.3f}"]
             parts += [f"ema {mean['ema_decay']:.5f}"]
+        elif "distance" in mean:
+            parts += [f"loss {mean['loss']:.3f}", f"distance {mean['distance']:.3f}"]
         elif "accuracy" in mean:
             parts += [f"loss {mean['loss']:.2f} bits", f"accuracy {mean['accuracy']:.1%}"]
         else:

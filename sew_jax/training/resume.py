@@ -148,8 +148,8 @@ def _model_change(earlier: dict[str, Any], record: dict[str, Any]) -> str:
 
 
 def _flat_architecture(record: dict[str, Any]) -> dict[str, Any]:
-    head = head_type(record["architecture"].get("head", ()))
-    parts = {"backbone": BackboneConfig, "head": head}
+    fields = record["architecture"].get("head", ())
+    parts = {"backbone": BackboneConfig} | ({} if fields is None else {"head": head_type(fields)})
     defaults = {name: json.loads(json.dumps(dataclasses.asdict(part()))) for name, part in parts.items()}
     return _flat(defaults) | _flat(record["architecture"])
 

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from sew_jax.buckets import make_folder
 from sew_jax.checkpoints.checkpointer import Checkpoints, check_place
 from sew_jax.checkpoints.leftovers import Leftovers
-from sew_jax.console import say
 from sew_jax.data.batch_plan import BatchPlan, choose_buckets, rows_per_bucket
 from sew_jax.data.pipeline import Batches
 from sew_jax.data.problems import DamagedAudio, write_problems
@@ -111,9 +110,6 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         updates = Updates({})
         if start < config.num_steps and not validation.exhausted:
             checkpoints.prepare(state)
-            if task.original:
-                held = template.keep_original(None if restored else state.params)
-                say(f"  teacher   the model before the first update, {held / 2**20:.1f} MiB a device")
             updates = stack.enter_context(contextlib.closing(compile_updates(config, task, plan, template, start)))
         batches = Batches(
             task.source,

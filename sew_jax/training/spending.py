@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.compression import Draw
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
-from sew_jax.models.cost import count_data2vec_flop, count_pretrain_flop, count_update_flop
+from sew_jax.models.cost import count_data2vec_flop, count_macs, count_pretrain_flop, count_update_flop
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.kept_frames import masked_units, unit_of
@@ -40,7 +40,7 @@ class Spending:
     """FLOP and energy since the last row of metrics, so that the rows of a file add up to all of a run."""
 
     def __init__(self, config: ConfigDict, task: Task):
-        self._config, self._model, self._original, self._meter = config, task.model, task.original, EnergyMeter()
+        self._config, self._model, self._teacher, self._meter = config, task.model, task.teacher, EnergyMeter()
         self._flop_of = functools.cache(self._count)
         self._tflop, self._joules = 0.0, 0.0
 
@@ -61,5 +61,8 @@ class Spending:
             return pretrain_flop(self._model.backbone, self._model.head, drawn, samples, self._config.mask)
         if isinstance(self._model, Data2VecModel):
             return data2vec_flop(self._model, drawn, samples)
-        taught = 2.0 * self._original.macs(samples) if self._original else 0.0  # a forward pass
-        return count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others) + taught
+        flop = count_update_flop(self._model.backbone, drawn.setting, samples, drawn.others)
+        if self._teacher:  # a forward pass, but for the extractor, which is the run's own
+            cost = count_macs(self._model.backbone, self._teacher.setting, samples)
+            flop += 2.0 * (cost.feature_projection + cost.encoder)
+        return flop

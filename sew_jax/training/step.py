@@ -17,8 +17,8 @@ from sew_jax.compression import Draw
 from sew_jax.models.parameters import path_name
 from sew_jax.training.losses import Term
 from sew_jax.training.optimizer import PathFunction, applied_updates, moving_alone
-from sew_jax.training.task import MicroLoss, Original, Params
-from sew_jax.training.teacher import Teacher
+from sew_jax.training.task import MicroLoss, Params
+from sew_jax.training.teacher import Teacher, but_teacher
 
 Batch = dict[str, jax.Array]  # each array has the rows of a batch first
 _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metrics of micro-batches
@@ -27,17 +27,15 @@ _Sums = tuple[Params, jax.Array, dict[str, Term]]  # gradients, weight and metri
 class OfRun(NamedTuple):
     """What a run's updates have in common, as arguments of their programs: runs that differ in it share these.
 
-    key: of all that is random; num_steps: updates of the whole run; original: what the task's `Original` keeps;
-    None without one.
+    key: of all that is random; num_steps: updates of the whole run.
     """
 
     key: jax.Array
     num_steps: jax.Array
-    original: Params | None = None
 
 
 class Gradients(NamedTuple):
-    """What all micro-batches of an update sum to, and the last one's running statistics."""
+    """What all micro-batches of an update sum to, and the last one's running statistics, a teacher not among them."""
 
     grads: Params
     weight: Any
@@ -88,14 +86,12 @@ def make_gradients(
     micro_loss: MicroLoss,
     accumulate: int,
     frozen: Callable[[str], bool] = lambda path: False,
-    original: Original | None = None,
 ) -> Callable[[TrainState, Batch, OfRun, Draw], Gradients]:
     """The half of a step that depends on the draw; `accumulate` micro-batches of equal size make one update.
 
     Row r belongs to micro-batch r % accumulate, so that each device holds its share of every micro-batch. All share one
     key: noise is drawn by what a row holds, and layers are dropped as in one batch. Parameters that are `frozen`, by
-    their path, have a gradient of zero, and nothing of a backward pass is computed for them alone. What the
-    `original` says of a micro-batch is in it as `original`.
+    their path, have a gradient of zero, and nothing of a backward pass is computed for them alone.
     """
 
     def held(path, x: jax.Array) -> jax.Array:
@@ -105,9 +101,6 @@ def make_gradients(
         key, progress = jax.random.fold_in(run.key, state.step), state.step / run.num_steps
 
         def of_micro_batch(batch_stats, micro):
-            if original:
-                micro = micro | {"original": original.says(run.original, state.params, micro)}
-
             def loss(params):
                 params = jax.tree_util.tree_map_with_path(held, params)
                 term, aux = micro_loss(params, batch_stats, micro, key, progress, compression)
@@ -122,7 +115,8 @@ def make_gradients(
             sums, batch_stats = _accumulated(of_micro_batch, state.batch_stats, batch, accumulate)
             grads, weight, metrics = sums
         unread = ((batch["crop"] >= 0) & (batch["length"] == 0)).sum().astype(jnp.float32)
-        return Gradients(grads, weight, metrics | {"unread": Term(unread, jnp.ones_like(unread))}, batch_stats)
+        metrics = metrics | {"unread": Term(unread, jnp.ones_like(unread))}
+        return Gradients(grads, weight, metrics, but_teacher(batch_stats))
 
     return gradients
 
@@ -154,11 +148,10 @@ def make_update(
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
         applied = finite & (sums.weight > 0)
         scalars["skipped"] = 1.0 - applied
-        params, batch_stats = optax.apply_updates(state.params, updates), sums.batch_stats
-        if teacher:
-            done = applied_updates(opt_state)
-            scalars["ema_decay"] = teacher.decay(done)
-            batch_stats = teacher.follow(batch_stats, params, done)
+        params, batch_stats = optax.apply_updates(state.params, updates), state.batch_stats | sums.batch_stats
+        if teacher and teacher.decay:
+            scalars["ema_decay"] = teacher.decay(applied_updates(opt_state))
+            batch_stats = teacher.follow(batch_stats, params, scalars["ema_decay"])
         updated = TrainState(step=state.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats)
         kept = dataclasses.replace(state, step=state.step + 1)
         return jax.tree.map(lambda new, old: jnp.where(applied, new, old), updated, kept), scalars

@@ -29,6 +29,7 @@ from sew_jax.models.config import BackboneConfig
 from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
+from sew_jax.models.features import FeatureModel
 from sew_jax.models.parameters import merge_params
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
@@ -58,8 +59,8 @@ class MicroLoss(Protocol):
         Args:
           batch_stats: running averages: statistics of BatchNorm heads, a teacher's parameters; empty without.
           batch: `wave` (B, samples) and `length` (B,); `labels` (B, U) and `label_length` (B,) where there are
-            transcripts, -1 where a row has none; `original`, where the task has one, what that says. Rows of length
-            0 are filler. `crop` (B,) numbers what the rows hold, by which noise is drawn.
+            transcripts, -1 where a row has none. Rows of length 0 are filler. `crop` (B,) numbers what the rows
+            hold, by which noise is drawn.
           progress: the part of the run's updates that is done.
           draw: the settings to compute; a static argument.
 
@@ -67,19 +68,6 @@ class MicroLoss(Protocol):
           (loss, (metrics by name, new batch_stats)).
         """
         ...
-
-
-class Original(NamedTuple):
-    """What the run's model was before its first update, which does not move, and from which it learns.
-
-    macs: of an utterance of so many samples, beyond what it shares with the run's model.
-    keep: parameters before the first update -> what of them stays beside those that move.
-    says: (what is kept, the parameters that move, micro-batch) -> what the loss finds in its batch as `original`.
-    """
-
-    macs: Callable[[int], int]
-    keep: Callable[[Params], Params]
-    says: Callable[[Params, Params, dict[str, jax.Array]], jax.Array]
 
 
 class Task(NamedTuple):
@@ -99,8 +87,7 @@ class Task(NamedTuple):
       schedule: learning rate by the number of updates.
       frozen_until: the number of updates before which a parameter does not move, by its path; None: all move at once.
       origin: what the run starts from, as JSON; None: from nothing.
-      teacher: what follows the parameters slowly; None: nothing does.
-      original: what the model learns from beside its data; None: nothing.
+      teacher: what the model learns from beside its data; None: nothing.
     """
 
     table: list[Compression]
@@ -111,7 +98,7 @@ class Task(NamedTuple):
     crops: np.ndarray
     vocabulary: Vocabulary | Labels | None
     transcripts: Transcripts | None
-    model: PretrainModel | Data2VecModel | CTCModel | ClassifierModel
+    model: PretrainModel | Data2VecModel | FeatureModel | CTCModel | ClassifierModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]
     warm_start: WarmStart
@@ -122,18 +109,18 @@ class Task(NamedTuple):
     frozen_until: Callable[[str], float] | None = None
     origin: dict[str, Any] | None = None
     teacher: Teacher | None = None
-    original: Original | None = None
 
 
 class Learning(NamedTuple):
     """What an update of pre-training computes, whatever the data; see `Task`."""
 
-    model: PretrainModel | Data2VecModel
+    model: PretrainModel | Data2VecModel | FeatureModel
     micro_loss: MicroLoss
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     watchdog: Watchdog
     teacher: Teacher | None = None
+    frozen_until: Callable[[str], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +170,11 @@ def draws_of(config: ConfigDict, table: list[Compression], backbone: BackboneCon
     if not config.sandwich.enabled:
         return uniform_draws(table)
     return sandwich_draws(table, functools.partial(typical_macs, backbone))
+
+
+def largest_trained(pretrained: Pretrained) -> Compression:
+    """Of the settings that a pre-trained model was trained at."""
+    return max(pretrained.trained, key=functools.partial(typical_macs, pretrained.backbone))
 
 
 def fields_of_table(table: Sequence[Compression]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from sew_jax.runtime.sharding import bytes_per_device, tree_shardings
 from sew_jax.training.step import OfRun, TrainState, new_state
-from sew_jax.training.task import Params, Task
+from sew_jax.training.task import Task
 
 
 class Template:
     """Shapes and placement of a run's state, before there is one.
 
     Attributes:
-      of_run: on all devices, without the original until `keep_original` gives it one.
+      of_run: on all devices.
       like: shapes of the state, with their shardings.
       parameters: of the model, counted.
     """
@@ -37,29 +37,17 @@ class Template:
         self.bytes_per_device = bytes_per_device(shapes, self.shardings)
 
     def _make_state(self, key: jax.Array) -> TrainState:
-        return new_state(self._task.init(key), self._task.optimizer)
+        variables = self._task.init(key)
+        if teacher := self._task.teacher:
+            averages = teacher.begin(variables.get("batch_stats", {}), variables["params"])
+            variables = variables | {"batch_stats": averages}
+        return new_state(variables, self._task.optimizer)
 
     def first_state(self) -> TrainState:
         """That of a run without checkpoints."""
         state = jax.jit(self._make_state, out_shardings=self.shardings)(self.of_run.key)
-        params = self._warm(state.params)
+        params = jax.device_put(self._task.warm_start(state.params, self.replicated), self.shardings.params)
         if not (teacher := self._task.teacher):
             return state.replace(params=params)
         begin = jax.jit(teacher.begin, out_shardings=self.shardings.batch_stats)
         return state.replace(params=params, batch_stats=begin(state.batch_stats, params))
-
-    def keep_original(self, params: Params | None) -> int:
-        """Has updates learn from the parameters before the first, read again where None; bytes a device that are kept.
-
-        They are copied, since updates take their state over.
-        """
-        assert self._task.original
-        if params is None:
-            fresh = jax.jit(lambda key: self._task.init(key)["params"], out_shardings=self.shardings.params)
-            params = self._warm(fresh(self.of_run.key))
-        kept = jax.tree.map(jnp.copy, self._task.original.keep(params))
-        self.of_run = self.of_run._replace(original=kept)
-        return bytes_per_device(kept, jax.tree.map(lambda x: x.sharding, kept))
-
-    def _warm(self, fresh: Params) -> Params:
-        return jax.device_put(self._task.warm_start(fresh, self.replicated), self.shardings.params)

@@ -25,6 +25,7 @@ from sew_jax.runtime.sharding import batch_sharding
 from sew_jax.training.optimizer import PathFunction
 from sew_jax.training.step import Gradients, TrainState, make_gradients, make_update
 from sew_jax.training.task import Task
+from sew_jax.training.teacher import but_teacher
 from sew_jax.training.template import Template
 
 Update = Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, batch), the state taken over
@@ -65,15 +66,14 @@ class Updates:
 
 def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: Template, start: int) -> Updates:
     """The updates after `start`, the largest one ready."""
-    sums = Gradients(
-        template.shardings.params, template.replicated, template.replicated, template.shardings.batch_stats
-    )
+    everywhere, averages = template.replicated, but_teacher(template.shardings.batch_stats)
+    sums = Gradients(template.shardings.params, everywhere, everywhere, averages)
     arguments = functools.partial(_arguments, task, plan, template)
     keys = _in_order_of_need(config, task, plan, start)
 
     def gradients(begin: int):
         frozen = functools.partial(_is_frozen, task.frozen_until, begin)
-        function = make_gradients(task.micro_loss, config.accumulate, frozen, task.original)
+        function = make_gradients(task.micro_loss, config.accumulate, frozen)
         return jax.jit(function, static_argnames="compression", out_shardings=sums)
 
     first, *later = _phases(task.frozen_until, template, start, config.num_steps)

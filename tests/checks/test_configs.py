@@ -24,6 +24,7 @@ CONFIGS = sorted(path.name for path in FOLDER.glob("[a-z]*.py"))
 OTHER_SIZES = ["pretrain.py:base,fixed", "pretrain.py:inherit", "pretrain.py:large_lv60k", "finetune.py:10h"]
 OTHER_SIZES += ["pretrain.py:continued", "pretrain.py:continued,fixed,data2vec2"]
 OTHER_SIZES += ["finetune.py:stochastic", "finetune.py:10h,stochastic"]
+OTHER_SIZES += ["pretrain.py:demo,distill", "pretrain.py:inherit,distill"]
 OTHER_SIZES += [
     "pretrain.py:slim_200",
     "pretrain.py:gpu_day",

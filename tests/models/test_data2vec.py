@@ -10,7 +10,7 @@ import pytest
 
 from sew_jax.compression import Compression
 from sew_jax.models.config import BackboneConfig, Data2VecConfig
-from sew_jax.models.data2vec import TEACHER, Data2VecModel, targets, teacher_part
+from sew_jax.models.data2vec import Data2VecModel, targets, teacher_part
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.kept_frames import KeptFrames, kept_frames, masked_units, unit_of
 from sew_jax.models.noise import row_keys
@@ -39,9 +39,8 @@ SAMPLES, FRAMES = 13_040, 40
 
 @functools.cache
 def variables():
-    """Drawn by numpy, since the model's own takes a program; the teacher is the student."""
-    params = draw(jax.eval_shape(MODEL.initialize, jax.random.key(0))["params"])
-    return {"params": params, "batch_stats": {TEACHER: teacher_part(params)}}
+    """Drawn by numpy, since the model's own takes a program."""
+    return {"params": draw(jax.eval_shape(MODEL.initialize, jax.random.key(0))["params"])}
 
 
 def masks(length, frames, unit, ratio=0.5, rows=None):
@@ -149,12 +148,11 @@ def test_targets_against_numpy_and_padding():
         np.testing.assert_array_equal(target[1, :23], other[1, :23])
 
 
-def test_the_teacher_begins_as_the_student_and_the_mask_embedding_at_zero(monkeypatch):
+def test_the_mask_embedding_begins_at_zero(monkeypatch):
     params = variables()["params"]
     monkeypatch.setattr(Data2VecModel, "init", lambda *_, **__: {"params": params})
     begun = jax.device_get(jax.jit(MODEL.initialize)(jax.random.key(0)))
     assert not begun["params"]["backbone"].pop("mask_embedding").any()
-    jax.tree.map(np.testing.assert_array_equal, begun["batch_stats"], {TEACHER: teacher_part(params)})
     drawn = {**params["backbone"]}
     assert drawn.pop("mask_embedding").any()
     jax.tree.map(np.testing.assert_array_equal, begun["params"]["backbone"], drawn)
@@ -182,7 +180,7 @@ def test_a_student_without_a_mask_is_the_teacher():
             )
             for seen in (kept, None)
         )
-        return kept.masked_RxT, student, plain[0], targets(model, variables["batch_stats"][TEACHER], x, length)
+        return kept.masked_RxT, student, plain[0], targets(model, teacher_part(variables["params"]), x, length)
 
     masked, (context, noted), plain, target = jax.device_get(both(variables()))
     assert not masked.any()

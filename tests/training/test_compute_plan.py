@@ -14,7 +14,7 @@ from sew_jax.models.config import BackboneConfig, PretrainHeadConfig
 from sew_jax.models.cost import count_macs
 from sew_jax.models.sizes import published
 from sew_jax.training.compute_plan import LEAST_UPDATES, plan_compute
-from sew_jax.training.pretraining import pretraining
+from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import OfRun, make_gradients, new_state
 
 
@@ -34,7 +34,7 @@ def xla_flop(seconds, setting):
     """Of an utterance's part of an update of the small model: what XLA counts of the program of its gradients."""
     recipe = pretrain.get_config("demo")
     backbone = BackboneConfig(**recipe.model, upsample_factors=(setting.squeeze,), dtype=recipe.dtype)
-    learning = pretraining(recipe, backbone, PretrainHeadConfig(**recipe.head))
+    learning = contrastive(recipe, backbone, PretrainHeadConfig(**recipe.head))
     state = jax.eval_shape(lambda key: new_state(learning.model.initialize(key), learning.optimizer), jax.random.key(0))
     one = jax.ShapeDtypeStruct((1,), jnp.int32)
     batch = {"wave": jax.ShapeDtypeStruct((1, round(seconds * 16_000)), jnp.int16), "length": one, "crop": one}

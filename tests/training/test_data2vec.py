@@ -20,17 +20,17 @@ from sew_jax.compression import Compression, Draw
 from sew_jax.errors import UserError
 from sew_jax.export.export import export
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
-from sew_jax.models.data2vec import TEACHER, teacher_part
+from sew_jax.models.data2vec import teacher_part
 from sew_jax.models.parameters import path_name
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
-from sew_jax.training.data2vec import data2vec_micro_loss
+from sew_jax.training.data2vec import annealed, data2vec_micro_loss
 from sew_jax.training.held_out import open_held_out
 from sew_jax.training.setup import open_task
 from sew_jax.training.spending import data2vec_flop
 from sew_jax.training.step import OfRun, make_step, new_state
-from sew_jax.training.teacher import Teacher
+from sew_jax.training.teacher import TEACHER, Teacher
 from sew_jax.training.template import Template
 from sew_jax.training.train import train
 from sew_jax.training.watchdog import Watchdog
@@ -40,7 +40,7 @@ from tests.runs import finetuning, make_corpus, pretraining
 SETTING = Compression(2, 1, 2)
 KEY = jax.random.key(5)
 RUN = OfRun(jax.random.key(0), jnp.array(40))
-SLOW = Teacher(0.9, 0.99, 20)
+SLOW = Teacher(teacher_part, Compression(), annealed(0.9, 0.99, 20))
 RATE, UPDATES = 2e-2, 60
 
 
@@ -59,8 +59,9 @@ def make_batch(lengths, samples=SAMPLES, rows=None):
 def step():
     """The state before, and what an update makes of it."""
     optimizer = optim.adam(lambda count: RATE, eps=1e-6, weight_decay=0.01, clip_norm=0.0, decay_vectors=False)
-    empty = jax.eval_shape(lambda: new_state(variables(), optimizer))
-    before = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty).replace(**variables())
+    begun = variables() | {"batch_stats": SLOW.begin({}, variables()["params"])}
+    empty = jax.eval_shape(lambda: new_state(begun, optimizer))
+    before = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty).replace(**begun)
     update = make_step(data2vec_micro_loss(MODEL), optimizer, lambda count: RATE, 1, SLOW)
     jitted = jax.jit(update, static_argnames="compression")
     return before, lambda state, batch: jitted(state, batch, RUN, compression=Draw(SETTING))
@@ -117,11 +118,11 @@ def test_the_teachers_decay_and_the_rate_are_the_published_ones():
     config = pretrain_config.get_config("base,data2vec2")
     check_config(config)
     options = config.data2vec
-    teacher = Teacher(options.ema_start, options.ema_end, options.ema_anneal * config.num_steps)
+    decay = annealed(options.ema_start, options.ema_end, options.ema_anneal * config.num_steps)
     for update in (1, 1000, 37_500, 74_999, 75_000, 400_000):
         expected = 0.99999 - (0.99999 - 0.999) * (1 - update / 75_000) if update < 75_000 else 0.99999
-        assert float(teacher.decay(update)) == pytest.approx(expected, abs=1e-7)
-    assert float(Teacher(0.9997, 1.0, 10).decay(11)) == 1.0  # the large teacher stands still in the end
+        assert float(decay(update)) == pytest.approx(expected, abs=1e-7)
+    assert float(annealed(0.9997, 1.0, 10)(11)) == 1.0  # the large teacher stands still in the end
     schedule = optim.warmup_cosine(config.optim.lr, config.optim.warmup * 400_000, 400_000)
     for update, rate in {4000: 3.75e-4, 8000: 7.5e-4, 204_000: 3.75e-4, 400_000: 0.0}.items():
         assert float(schedule(update - 1)) == pytest.approx(rate, abs=1e-8)
@@ -218,7 +219,7 @@ def test_what_was_pretrained_is_fine_tuned_exported_and_read(corpus, pretrained,
 
     config = tiny(corpus)  # and pre-training goes on from it, with a teacher that is what was read
     config.init_from = str(pretrained)
-    drawn = jax.tree.map(np.zeros_like, {"params": params, "batch_stats": {TEACHER: teacher_part(params)}})
+    drawn = jax.tree.map(np.zeros_like, {"params": params})
     task = open_task(config)._replace(init=lambda key: drawn)
     template = Template(config, task, make_mesh(4, 2))
     assert template.shardings.batch_stats[TEACHER] == teacher_part(template.shardings.params)
@@ -306,12 +307,13 @@ def test_flop_against_xla():
     head = dataclasses.replace(MODEL.head, decoder_width=64)
     model = dataclasses.replace(MODEL, backbone=backbone, head=head)
     shapes = jax.eval_shape(model.initialize, jax.random.key(0))
+    teacher = jax.eval_shape(lambda: SLOW.begin({}, shapes["params"]))
     micro_loss, drawn = data2vec_micro_loss(model), Draw(Compression(), (Compression(2),))
 
     def update(params, averages, batch):
         return jax.grad(lambda p: micro_loss(p, averages, batch, jax.random.key(0), 0.0, drawn)[0].sum)(params)
 
     batch = make_batch([48_240], 48_240)
-    counted = jax.jit(update).lower(shapes["params"], shapes["batch_stats"], batch).cost_analysis()["flops"]
+    counted = jax.jit(update).lower(shapes["params"], teacher, batch).cost_analysis()["flops"]
     # XLA also counts norms, softmax and noise, and knows that others' gradients stop before the front end
     assert 0.97 < counted / data2vec_flop(model, drawn, 48_240) < 1.15

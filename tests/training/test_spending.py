@@ -11,8 +11,8 @@ from sew_jax.models.cost import count_macs, count_update_flop
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.models.sizes import published
-from sew_jax.training.finetuning import original_at
 from sew_jax.training.spending import Spending, pretrain_flop
+from sew_jax.training.teacher import original
 
 BACKBONE, HEAD = published("demo")
 CONFIG = pretrain.get_config("demo")
@@ -20,7 +20,7 @@ DRAWS = [Draw(Compression()), Draw(Compression(), (Compression(2), Compression(4
 
 
 def test_rows_add_up_to_all_updates():
-    spending = Spending(CONFIG, SimpleNamespace(model=PretrainModel(BACKBONE, HEAD), original=None))
+    spending = Spending(CONFIG, SimpleNamespace(model=PretrainModel(BACKBONE, HEAD), teacher=None))
     each = [pretrain_flop(BACKBONE, HEAD, draw, 64_000, CONFIG.mask) for draw in DRAWS]
     spending.add(DRAWS[0], 3, 64_000)
     spending.add(DRAWS[1], 2, 64_000)
@@ -32,12 +32,12 @@ def test_rows_add_up_to_all_updates():
 
 def test_fine_tuning_costs_no_contrast():
     model = CTCModel(BACKBONE, CTCHeadConfig())
-    spending = Spending(CONFIG, SimpleNamespace(model=model, original=None))
+    spending = Spending(CONFIG, SimpleNamespace(model=model, teacher=None))
     spending.add(DRAWS[0], 1, 64_000)
     alone = spending.spent()["tflop"]
     assert alone == pytest.approx(count_update_flop(BACKBONE, Compression(), 64_000) / 1e12)
     # a teacher's forward pass, but for the extractor, which is the run's own
-    spending = Spending(CONFIG, SimpleNamespace(model=model, original=original_at(model, Compression())))
+    spending = Spending(CONFIG, SimpleNamespace(model=model, teacher=original("float32", Compression())))
     spending.add(DRAWS[0], 1, 64_000)
     cost = count_macs(BACKBONE, Compression(), 64_000)
     assert spending.spent()["tflop"] - alone == pytest.approx(2 * (cost.total - cost.extractor) / 1e12)

@@ -21,10 +21,11 @@ from sew_jax.models.config import BackboneConfig, CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import train as training
-from sew_jax.training.finetuning import ctc_micro_loss, open_finetuning, original_at
+from sew_jax.training.finetuning import ctc_micro_loss, open_finetuning
 from sew_jax.training.setup import open_run
 from sew_jax.training.step import OfRun, make_gradients, new_state
 from sew_jax.training.task import SpanMask
+from sew_jax.training.teacher import original
 from sew_jax.training.train import train
 from tests import runs
 
@@ -59,12 +60,12 @@ def program(setting):
         "labels": random.integers(4, 32, size=(ROWS, 3)).astype(np.int32),
     }
     unmasked = SpanMask(0.0, 5, 0)
-    teacher = original_at(model, Compression())
-    gradients = make_gradients(ctc_micro_loss(model, unmasked, unmasked, teacher_weight=2.0), 1, original=teacher)
+    teacher = original(BACKBONE.dtype, Compression())
+    gradients = make_gradients(ctc_micro_loss(model, unmasked, unmasked, teacher_weight=2.0, teacher=teacher), 1)
 
     def run(params, of_teacher, label_length):
-        state = new_state({"params": params}, optax.identity())
-        run = OfRun(jax.random.key(0), jnp.array(10), teacher.keep(of_teacher))
+        state = new_state({"params": params, "batch_stats": teacher.begin({}, of_teacher)}, optax.identity())
+        run = OfRun(jax.random.key(0), jnp.array(10))
         return gradients(state, batch | {"label_length": label_length}, run, Draw(setting))
 
     return jax.jit(run)
