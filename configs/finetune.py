@@ -98,8 +98,6 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.mask.channel_span = 64
 
     config.optim = _optim(lr, 0.0 if stochastic else freeze, small)
-    if stochastic:
-        config.optim.backbone_lr_scale = 0.1  # what it knows is there already
 
     config.eval = _held_out(small)
 
