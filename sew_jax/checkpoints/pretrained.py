@@ -146,15 +146,16 @@ def _workdir(name: str) -> Pretrained:
     vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if isinstance(head, CTCHeadConfig) else None
     labels = Labels.load(workdir) if isinstance(head, ClassifierHeadConfig) else None
     shapes = functools.partial(parameter_shapes, backbone, head)
-    ended = _last_temperature(record) if isinstance(head, PretrainHeadConfig) else None
+    schedule = temperature_schedule(record) if isinstance(head, PretrainHeadConfig) else None
+    ended = float(Temperature(**schedule).at(1.0)) if schedule else None
     return Pretrained(name, backbone, head, vocabulary, trained, load, shapes, record, labels=labels, temperature=ended)
 
 
-def _last_temperature(record: dict[str, Any]) -> float | None:
-    """Gumbel's at the last update of a run of pre-training."""
-    given = dict(record["config"]["temperature"])
+def temperature_schedule(record: dict[str, Any]) -> dict[str, float] | None:
+    """Fields of Gumbel's `Temperature` over a run, what it took from its origin filled in; None: it has none."""
+    given = record["config"].get("temperature")
     inherited = (record.get("origin") or {}).get("temperature")
-    return float(Temperature(**{key: inherited if x is None else x for key, x in given.items()}).at(1.0))
+    return {key: inherited if x is None else x for key, x in given.items()} if given else None
 
 
 def _hugging_face(name: str) -> Pretrained:

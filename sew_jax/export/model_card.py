@@ -10,7 +10,7 @@ import jax
 
 import sew_jax
 from sew_jax.checkpoints.hf_config import Architecture
-from sew_jax.checkpoints.pretrained import Pretrained
+from sew_jax.checkpoints.pretrained import Pretrained, temperature_schedule
 from sew_jax.compression import Compression
 from sew_jax.data.labels import Labels
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
@@ -105,6 +105,8 @@ def shared_record(record: dict[str, Any]) -> dict[str, Any]:
             for group in groups:
                 place = place.setdefault(group, {})
             place[name] = value[name]
+    if schedule := temperature_schedule(record):
+        config["temperature"] = schedule
     for name in ("init_from", "data"):
         config[name] = ",".join(Path(part).name for part in config.get(name, "").split(","))
     return {name: record[name] for name in ("architecture", "parameters", "data") if name in record} | {

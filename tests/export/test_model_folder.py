@@ -21,6 +21,8 @@ from sew_jax.training.setup import open_task
 from tests.evaluation.test_tradeoff import point
 from tests.runs import begin_finetuned, finetuning
 
+SAME = "backbone", "head", "trained", "temperature"  # of a model and of the folder that it was written to
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -51,7 +53,7 @@ def test_weights_come_back(runs, tmp_path, name, dtype):
         np.testing.assert_array_equal(after[path], x.astype(dtype).astype(np.float32))
     assert {str(x.dtype) for x in load_file(tmp_path / "model" / WEIGHTS).values()} == {dtype}
     was, now = (open_pretrained(str(folder)) for folder in (runs / name, tmp_path / "model"))
-    assert (was.backbone, was.head, was.trained) == (now.backbone, now.head, now.trained)
+    assert [getattr(was, x) for x in SAME] == [getattr(now, x) for x in SAME]
 
 
 def test_a_folder_transcribes_and_a_budget_picks_from_what_it_reached(runs, tmp_path):

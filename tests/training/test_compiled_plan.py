@@ -121,7 +121,7 @@ def test_libtpu_is_asked(monkeypatch):
     """Of a model that compiles in a second: its weight is split over the chips, its gradient summed."""
     model = SimpleNamespace(initialize=lambda key: {"params": {"kernel": jnp.zeros((512, 256))}})
     learning = SimpleNamespace(model=model, optimizer=optax.adam(1.0), micro_loss=loss_of_one_product)
-    monkeypatch.setattr(compiled_plan, "pretraining", lambda *_: learning)
+    monkeypatch.setattr(compiled_plan, "contrastive", lambda *_: learning)
     pretrain, where = plan.get_config("demo").pretrain, slice_named("v5e-4")
     backbone, draw = BackboneConfig(), Draw(Compression())
     said = {
