@@ -7,8 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sew_jax.compression import Compression
-from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig
 from sew_jax.models.headed import HeadedModel
 from sew_jax.models.layers import Dropout, exact_dense
@@ -25,44 +23,22 @@ class ClassifierModel(HeadedModel):
     backbone: BackboneConfig
     head: ClassifierHeadConfig
 
-    @nn.compact
-    def at_settings(
-        self,
-        wave_BxN,
-        length_B,
-        settings: tuple[Compression, ...],
-        *,
-        deterministic: bool,
-        time_mask_BxT=None,
-        channel_mask_BxD=None,
-        row_B=None,
-    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        """The logits at each setting, of one pass of the front end, which learns from the first alone."""
-        weights_L = None
-        if self.head.layer_sum:
-            zeros = nn.initializers.zeros  # all layers alike
-            weights_L = jax.nn.softmax(self.param("layer_weights", zeros, (self.backbone.layers + 1,)))
-        hidden = Backbone(self.backbone, name="backbone")(
-            wave_BxN,
-            length_B,
-            settings[0],
-            deterministic=deterministic,
-            time_mask_BxT=time_mask_BxT,
-            channel_mask_BxD=channel_mask_BxD,
-            others=settings[1:],
-            row_B=row_B,
-            layer_weights=weights_L,
-        )
+    def weights_of_layers(self):
+        if not self.head.layer_sum:
+            return None
+        zeros = nn.initializers.zeros  # all layers alike
+        return jax.nn.softmax(self.param("layer_weights", zeros, (self.backbone.layers + 1,)))
+
+    def read(self, contexts, length_B, deterministic: bool, row_B):
         init = nn.initializers.xavier_uniform()
         projector = exact_dense(self.head.width, init, name="projector")
         classifier = exact_dense(self.head.labels, init, name="classifier")
 
         def logits_of(x_BxTxD):
-            mean_BxD = _mean_over_frames(Dropout(self.head.dropout)(x_BxTxD, deterministic, row_B), hidden.length_B)
+            mean_BxD = _mean_over_frames(Dropout(self.head.dropout)(x_BxTxD, deterministic, row_B), length_B)
             return classifier(projector(mean_BxD))[:, None]
 
-        contexts = (hidden.context_BxTxD, *hidden.others_BxTxD)
-        return tuple(logits_of(x) for x in contexts), jnp.ones_like(hidden.length_B)
+        return tuple(logits_of(x) for x in contexts), jnp.ones_like(length_B)
 
 
 def _mean_over_frames(x_BxTxD, length_B):

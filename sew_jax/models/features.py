@@ -5,12 +5,10 @@ B utterances, N samples, T frames, W squeezed frames, D width.
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sew_jax.compression import Compression
-from sew_jax.models.backbone import Backbone
 from sew_jax.models.compressor import read_back
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.headed import HeadedModel
@@ -23,30 +21,8 @@ class FeatureModel(HeadedModel):
     backbone: BackboneConfig
     head: None = None
 
-    @nn.compact
-    def at_settings(
-        self,
-        wave_BxN,
-        length_B,
-        settings: tuple[Compression, ...],
-        *,
-        deterministic: bool,
-        time_mask_BxT=None,
-        channel_mask_BxD=None,
-        row_B=None,
-    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        """The output at each setting, of one pass of the front end, which learns from the first alone."""
-        hidden = Backbone(self.backbone, name="backbone")(
-            wave_BxN,
-            length_B,
-            settings[0],
-            deterministic=deterministic,
-            time_mask_BxT=time_mask_BxT,
-            channel_mask_BxD=channel_mask_BxD,
-            others=settings[1:],
-            row_B=row_B,
-        )
-        return (hidden.context_BxTxD, *hidden.others_BxTxD), hidden.length_B
+    def read(self, contexts, length_B, deterministic: bool, row_B):
+        return contexts, length_B
 
 
 def layers_at_frames(config: BackboneConfig, noted: Any, setting: Compression, length_B, frames: int) -> list:

@@ -1,4 +1,7 @@
-"""What models of any head share: their first variables, and one setting as several of which there is one."""
+"""What models of any head share: their first variables, one setting as several of which there is one, the backbone.
+
+B utterances, N samples, T frames, D width, L layers.
+"""
 
 from typing import Any
 
@@ -7,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from sew_jax.compression import Compression
+from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import BackboneConfig
 from sew_jax.rates import SAMPLE_RATE
 
 
 class HeadedModel(nn.Module):
-    """wave (B, N), length (B,) samples -> logits and their frames (B,); `at_settings` is the subclass's."""
+    """wave (B, N), length (B,) samples -> what the head makes of features, (B, T, ...), and their frames (B,)."""
 
     backbone: BackboneConfig
     head: Any
@@ -32,7 +36,7 @@ class HeadedModel(nn.Module):
         time_mask_BxT=None,
         channel_mask_BxD=None,
     ) -> tuple[jax.Array, jax.Array]:
-        (logits,), frames_B = self.at_settings(
+        (output,), frames_B = self.at_settings(
             wave_BxN,
             length_B,
             (compression,),
@@ -40,4 +44,41 @@ class HeadedModel(nn.Module):
             time_mask_BxT=time_mask_BxT,
             channel_mask_BxD=channel_mask_BxD,
         )
-        return logits, frames_B
+        return output, frames_B
+
+    @nn.compact
+    def at_settings(
+        self,
+        wave_BxN,
+        length_B,
+        settings: tuple[Compression, ...],
+        *,
+        deterministic: bool,
+        time_mask_BxT=None,
+        channel_mask_BxD=None,
+        row_B=None,
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """The same at each setting, of one pass of the front end, which learns from the first alone."""
+        hidden = Backbone(self.backbone, name="backbone")(
+            wave_BxN,
+            length_B,
+            settings[0],
+            deterministic=deterministic,
+            time_mask_BxT=time_mask_BxT,
+            channel_mask_BxD=channel_mask_BxD,
+            others=settings[1:],
+            row_B=row_B,
+            layer_weights=self.weights_of_layers(),
+        )
+        contexts = (hidden.context_BxTxD, *hidden.others_BxTxD)
+        return self.read(contexts, hidden.length_B, deterministic, row_B)
+
+    def weights_of_layers(self) -> jax.Array | None:
+        """(L + 1,) by which the head reads the mean of all layers; None: it reads the output."""
+        return None
+
+    def read(
+        self, contexts: tuple[jax.Array, ...], length_B, deterministic: bool, row_B
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """What the head makes of features (B, T, D) of each setting, and the frames of that (B,)."""
+        raise NotImplementedError
