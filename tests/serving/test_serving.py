@@ -318,8 +318,8 @@ class Held:
         return getattr(self._transcriber, name)
 
     def run(self, bucket, waves):
-        self.let.wait(40)
         self.sizes.append(len(waves))
+        self.let.wait(40)
         return self._transcriber.run(bucket, waves)
 
 
@@ -329,8 +329,10 @@ def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, 
     files = [sound(0.5 + 0.2 * i, seed=i) for i in range(5)]
     try:
         with TestClient(make_app(service)) as client, concurrent.futures.ThreadPoolExecutor(5) as pool:
-            answers = [pool.submit(ask, client, data, setting="s2q1k1") for data in files]
-            wait_until(lambda: waiting(service) == 4)  # the first is in the batch that is held
+            answers = [pool.submit(ask, client, files[0], setting="s2q1k1")]
+            wait_until(lambda: held[SETTINGS[1]].sizes == [1])  # else others could be in the batch that is held
+            answers += [pool.submit(ask, client, data, setting="s2q1k1") for data in files[1:]]
+            wait_until(lambda: waiting(service) == 4)
             assert client.get("/health").json() == {"status": "ok"}
             refused = ask(client)
             with client.websocket_connect("/v1/audio/stream") as stream:
