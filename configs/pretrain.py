@@ -16,17 +16,16 @@
   python -m sew_jax.main --config=configs/pretrain.py:inherit,distill --config.init_from=hf:PATH \\
     --config.data=/data/audio --config.split=
 
-Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid;
-slim_30, slim_50, slim_70, slim_100, slim_130, slim_200 and small of Liu et al. 2024; cpu_hour and gpu_day, for 2 CPU
-cores in an hour and one GPU in a day; or inherit: that of init_from), `stochastic` (the default: squeeze 1 to 4
-with query and key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as
-published), and `contrastive` (the default), `data2vec2` or `distill` (docs/released-checkpoints.md), with the recipe of
-that objective. `continued` is
-`inherit` from where that checkpoint's pre-training ended: its heads and codebook, the last temperature, a low rate, and
-languages of little speech read more often. large is wav2vec 2.0's
-for LibriSpeech, large_lv60k that for Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers
-(64 GPUs x 1.4 M samples, 128 x 1.2 M for both large ones): on fewer devices raise --config.accumulate, and check the
-first screen. xlsr_1b has XLS-R's architecture and large's recipe.
+Arguments, separated by commas: a size (demo, base, large, large_lv60k, xlsr_1b, sew_tiny, sew_small, sew_mid; slim_30,
+slim_50, slim_70, slim_100, slim_130, slim_200 and small of Liu et al. 2024; cpu_hour and gpu_day, for 2 CPU cores in an
+hour and one GPU in a day; or inherit: that of init_from), `stochastic` (the default: squeeze 1 to 4 with query and
+key-value pooling of 1 and 2) or `fixed` (one setting: s1q1k1 for wav2vec 2.0, s2q1k1 for SEW, as published), and
+`contrastive` (the default), `data2vec2` or `distill` (docs/released-checkpoints.md), with the recipe of that objective.
+`continued` is `inherit` from where that checkpoint's pre-training ended: its heads and codebook, the last temperature,
+a low rate, and languages of little speech read more often. large is wav2vec 2.0's for LibriSpeech, large_lv60k that for
+Libri-Light's 60,000 hours. A batch of the published sizes is that of the papers (64 GPUs x 1.4 M samples, 128 x 1.2 M
+for both large ones): on fewer devices raise --config.accumulate, and check the first screen. xlsr_1b has XLS-R's
+architecture and large's recipe.
 
 Needs: nothing but 2 CPU cores for the small model, whose 6,000 updates on 6 h of recorded speech took 14 minutes
 there and reached a contrastive accuracy of 0.19 (chance 0.01) and a loss of 5.5 bits (chance 6.66), before residual
@@ -148,20 +147,29 @@ DISTILL_SMALL = DISTILL | {
     "optim": DISTILL["optim"] | dict(lr=5e-4),
     "input": {},
 }
+# What goes on from the end of a checkpoint's own schedule; None: as there. The rate is a sixth of large's and a tenth
+# of base's: at most a fifth keeps what is known (OFA, arXiv 2211.02332, went on for 5,000 updates at 8e-5 or less).
+# XLS-R reads its languages in proportion to the roots of their hours
+CONTINUED: dict[str, dict[str, Any]] = {
+    "": dict(num_steps=20_000, checkpoint_every=1000),
+    "temperature": dict(start=None, end=None, anneal=1.0),
+    "optim": dict(lr=5e-5, warmup=0.1, total=1.0),
+    "input": dict(corpus_exponent=0.5, batch_seconds=1600.0),
+    "eval": dict(every=1000),
+}
 
 
 def _names(arguments: str) -> list[str]:
     return [name.strip() for name in arguments.split(",") if name.strip()]
 
 
-_CONTINUED = "continued"
-_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2", "distill", _CONTINUED)
+_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2", "distill", "continued")
 
 
 def size_of(arguments: str) -> str:
     """The size that is named, or demo; what is continued is as init_from's."""
     names = _names(arguments)
-    unnamed = "inherit" if _CONTINUED in names else "demo"
+    unnamed = "inherit" if "continued" in names else "demo"
     return next((name for name in names if name not in _NO_SIZES), unnamed)
 
 
@@ -242,23 +250,9 @@ def get_config(arguments: str = "demo") -> ConfigDict:
         _take_data2vec(config, DATA2VEC.get(published, _DATA2VEC_BASE))
     if distill:
         _take(config, DISTILL_SMALL if small else DISTILL)
-    if _CONTINUED in _names(arguments):
-        _go_on(config)
+    if "continued" in _names(arguments):
+        _take(config, CONTINUED)
     return config
-
-
-def _go_on(config: ConfigDict) -> None:
-    """From the end of a checkpoint's own schedule; None: as there.
-
-    The rate is a sixth of large's and a tenth of base's: at most a fifth keeps what is known (OFA, arXiv 2211.02332,
-    went on for 5,000 updates at 8e-5 or less); XLS-R reads its languages in proportion to the roots of their hours.
-    """
-    config.num_steps = 20_000
-    config.temperature = ConfigDict({"start": None, "end": None, "anneal": 1.0})
-    config.optim.lr, config.optim.warmup, config.optim.total = 5e-5, 0.1, 1.0
-    config.input.corpus_exponent = 0.5
-    config.input.batch_seconds = 1600.0
-    config.checkpoint_every = config.eval.every = 1000
 
 
 def _take_data2vec(config: ConfigDict, recipe: dict[str, dict[str, Any]]) -> None:

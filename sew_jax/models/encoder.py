@@ -111,9 +111,7 @@ class Encoder(nn.Module):
         config, squeeze = self.config, compression.squeeze
         state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1], time_BxWx1) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
-        relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1])
-        if time_BxWx1 is not None:  # of which each layer pools its own
-            relative_by_pools = dict.fromkeys(pools, time_BxWx1)
+        relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1], time_BxWx1)
         layer, names = rematerialized(Layer, config.remat), [f"layer_{i}" for i in range(config.layers)]
         # a layer that merges gives fewer frames than it is given, which no body of a loop can
         alone = [i if share else None for i, share in enumerate(shares)]
@@ -144,9 +142,11 @@ class Encoder(nn.Module):
         # drawn in the program: the same on all devices and hosts
         return list(jax.random.bernoulli(self.make_rng("layerdrop"), 1 - rate, (layers,)))
 
-    def _relative(self, pools, squeeze: int, windows: int) -> dict[tuple[int, int], jax.Array]:
-        """By pooling factors of layers, what they all know of distances (see `Attention`)."""
+    def _relative(self, pools, squeeze: int, windows: int, time_BxWx1) -> dict[tuple[int, int], jax.Array]:
+        """By pooling factors of layers, what they know of distances (see `Attention`); of times each pools its own."""
         config = self.config
+        if config.positions != "conv":
+            return dict.fromkeys(pools, time_BxWx1)
         if not config.rel_buckets:
             return {}
         relative: RelativeBias | RelativeEmbeddings

@@ -22,7 +22,7 @@ from sew_jax.compression import Compression, Draw
 from sew_jax.errors import UserError
 from sew_jax.export.export import export
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
-from sew_jax.models.config import ARCHITECTURE, BackboneConfig
+from sew_jax.models.config import ARCHITECTURE
 from sew_jax.models.features import FeatureModel
 from sew_jax.models.parameters import path_name
 from sew_jax.training import losses
@@ -34,25 +34,11 @@ from sew_jax.training.teacher import TEACHER, original
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE
 from tests import runs
+from tests.models.build import small
 
 RELEASED = Path(__file__).parents[1] / "released" / "wav2vec2"
 PLACE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-BACKBONE = BackboneConfig(
-    frontend="logmel",
-    width=16,
-    layers=2,
-    heads=2,
-    ffn_width=16,
-    pos_kernel=5,
-    pos_groups=2,
-    upsample_factors=(2,),
-    dropout=0.0,
-    attention_dropout=0.0,
-    input_dropout=0.0,
-    layerdrop=0.0,
-)
-
-
+BACKBONE = small("logmel")
 BESIDE = Compression(2)
 
 

@@ -17,7 +17,7 @@ from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, Draw
 from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
-from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.runtime.sharding import make_mesh
 from sew_jax.training import train as training
@@ -28,23 +28,11 @@ from sew_jax.training.task import SpanMask
 from sew_jax.training.teacher import original
 from sew_jax.training.train import train
 from tests import runs
+from tests.models.build import small
 
 RELEASED = f"hf:{Path(__file__).parents[1] / 'released' / 'wav2vec2_ctc'}"
 PLACE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-BACKBONE = BackboneConfig(
-    frontend="logmel",
-    width=32,
-    layers=1,
-    heads=2,
-    ffn_width=32,
-    pos_kernel=5,
-    pos_groups=2,
-    upsample_factors=(2,),
-    dropout=0.0,
-    attention_dropout=0.0,
-    input_dropout=0.0,
-    layerdrop=0.0,
-)
+BACKBONE = small("logmel", layers=1)
 ROWS, SAMPLES = 3, 8000
 
 
