@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +243,10 @@ if __name__ == "__main__":
     process.send_signal(number)
     process.communicate()
     assert_all_end(process.pid)
-    left = {name for name in set(os.listdir("/dev/shm")) - before if owned_by_none(name)}
+    left, until = set(os.listdir("/dev/shm")) - before, time.monotonic() + 20
+    while left and time.monotonic() < until:  # of other tests, on its way between processes
+        left = {name for name in left if owned_by_none(name)}
+        time.sleep(0.2)
     assert not left
 
 
@@ -252,9 +256,11 @@ def owned_by_none(name):
         inode = str(Path("/dev/shm", name).stat().st_ino)
     except FileNotFoundError:
         return False
-    for maps in Path("/proc").glob("[0-9]*/maps"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            lines = [line.split() for line in maps.read_text().splitlines() if "/dev/shm/" in line]
+            lines = [line.split() for line in (process / "maps").read_text().splitlines() if "/dev/shm/" in line]
             if any(fields[4] == inode for fields in lines):  # a semaphore is mapped under another name
+                return False
+            if any(os.readlink(file) == f"/dev/shm/{name}" for file in (process / "fd").iterdir()):
                 return False
     return True
