@@ -28,5 +28,6 @@ def get_config() -> ConfigDict:
     config.stream.overlap_seconds = 2.0  # of two neighbours
     add_beam(config)
     del config.beam.workers, config.beam.nbest  # a request names how many hypotheses it wants
-    config.dtype = ""  # float32 or bfloat16; empty: as in training
+    config.runtime = ""  # jax, onnxruntime or openvino; empty: jax
+    config.dtype = ""  # float32, bfloat16 or int8; empty: as in training
     return config

@@ -218,9 +218,15 @@ SERVE = Mode(
         },
         "lm": Text(),
         "beam": _BEAM,
-        "dtype": DTYPE_OR_TRAINED,
+        "runtime": choice(*RUNTIMES, ""),
+        "dtype": choice(*ALL_PRECISIONS, ""),
     },
-    together=(_a_lexicon_is_for_beam_search, _stream_goes_on, a_language_is_of_a_released_checkpoint),
+    together=(
+        _a_lexicon_is_for_beam_search,
+        _a_run_time_has_the_precision,
+        _stream_goes_on,
+        a_language_is_of_a_released_checkpoint,
+    ),
 )
 EXPORT = Mode(
     keys={

@@ -53,6 +53,7 @@ class Served:
       name: of the model; as a request's model it means the first setting.
       settings: compiled ones; the first is computed where none is asked for.
       tradeoff: of what a budget picks from; empty: the model's own.
+      runtime: what computes, whose points a budget picks from.
       max_bytes, max_seconds: of a request.
       beam: of the search where a request asks for one.
       searched: whether the others are decoded by that search, too; else by the best path.
@@ -61,6 +62,7 @@ class Served:
     name: str
     settings: Sequence[Compression]
     tradeoff: str
+    runtime: str
     max_bytes: int
     max_seconds: float
     beam: BeamOptions
@@ -83,7 +85,11 @@ class Served:
             raise BadRequest(message, key, "model_not_found", 404)
         try:
             chosen = chosen_setting(
-                "" if key == "budget" else asked[key], asked.get("budget", ""), self.tradeoff, init_from=self.name
+                "" if key == "budget" else asked[key],
+                asked.get("budget", ""),
+                self.tradeoff,
+                init_from=self.name,
+                runtimes=(self.runtime,),
             )
         except UserError as error:
             raise BadRequest(str(error), key) from error

@@ -15,6 +15,7 @@ from sew_jax import api
 from sew_jax.compression import parse_table
 from sew_jax.console import format_duration, say
 from sew_jax.decoding.beam import chosen_options, search_options
+from sew_jax.engines.run_times import RUNTIMES
 from sew_jax.errors import UserError
 from sew_jax.serving.requests import Served
 from sew_jax.transcription.chunking import make_chunking
@@ -55,7 +56,8 @@ def serve(config: ConfigDict, workdir: Path) -> None:
 def _open(config: ConfigDict) -> Any:
     from sew_jax.serving.service import Service
 
-    model = api.load(config.init_from, dtype=config.dtype)
+    runtime = config.runtime or RUNTIMES[0]
+    model = api.load(config.init_from, dtype=config.dtype, runtime=runtime)
     settings = parse_table(config.settings or ",".join(model.settings))
     searched, beam = chosen_options(config), search_options(config)
     say(f"  settings  {' '.join(map(str, settings))}; the first where none is named")
@@ -70,7 +72,7 @@ def _open(config: ConfigDict) -> Any:
         for setting, transcriber in transcribers.items()
     }
     limits = round(config.max_mib * 2**20), config.max_seconds
-    served = Served(model.name, settings, config.tradeoff, *limits, beam, searched is not None)
+    served = Served(model.name, settings, config.tradeoff, runtime, *limits, beam, searched is not None)
     return Service(served, transcribers, streaming, model.decoder, config.queue)
 
 

@@ -19,13 +19,14 @@ import soundfile
 
 import sew_jax
 from configs import serve as serve_config
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.decoding.beam import BeamOptions
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.incremental import make_decoder
 from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.serving.requests import Served
-from sew_jax.serving.serve import _listen, _run, serve
+from sew_jax.serving.serve import _listen, _open, _run, serve
 from sew_jax.transcription.chunking import make_chunking
 from sew_jax.transcription.recordings import Recording
 from sew_jax.transcription.subtitles import srt, vtt
@@ -60,7 +61,7 @@ def transcribers(runs):
 
 
 def open_service(runs, transcribers, queue=4):
-    served = Served(str(runs / "finetune"), SETTINGS, "", 300_000, 20.0, BeamOptions(hot_boost=40.0), False)
+    served = Served(str(runs / "finetune"), SETTINGS, "", "jax", 300_000, 20.0, BeamOptions(hot_boost=40.0), False)
     decoders = Decoders(transcribers[SETTINGS[0]]._recognizer.vocabulary)
     return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, decoders, queue)
 
@@ -454,6 +455,26 @@ def openai_text(port, data):
         text = client.audio.transcriptions.create(model="s1q1k1", file=file, response_format="text")
         assert text.strip() == verbose.text
         return client.audio.transcriptions.create(model="s1q1k1", file=file).text
+
+
+def test_another_run_time_says_the_same_and_has_its_own_points(runs, transcribers, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    by_jax = [point(), point("s2q1k1", 0.3, 1.0)]
+    write_tradeoff([*by_jax, point("s2q1k1", 0.12, 1.0, engine=("onnxruntime", "float32"))], tmp_path)
+    config = serve_config.get_config()
+    config.init_from, config.tradeoff, config.runtime = str(runs / "finetune"), str(tmp_path), "onnxruntime"
+    config.settings = "s1q1k1,s2q1k1"
+    service, data = _open(config), sound(2, seed=3)
+    try:
+        assert service.served.setting({"budget": "wer=12%"}) == SETTINGS[1]
+        for setting in SETTINGS:
+            assert service.transcribe(data, setting).text == said(transcribers, data, setting)[1].text
+    finally:
+        service.close()
+    config.dtype = "bfloat16"
+    with pytest.raises(sew_jax.UserError, match="onnxruntime does not compute in bfloat16; name runtime=jax or openv"):
+        check_config(config)
 
 
 def test_an_address_that_is_taken(runs):
