@@ -24,6 +24,7 @@ from sew_jax.data.manifests import (
 )
 from sew_jax.data.text_files import decode_lines, is_text
 from sew_jax.errors import UserError
+from sew_jax.storage import names_in
 
 SUFFIXES = (".tsv", ".csv", ".psv")
 _NO_AUDIO = f"has no audio; its header must name one of {', '.join(AUDIO_KEYS)}"
@@ -185,8 +186,8 @@ def _splits(path: epath.Path) -> list[str]:
 
 
 def _voice_splits(folder: epath.Path) -> list[str]:
-    tables = [path for path in folder.glob("*.tsv") if not path.name.startswith("._")]
-    found = [path.name.removesuffix(".tsv") for path in tables if is_table(path)]  # others list sentences, lengths
+    tables = [name for name in names_in(folder) if name.endswith(".tsv") and not name.startswith("._")]
+    found = [name.removesuffix(".tsv") for name in tables if is_table(folder / name)]  # others list sentences, lengths
     return sorted(name for name in found if name not in _NO_SPLITS) or sorted(found)
 
 

@@ -3,7 +3,6 @@
 Audio is a struct of a file's bytes and its name, or a name alone. https://huggingface.co/docs/datasets/audio_dataset
 """
 
-import itertools
 import json
 import os
 import re
@@ -16,9 +15,9 @@ from sew_jax.buckets import is_remote
 from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
-from sew_jax.storage import is_away, is_folder
+from sew_jax.storage import is_away, is_folder, names_in
 
-_STATE = "state.json"
+_SUFFIX, _STATE = ".parquet", "state.json"
 _SHARD = re.compile(r"(.+?)[-.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
 
 
@@ -28,16 +27,20 @@ def is_saved(names: set[str]) -> bool:
 
 
 def parquet_files(folder: epath.Path) -> list[epath.Path]:
-    """The Parquet files of a folder and of the folders in it, or of a file itself."""
+    """The Parquet files of a folder and of the folders in it and in these, or of a file itself."""
     if not is_folder(folder):
         return [folder]
-    found = itertools.chain.from_iterable(folder.glob(f"{below}*.parquet") for below in ("", "*/", "*/*/"))
-    return sorted(path for path in found if not path.name.startswith("."))
+    found, folders = [], [folder]
+    for _ in range(3):
+        held = [path / name for path in folders for name in names_in(path) if not name.startswith(".")]
+        found += [path for path in held if path.suffix == _SUFFIX]
+        folders = [path for path in held if path.suffix != _SUFFIX and is_folder(path)]
+    return sorted(found)
 
 
 def _split_of(path: epath.Path, root: epath.Path) -> str:
     """What its name says before the shard's number, or else the folder it lies in; a lone file is `train`."""
-    stem = path.name.removesuffix(".parquet")
+    stem = path.name.removesuffix(_SUFFIX)
     if shard := _SHARD.match(stem):
         return shard[1]
     if path == root or (path.parent == root and stem.isdigit()):
