@@ -89,7 +89,11 @@ def ways(points: Sequence[Made]) -> list[str]:
 
 
 def mark_front(points: Sequence[Point]) -> list[Point]:
-    """Points with `on_front` set for those that no other one beats in time or WER without losing in the other."""
+    """Points with `on_front` set for those that no other one beats in time or WER without losing in the other.
+
+    Points that no budget picks neither beat others nor stand there.
+    """
+    offered = [point for point in points if not why_withheld(point, points)]
 
     def beaten(point: Point) -> bool:
         return any(
@@ -97,10 +101,10 @@ def mark_front(points: Sequence[Point]) -> list[Point]:
             and other.seconds <= point.seconds
             and other.wer <= point.wer
             and (other.seconds < point.seconds or other.wer < point.wer)
-            for other in points
+            for other in offered
         )
 
-    return [dataclasses.replace(point, on_front=not beaten(point)) for point in points]
+    return [dataclasses.replace(point, on_front=point in offered and not beaten(point)) for point in points]
 
 
 def why_withheld(point: Point, points: Sequence[Point]) -> str:

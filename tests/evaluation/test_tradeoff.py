@@ -58,6 +58,10 @@ POINTS = [
 
 def test_the_front_is_what_nothing_beats():
     assert [r.on_front for r in mark_front(POINTS)] == [True, True, False, False, True]
+    moved = point("s1q1k1", 0.098, 0.5, engine=("jax", "int8"))  # by 0.2 %: no budget picks it
+    assert [r.on_front for r in mark_front([*POINTS, moved])] == [True, True, False, False, True, False]
+    held = dataclasses.replace(moved, wer=0.0995)
+    assert [r.on_front for r in mark_front([*POINTS, held])] == [False, False, False, False, False, True]
 
 
 def test_each_split_has_its_front_and_decoders_share_it():
