@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from sew_jax.errors import UserError
 from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, Data2VecConfig
 from sew_jax.models.sizes import model_options
 
@@ -163,14 +164,28 @@ def _names(arguments: str) -> list[str]:
     return [name.strip() for name in arguments.split(",") if name.strip()]
 
 
-_NO_SIZES = ("stochastic", "fixed", "contrastive", "data2vec2", "distill", "continued")
+_TABLES, _OBJECTIVES = ("stochastic", "fixed"), ("contrastive", "data2vec2", "distill")
+_SIZES = (*RECIPES, "inherit")
 
 
 def size_of(arguments: str) -> str:
-    """The size that is named, or demo; what is continued is as init_from's."""
+    """The size that is named, or demo; what is continued is as init_from's.
+
+    Raises:
+      UserError: a name is unknown, or two exclude each other.
+    """
     names = _names(arguments)
+    for name in names:
+        if name not in (*_SIZES, *_TABLES, *_OBJECTIVES, "continued"):
+            raise UserError(
+                f"pretrain:{arguments}: {name!r} is unknown; choose one of {', '.join(_SIZES)}, and beside it of "
+                f"{', '.join((*_TABLES, *_OBJECTIVES))} and continued"
+            )
+    for kind in (_SIZES, _TABLES, _OBJECTIVES):
+        if len(named := [name for name in names if name in kind]) > 1:
+            raise UserError(f"pretrain:{arguments}: {' and '.join(named)} exclude each other; name one")
     unnamed = "inherit" if "continued" in names else "demo"
-    return next((name for name in names if name not in _NO_SIZES), unnamed)
+    return next((name for name in names if name in _SIZES), unnamed)
 
 
 def get_config(arguments: str = "demo") -> ConfigDict:

@@ -23,11 +23,14 @@ Needs: nothing but 2 CPU cores for the small model.
 from ml_collections import ConfigDict
 
 from configs import demo, evaluate, finetune, pretrain
+from sew_jax.errors import UserError
 
 
 def get_config(arguments: str = "") -> ConfigDict:
     names = [name.strip() for name in arguments.split(",") if name.strip()]
     recipes = [name for name in names if name in finetune.RECIPES]
+    if len(recipes) > 1:
+        raise UserError(f"study:{arguments}: {' and '.join(recipes)} exclude each other; name one")
     size = ",".join(name for name in names if name not in recipes)
     small = _small()
 

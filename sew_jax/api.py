@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
 from sew_jax.data.audio import AudioError
@@ -28,6 +29,7 @@ from sew_jax.engines.run_times import RUNTIMES, Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen, chosen_setting, installed
 from sew_jax.evaluation.tradeoff import Point
+from sew_jax.names import in_language
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
@@ -77,8 +79,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
     """
     from sew_jax.training.train import train as run
 
-    _check_mode(config, "pretrain", "finetune")
-    return run(config, Path(workdir))
+    return run(_checked(config, "pretrain", "finetune"), Path(workdir))
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
@@ -89,13 +90,15 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
     """
     from sew_jax.evaluation.evaluate import evaluate as run  # which draws with matplotlib
 
-    _check_mode(config, "evaluate")
-    return run(config, Path(workdir))
+    return run(_checked(config, "evaluate"), Path(workdir))
 
 
-def _check_mode(config: ConfigDict, *modes: str) -> None:
+def _checked(config: ConfigDict, *modes: str) -> ConfigDict:
+    """As the command line hands it on."""
     if config.get("mode") not in modes:
         raise UserError(f"mode: {config.get('mode')!r} is that of another config; take {' or '.join(modes)}.py")
+    check_config(config)
+    return in_language(config)
 
 
 class Model:

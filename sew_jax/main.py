@@ -20,6 +20,7 @@ from sew_jax.buckets import as_path, check_bucket, is_remote
 from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
 from sew_jax.errors import Unavailable, UserError
+from sew_jax.names import in_language
 from sew_jax.storage import told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
@@ -62,8 +63,7 @@ def main() -> int:
             return 0 if len(argv) > 1 else 2
         config, workdir = _parse(argv)
         check_config(config)
-        if language := config.get("language"):  # from here on it is part of the checkpoint's name
-            config.init_from, config.language = f"{config.init_from}#{language}", ""
+        config = in_language(config)
         with told():
             if is_remote(workdir):
                 check_bucket(workdir, "workdir")

@@ -65,6 +65,10 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
     for key, value in {**REQUIRED, **unread, **family.required}.items():
         if key not in read and c[key] != value:
             raise UserError(f"{source}: {key} is {c[key]!r}; only {value!r} can be loaded")
+    convolutions = [(key, c[key]) for key in ("conv_dim", "conv_kernel", "conv_stride")]
+    for key, sizes in convolutions:
+        if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise UserError(f"{source}: config.json has {key}={sizes!r}, which should be whole numbers")
     try:
         backbone = BackboneConfig(
             **{
@@ -78,7 +82,7 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
         )
     except UserError as error:
         raise UserError(f"{source}: its config.json describes no model ({error})") from error
-    if conv_stack(backbone) != list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"], strict=False)):
+    if conv_stack(backbone) != list(zip(*dict(convolutions).values(), strict=False)):
         raise UserError(
             f"{source}: its convolutions (conv_dim, conv_kernel, conv_stride) are those of no known extractor"
         )

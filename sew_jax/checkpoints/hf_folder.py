@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from sew_jax.checkpoints import fairseq
 from sew_jax.checkpoints.hf_config import Architecture, read_architecture, write_architecture
-from sew_jax.checkpoints.hf_languages import adapter_files, split_language, with_language
+from sew_jax.checkpoints.hf_languages import adapter_files, with_language
 from sew_jax.checkpoints.hf_match import Source, match_tensors
 from sew_jax.checkpoints.hf_weights import flat_shapes, to_hugging_face
 from sew_jax.checkpoints.tensor_files import HUB_PATTERNS, TensorFiles, load_pickle, open_tensors, torch_tensors
@@ -26,6 +26,7 @@ from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.names import split_language
 from sew_jax.rates import SAMPLE_RATE
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"

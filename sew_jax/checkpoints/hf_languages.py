@@ -8,17 +8,6 @@ from sew_jax.errors import UserError
 ENDINGS = ("safetensors", "bin")  # in the order in which transformers looks for them
 
 
-def split_language(name: str) -> tuple[str, str]:
-    """A checkpoint's name and the language after its last `#`; empty where none is named."""
-    folder, mark, language = name.rpartition("#")
-    return (folder, language) if mark and not Path(name).expanduser().is_dir() else (name, "")
-
-
-def name_language(name: str, language: str) -> str:
-    """The inverse of `split_language`."""
-    return f"{name}#{language}" if language else name
-
-
 def adapter_files(language: str) -> list[str]:
     """What a language's file may be called."""
     return [f"adapter.{language}.{ending}" for ending in ENDINGS]

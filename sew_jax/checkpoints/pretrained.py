@@ -14,7 +14,6 @@ from jax.sharding import Sharding
 
 from sew_jax.checkpoints.checkpointer import BEST, load_params, newest_record
 from sew_jax.checkpoints.hf_folder import open_released
-from sew_jax.checkpoints.hf_languages import name_language, split_language
 from sew_jax.checkpoints.hf_weights import flat_shapes, parameter_shapes
 from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
 from sew_jax.compression import Compression, parse_table, settings_table
@@ -31,6 +30,7 @@ from sew_jax.models.config import (
     head_type,
 )
 from sew_jax.models.quantizer import Temperature
+from sew_jax.names import name_language, split_language
 
 HUGGING_FACE = "hf:"
 _HEADS = ("quantizer/", "project_")  # of the contrastive task

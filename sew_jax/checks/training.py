@@ -123,7 +123,7 @@ _MODEL: dict[str, Rule] = {
     "adapter_width": whole(0, "0: none", inherits=True, default=0),
     "upsampler": choice_of(BackboneConfig, "upsampler", inherits=True),
     "tail": choice_of(BackboneConfig, "tail", inherits=True),
-    "pool_ffn": Flag(),
+    "pool_ffn": Flag(inherits=True),
     "feature_grad_scale": at_least(0, "0: the extractor is frozen"),
     **_DROPOUTS,
 }
@@ -161,6 +161,9 @@ def needs_an_architecture(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """From the config, or from what it starts from."""
     if None in config.model.values() and not config.init_from:
         yield "init_from", "is empty; pretrain:inherit takes its architecture from there, hf:PATH or a workdir"
+
+
+def _needs_a_codebook(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if None in config.temperature.values() and not config.init_from:
         yield "init_from", "is empty; pretrain:continued goes on with its codebook, from hf:PATH or a workdir"
 
@@ -274,6 +277,7 @@ PRETRAIN = Mode(
     together=(
         _distill_fits,
         needs_an_architecture,
+        _needs_a_codebook,
         _widths_divide,
         layers_have_factors,
         one_axis_is_the_rest,

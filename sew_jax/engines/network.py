@@ -30,9 +30,9 @@ from sew_jax.engines.layers import (
 from sew_jax.engines.run_times import LAYERS
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig
-from sew_jax.models.encoder import upsampler_of
 from sew_jax.models.frontend import feature_width, frame_count
 from sew_jax.models.lengths import MASKED
+from sew_jax.models.upsamplers import upsampler_of
 
 
 def build(

@@ -179,6 +179,7 @@ ARCHITECTURE = (
     "norm_epsilon",
     "adapter_width",
     "tail",
+    "pool_ffn",
 )
 HEAD_ARCHITECTURE = ("codebooks", "codes", "code_width", "final_width", "projection", "mlp_width")
 REMAT: tuple[Remat, ...] = ("none", "dots", "layers")  # each keeps less than the one before

@@ -22,6 +22,7 @@ from sew_jax.models.frontend import (
 )
 from sew_jax.models.lengths import conv_length, merged_away, pooled_length, scaled_length
 from sew_jax.models.spectrum import FFT_BINS, HOP, MEL_BINS, WINDOW
+from sew_jax.models.upsamplers import upsampler_of
 from sew_jax.rates import SAMPLE_RATE
 
 
@@ -69,8 +70,10 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
     for (query_pool, kv_pool), share in zip(compression.layer_pools(config.layers), merges, strict=True):
         queries, keys = pooled_length(left, query_pool), pooled_length(left, kv_pool)
         compared = left if share and kv_pool > 1 else 0  # whose keys attention itself has no need of
-        projections += (2 * (queries + keys) + compared) * width**2
-        attention += 2 * queries * keys * width + (8 * queries * width if config.rel_buckets else 0)  # its gate
+        distances = _distances(config, queries, keys, query_pool, kv_pool)
+        projections += (2 * (queries + keys + distances) + compared) * width**2
+        attention += (2 * queries * keys + (queries + keys) * distances) * width
+        attention += 8 * queries * width if config.rel_buckets and config.rel_form == "gated" else 0  # the gate
         left -= merged_away(left, share)
         at_rate = queries if config.pool_ffn and query_pool > 1 else left
         feed_forward += 2 * at_rate * width * (config.ffn_width + config.adapter_width)
@@ -81,9 +84,17 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
         projections=projections,
         attention=attention,
         feed_forward=feed_forward,
-        upsampler=windows * width**2 * _lender(config, squeeze),
+        upsampler=windows * width**2 * (upsampler_of(config, squeeze) or 0),
         compressor=compressor,
     )
+
+
+def _distances(config: BackboneConfig, queries: int, keys: int, query_pool: int, kv_pool: int) -> int:
+    """Whose embeddings disentangled attention compares with queries and keys; a batch projects them once."""
+    if not config.rel_buckets or config.rel_form != "disentangled":
+        return 0
+    unit = math.gcd(query_pool, kv_pool)
+    return (queries - 1) * (query_pool // unit) + (keys - 1) * (kv_pool // unit) + 1
 
 
 def _convolved(config: BackboneConfig, frames: int, squeeze: int) -> int:
@@ -161,7 +172,9 @@ def count_data2vec_flop(
       kept: frames that a student's layers see.
     """
     frames, width = frame_count(config, samples), config.width
-    kept_samples = kept * config.frame_samples + 240  # of which every front end makes so many frames
+    kept_samples = kept * config.frame_samples + 240  # of which front ends make so many frames, but scf
+    while frame_count(config, kept_samples) < kept:
+        kept_samples += config.frame_samples
     wide, groups = head.decoder_width, head.decoder_groups
     first = head.decoder_kernel * width * wide // groups
     decoder = frames * (first + (head.decoder_layers - 1) * head.decoder_kernel * wide**2 // groups + wide * width)
@@ -179,13 +192,6 @@ def _spared(config: BackboneConfig, samples: int) -> float:
     """MACs of a front end's backward pass that need not be computed."""
     stages = _extractor(config, samples)
     return sum(stage.macs * (2 - stage.backward if config.feature_grad_scale else 2) for stage in stages)
-
-
-def _lender(config: BackboneConfig, squeeze: int) -> int:
-    """Factor of the up-sampler that serves `squeeze` (see `Encoder`); 0 where frames are only repeated."""
-    if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
-        return 0
-    return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
 
 
 class _Stage(NamedTuple):

@@ -18,7 +18,7 @@ from sew_jax.models.config import BackboneConfig, Data2VecConfig
 from sew_jax.models.encoder import Encoder
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.kept_frames import KeptFrames, kept_frames, unit_of
-from sew_jax.models.layers import EPSILON, Dropout, gelu, torch_uniform, transformer_dense
+from sew_jax.models.layers import EPSILON, Dropout, gelu, layer_norm, torch_uniform, transformer_dense
 from sew_jax.models.lengths import normalize_over_time, pooled_length, repeat_frames, zero_padding
 from sew_jax.models.noise import draw_rows, row_keys, rows_or_places
 from sew_jax.models.positions import grouped_convolution
@@ -126,8 +126,7 @@ class Decoder(nn.Module):
             bias_O = self.param(f"conv_{i}_bias", init, shape[2:])
             y = grouped_convolution(x_RxTxD, kernel_KxIxO.astype(x_RxTxD.dtype), 1, groups)
             y = y + bias_O.astype(y.dtype)
-            norm = nn.LayerNorm(EPSILON, use_scale=False, use_bias=False, use_fast_variance=False, dtype=self.dtype)
-            y = gelu(norm(y))
+            y = gelu(layer_norm(self.dtype, learns=False)(y))
             x_RxTxD = y + x_RxTxD if i else y
         return transformer_dense(self.out, "float32", name="out")(x_RxTxD.astype(jnp.float32))
 

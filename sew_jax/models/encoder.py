@@ -4,7 +4,6 @@ B utterances, T frames at 50 Hz, W = ceil(T / S) squeezed frames, V of them that
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -26,7 +25,7 @@ from sew_jax.models.positions import PositionalConv, PositionalStack
 from sew_jax.models.products import PRODUCT
 from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
 from sew_jax.models.times import times_of_windows
-from sew_jax.models.upsamplers import LinearUpsampler, ResidualUpsampler
+from sew_jax.models.upsamplers import LinearUpsampler, ResidualUpsampler, upsampler_of
 
 
 class Encoder(nn.Module):
@@ -178,13 +177,6 @@ class Encoder(nn.Module):
                 out = out.reshape(batch, windows, factor, width)[:, :, source].reshape(batch, windows * squeeze, width)
         missing = max(frames - out.shape[1], 0)
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
-
-
-def upsampler_of(config: BackboneConfig, squeeze: int) -> int | None:
-    """The factor whose up-sampler serves a squeeze: its own, else the nearest one's; None where frames are repeated."""
-    if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
-        return None
-    return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))
 
 
 def _seeds(seed_Bx2, names: list[str]) -> list:

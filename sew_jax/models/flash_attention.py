@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 
+from sew_jax.models.layers import dropped_bytes
 from sew_jax.models.lengths import MASKED
 from sew_jax.models.noise import keyed_hash
 
@@ -252,7 +253,7 @@ def _dropped(x_qxk, rate: float, seed_ref, rows: _Frames, columns: _Frames):
     """`layers.dropout` of a part of (Q, K)."""
     if not rate:
         return x_qxk
-    dropped, words = round(rate * 256), -(-columns.count // 4)
+    dropped, words = dropped_bytes(rate), -(-columns.count // 4)
     row_q, column_k = rows.index.astype(jnp.uint32), columns.index.astype(jnp.uint32)
     position_qxk = row_q[:, None] * np.uint32(words) + (column_k // 4)[None]
     word_qxk = keyed_hash(position_qxk, seed_ref[0], seed_ref[1])

@@ -111,6 +111,11 @@ class SeededDropout(nn.Module):
         return dropout(x, self.rate, site_seeds(seed_Bx2, (self.name,)))
 
 
+def dropped_bytes(rate: float) -> int:
+    """How many of 256 values of a byte drop what they stand for; not all, whatever the rate."""
+    return min(round(rate * 256), 255)
+
+
 def dropout(x, rate: float, seed_x2):
     """Dropout that spends one random byte an element, since random bits are a large part of a training step.
 
@@ -119,7 +124,7 @@ def dropout(x, rate: float, seed_x2):
     Args:
       seed_x2: uint32 (..., 2), a seed for each part of x that its leading axes name.
     """
-    dropped = round(rate * 256)
+    dropped = dropped_bytes(rate)
     *rows, width = x.shape[seed_x2.ndim - 1 :]
     words = -(-width // 4)
 

@@ -3,8 +3,11 @@
 B utterances, W squeezed frames, S of 50 Hz in each, D channels.
 """
 
+import math
+
 import flax.linen as nn
 
+from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import dense, gelu
 
 
@@ -43,3 +46,10 @@ class LinearUpsampler(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         y = dense(width * self.factor, self.dtype, init, name="linear")(x_BxWxD)
         return gelu(y).reshape(batch, windows * self.factor, width)
+
+
+def upsampler_of(config: BackboneConfig, squeeze: int) -> int | None:
+    """The factor whose up-sampler serves a squeeze: its own, else the nearest one's; None where frames are repeated."""
+    if squeeze == 1 or config.upsampler == "repeat" or not config.upsample_factors:
+        return None
+    return min(config.upsample_factors, key=lambda s: (abs(math.log(s / squeeze)), s))

@@ -88,12 +88,18 @@ def belongs_to_us_alone(folder: Path) -> bool:
 
 
 def _safe(status: os.stat_result, leaf: bool) -> bool:
-    user = pwd.getpwuid(os.geteuid())
-    # a group of the user's name is the user's own, as pam_umask has it
-    private = status.st_gid == user.pw_gid and grp.getgrgid(user.pw_gid).gr_name == user.pw_name
-    others = stat.S_IWOTH if private else stat.S_IWOTH | stat.S_IWGRP
+    others = stat.S_IWOTH if _is_our_own(status.st_gid) else stat.S_IWOTH | stat.S_IWGRP
     guarded = not status.st_mode & others or (not leaf and bool(status.st_mode & stat.S_ISVTX))
-    return guarded and status.st_uid in ({user.pw_uid} if leaf else {user.pw_uid, 0})
+    return guarded and status.st_uid in ({os.geteuid()} if leaf else {os.geteuid(), 0})
+
+
+def _is_our_own(group: int) -> bool:
+    """Whether a group is the user's alone, as pam_umask has it: the user's first, and of the user's name."""
+    try:
+        user = pwd.getpwuid(os.geteuid())
+        return group == user.pw_gid and grp.getgrgid(group).gr_name == user.pw_name
+    except KeyError:  # in containers users and groups may have no names
+        return False
 
 
 def compile_one(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

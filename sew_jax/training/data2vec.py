@@ -59,6 +59,10 @@ def annealed(start: float, end: float, updates: float) -> Callable[[jax.Array | 
 def _check(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig, table: list[Compression]) -> None:
     if head.top_layers > backbone.layers:
         raise UserError(f"data2vec.top_layers: {head.top_layers} is more than model.layers={backbone.layers}")
+    if backbone.width % head.decoder_groups:
+        raise UserError(
+            f"data2vec.decoder_groups: {head.decoder_groups} must divide model.width={backbone.width}; take another"
+        )
     if backbone.rel_buckets:
         raise UserError(
             f"model.rel_buckets: {backbone.rel_buckets} asks for distances, and between frames that data2vec2's "

@@ -19,6 +19,7 @@ from sew_jax.models.encoder import Layer
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
+from sew_jax.models.merging import unmerge
 from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.training import losses
@@ -95,13 +96,18 @@ def _beside(setting: Compression, largest: Compression) -> tuple[Compression, ..
 
 
 def _noting_changes(backbone: BackboneConfig, changes: list[jax.Array]) -> Callable[..., Any]:
-    """What notes how much each layer changes its stream, in the order in which layers are computed."""
+    """What notes how much each layer changes its stream, in the order in which layers are computed.
+
+    Merging counts as a change of the frames that are merged.
+    """
 
     def note_change(call, arguments, options, context):
         output = call(*arguments, **options)
         if isinstance(context.module, Layer) and context.method_name == "__call__":
-            stream, length_B = arguments[:2]
-            changes.append(_change(stream, output, length_B, unit=not backbone.pre_norm))
+            before, length_B, *_, track = arguments
+            after = unmerge(*output) if track else output
+            before = unmerge(before, track) if track else before
+            changes.append(_change(before, after, length_B, unit=not backbone.pre_norm))
         return output
 
     return note_change

@@ -121,7 +121,7 @@ class Reporter:
         }
         # null where not finite: JSON has no such numbers
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self._spending.add(setting, len(batch.arrays["length"]) * jax.process_count(), batch.bucket)
+        self._spending.add(step, setting, len(batch.arrays["length"]) * jax.process_count(), batch.bucket)
         if step % self._row_every == 0 or step == self._config.num_steps or values["skipped"]:
             self._metrics.write(row | self._spending.spent())
         self._progress.update(step)

@@ -19,6 +19,7 @@ from sew_jax.compression import Draw, draw
 from sew_jax.console import format_duration, say
 from sew_jax.data.batch_plan import BatchPlan
 from sew_jax.data.pipeline import label_slots
+from sew_jax.models.cost import count_shared_macs
 from sew_jax.models.parameters import path_name
 from sew_jax.runtime.programs import Compiling, compile_one
 from sew_jax.runtime.sharding import batch_sharding
@@ -108,7 +109,12 @@ def compile_updates(config: ConfigDict, task: Task, plan: BatchPlan, template: T
 def _in_order_of_need(config: ConfigDict, task: Task, plan: BatchPlan, start: int) -> list[_Key]:
     """All draws and buckets: the largest, which tells whether all fit, and the others as the next updates have them."""
     keys = [(drawn, bucket) for bucket in sorted(plan.buckets, reverse=True) for drawn in task.draws]
-    largest = min(keys, key=lambda key: (-key[1], key[0].setting.squeeze))
+
+    def macs(key: _Key) -> int:
+        drawn, bucket = key
+        return count_shared_macs(task.model.backbone, (drawn.setting, *drawn.others), bucket)
+
+    largest = max(keys, key=macs)
     steps = range(start, min(start + _LOOK_AHEAD * len(keys), config.num_steps))
     needed = [(draw(task.draws, config.seed, step), plan[step].bucket) for step in steps]
     return list(dict.fromkeys([largest, *needed, *keys]))

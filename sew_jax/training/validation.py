@@ -105,14 +105,15 @@ class Validation:
         """
         values = self._held_out.measure(self._programs, _variables(state), progress)
         rows = [
-            {"step": step, "split": self._held_out.split, "setting": setting.name} | _plain(row)
+            {"step": step, "split": self._held_out.split, "setting": setting.name} | row
             for setting, row in zip(self._held_out.settings, values, strict=True)
         ]
         before = self._means()
-        for row in rows:
+        written = [_plain(row) for row in rows]
+        for row in written:
             self._file.write(row)
         self._file.sync()
-        self._rows += rows
+        self._rows += written
         self.exhausted = self._is_exhausted()
         is_best = mean_wer(rows) < min(before.values(), default=math.inf)
         say(describe(self._held_out, rows) + (" | the best so far" if is_best else ""))
@@ -156,9 +157,10 @@ def _variables(state: TrainState) -> dict[str, Any]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it: numbers, and lists of them; null where not finite."""
-    rounded = {name: np.round(np.asarray(value, np.float64), 6) for name, value in row.items()}
-    return {name: np.where(np.isfinite(x), x, None).tolist() for name, x in rounded.items()}
+    """As JSON has it: names, numbers, and lists of them; null where not finite."""
+    named = {name: value for name, value in row.items() if isinstance(value, (str, int))}
+    rounded = {name: np.round(np.asarray(value, np.float64), 6) for name, value in row.items() if name not in named}
+    return row | {name: np.where(np.isfinite(x), x, None).tolist() for name, x in rounded.items()}
 
 
 def _by_step(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -158,7 +158,8 @@ def check_held_out(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Map
             f"layers {', '.join(idle)} add less than {_IDLE:.0%} to the stream at {rows[0]['setting']}: "
             "they learn nothing yet; if that stays, change optim.lr, or take post-LN (model.pre_norm=False)"
         )
-    if apart := [f"{row['setting']} {row['cosine']:.2f}" for row in rows if row.get("cosine", 1.0) < _APART]:
+    beside = [row for row in rows if "distance" not in row]  # in distillation the cosine is to the original's features
+    if apart := [f"{row['setting']} {row['cosine']:.2f}" for row in beside if row.get("cosine", 1.0) < _APART]:
         findings.append(
             f"contexts of {', '.join(apart)} have parted from {rows[0]['setting']}'s (cosine), "
             "and one head must read all of them: take model.upsampler=residual"

@@ -159,6 +159,7 @@ NONSENSE = [
     (PRETRAIN, "mesh.fsdp=-1", "both all the rest"),
     (PRETRAIN, "data=", "is empty; name a folder"),
     (["pretrain.py:base,fixed"], "sandwich.enabled=True", "a table of one setting"),
+    (["plan.py:base,continued"], "flop=1e18", "pretrain:continued goes on with its codebook"),
     (["pretrain.py:inherit"], "init_from=", "is empty; pretrain:inherit takes its architecture"),
     (FINETUNE, "optim.hold=0.95", "are more than all updates together"),
     (FINETUNE, "optim.final=0", "must be above 0 and at most 1"),

@@ -75,6 +75,9 @@ CONFIGS = {
         adapter_width=128,
     ),
 }
+CONFIGS["entangled"] = dataclasses.replace(
+    CONFIGS["parts"], pos_layers=1, rel_form="disentangled", pre_norm=False, adapter_width=0
+)
 CONFIGS["learned"] = dataclasses.replace(CONFIGS["logmel"], compressor=True, pool_ffn=False)
 CONFIGS |= {
     frontend: BackboneConfig(frontend=frontend, width=256, layers=2, heads=4, ffn_width=1024, pos_kernel=16)
@@ -82,10 +85,10 @@ CONFIGS |= {
 }
 
 
-COUNTED = [("parts", "s2q1k2")]
+COUNTED = [("parts", "s2q1k2"), ("entangled", "s1q1k1"), ("entangled", "s2q1k2")]
 COUNTED += [(frontend, name) for frontend in list(CONFIGS)[:3] for name in ("s1q1k1", "s2q1k2", "s3q2.1k1")]
 COUNTED += [("logmel", "s1q1k1m0.2"), ("logmel", "s1q1k2.1m0.3-0.5"), ("learned", "r0.4q1k1")]
-COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[5:]]
+COUNTED += [(frontend, "s2q1k1") for frontend in list(CONFIGS)[6:]]
 
 
 @pytest.mark.parametrize(("frontend", "name"), COUNTED)
