@@ -51,6 +51,8 @@ def to_hugging_face(checkpoint: Any, source: str) -> tuple[dict[str, Any], bool,
     """
     options = _options(checkpoint, source)
     tensors = _without_prefix({spell(name): x for name, x in checkpoint["model"].items()})
+    if any("relative_attention_bias" in name or ".grep_" in name for name in tensors):
+        raise UserError(f"{source}: it is WavLM, of which Microsoft's own files are not read; give its hf: folder")
     family = "sew" if "encoder.upsample.0.weight" in tensors else "wav2vec2"
     if "label_embs_concat" in tensors:
         family = "hubert"

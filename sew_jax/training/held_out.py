@@ -2,8 +2,8 @@
 
 Pre-training: the objective's loss under fixed masks and negatives (and the contrast's accuracy), how much each layer
 changes the stream, and whether the settings' contexts speak one language; of distillation, how far the features are
-from what they were. Fine-tuning: word error rate, or accuracy and
-macro F1 of labels. Rows go to `held_out.jsonl`.
+from what they were. Fine-tuning: word error rate, or accuracy and macro F1 of labels. Rows go to `held_out.jsonl`.
+
 B utterances, T frames.
 """
 
@@ -94,7 +94,7 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
         say(f"  held out  nothing: {why}")
         return None
     try:
-        source, _ = open_source(
+        source, problems = open_source(
             config.data,
             split,
             min_samples=round(config.input.min_seconds * SAMPLE_RATE),
@@ -106,11 +106,13 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
     except UserError as error:
         if options.split != AUTO:
             raise UserError(f"eval.split: {error}") from error
-        say("  held out  nothing: the data have no usable split `dev`; --config.eval.split names another")
+        say(f"  held out  nothing: the data have no usable split `dev` ({error}); --config.eval.split names another")
         return None
     make = _errors if task.vocabulary else _pretraining
     held_out = make(config, task, mesh, split, settings, source)
     say(f"  held out  {split}: every {options.every} updates at {' '.join(map(str, settings))}; rows in held_out.jsonl")
+    if problems:
+        say(f"            {len(problems)} left out, the first: {problems[0].id} {problems[0].reason}")
     return held_out
 
 
@@ -160,7 +162,7 @@ def _first_seconds(source: Source, mine: np.ndarray, samples: int, rows: int) ->
             continue
         try:
             speech = source.audio(row * len(source) // count, 0, samples)
-        except AudioError:  # what is damaged was named when the split was opened
+        except AudioError:  # damage that no header tells
             continue
         wave[i, : len(speech)], length[i] = speech, len(speech)
     return {"wave": wave, "length": length, "crop": mine.astype(np.int32)}

@@ -142,6 +142,7 @@ def test_older_options_are_a_namespace():
         (lambda c: c.pop("model"), "no fairseq checkpoint"),
         (lambda c: c.pop("cfg"), "neither `cfg` nor `args`"),
         (lambda c: c.update(model={"x": np.ones(2)}), "no wav2vec 2.0, HuBERT or SEW model"),
+        (lambda c: c["model"].update({"encoder.layers.0.self_attn.grep_a": np.ones(1)}), "it: it is WavLM"),
     ],
 )
 def test_what_is_none_of_fairseqs(change, message):

@@ -80,6 +80,34 @@ def test_masks_are_the_same_each_time_and_noise_is_none(corpus):
     assert -1 <= first[1]["cosine"] <= 1 and held_out.settings[0] == Compression()
 
 
+def test_what_merges_is_scored_as_it_is_without_merging(corpus):
+    """A share so small that no frame goes: the same numbers; a larger one changes frames in more than their layer."""
+    config = pretraining(corpus)
+    config.compression.names = "s1q1k1,s1q1k1m0.001,s1q1k1m0.3"
+    task = open_task(config)
+    held_out = open_held_out(config, task, make_mesh(4, 2))
+    programs = runs.held_out_programs(held_out)
+    plain, none, some = held_out.measure(programs, jax.jit(task.init)(jax.random.key(0)), lambda: None)
+    jax.tree.map(np.testing.assert_allclose, plain, none)
+    assert np.isfinite(some["layer_changes"]).all() and len(some["layer_changes"]) == 2
+    assert (some["layer_changes"] > plain["layer_changes"]).all() and some["cosine"] < 1
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file_and_end_nothing(corpus, tmp_path, capsys, monkeypatch):
+    config = pretraining(corpus, every=12)
+
+    def measure(self, step, state, progress, run=Validation.run):
+        row = {"loss_contrastive": np.nan, "accuracy": 0.0, "cosine": np.nan, "layer_changes": np.array([np.nan, 1.0])}
+        self._held_out = self._held_out._replace(measure=lambda *_: [row] * len(self._held_out.settings))
+        run(self, step, state, progress)
+
+    monkeypatch.setattr(Validation, "run", measure)
+    assert train(config, tmp_path).step == 12
+    (row, _) = read_rows(tmp_path / FILE)
+    assert row["loss_contrastive"] is None and row["layer_changes"] == [None, 1.0]
+    assert "s1q1k1 nan bits 0.000" in capsys.readouterr().out
+
+
 def test_the_best_checkpoint_is_the_one_that_others_start_from(corpus, begun, tmp_path, monkeypatch):
     config = runs.finetuning(corpus, begun)
     config.eval.every = 3
