@@ -23,7 +23,7 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.losses import Term
-from sew_jax.training.task import Learning, MicroLoss, adam, draws_of
+from sew_jax.training.task import LARGEST_ALONE, Learning, MicroLoss, Sandwich, adam, draws_of
 from sew_jax.training.teacher import TEACHER, Teacher
 from sew_jax.training.watchdog import Watchdog
 
@@ -43,7 +43,7 @@ def data2vec(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig)
     schedule = optim.warmup_cosine(options.lr, options.warmup * steps, options.total * steps)
     return Learning(
         model,
-        data2vec_micro_loss(model, recipe.sandwich.weight),
+        data2vec_micro_loss(model, Sandwich(recipe.sandwich.weight)),
         adam(schedule, options, decay_vectors=False),
         schedule,
         Watchdog(guarded_from=round(_GUARDED_FROM * steps)),
@@ -80,7 +80,7 @@ def _check(recipe: ConfigDict, backbone: BackboneConfig, head: Data2VecConfig, t
             )
 
 
-def data2vec_micro_loss(model: Data2VecModel, weight_beside: float = 0.0) -> MicroLoss:
+def data2vec_micro_loss(model: Data2VecModel, sandwich: Sandwich = LARGEST_ALONE) -> MicroLoss:
     """Regression of the teacher's targets at masked frames; the weight is their number, all copies together.
 
     Settings beside the largest see the same frames, and count `weight_beside` each.
@@ -104,13 +104,9 @@ def data2vec_micro_loss(model: Data2VecModel, weight_beside: float = 0.0) -> Mic
         )
         target_RxTxD = kept.copies(targets(model, batch_stats[TEACHER], out.inputs_BxTxD, out.length_B))
         loss, metrics = _terms(out, target_RxTxD, kept)
-        total = loss.sum
-        if out.others_RxTxD:
-            others = [losses.regression(x, target_RxTxD, kept.masked_RxT) for x in out.others_RxTxD]
-            beside: Any = sum(term.sum for term in others)
-            total += weight_beside * beside
-            metrics["loss_others"] = Term(beside, len(others) * loss.weight)
-        return Term(total, loss.weight), (metrics, batch_stats)
+        others = [losses.regression(x, target_RxTxD, kept.masked_RxT) for x in out.others_RxTxD]
+        beside, of_others = sandwich.loss_beside(others, unit=1.0)
+        return Term(loss.sum + beside, loss.weight), (metrics | of_others, batch_stats)
 
     return micro_loss
 

@@ -20,7 +20,7 @@ from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.training import losses
 from sew_jax.training import optimizer as optim
 from sew_jax.training.losses import Term
-from sew_jax.training.task import Learning, MicroLoss, adam
+from sew_jax.training.task import LARGEST_ALONE, Learning, MicroLoss, Sandwich, adam
 from sew_jax.training.teacher import Teacher, original, original_params
 from sew_jax.training.watchdog import Watchdog
 
@@ -32,7 +32,7 @@ def distillation(recipe: ConfigDict, backbone: BackboneConfig, setting: Compress
     schedule = optim.warmup_linear(options.lr, options.warmup * steps, options.total * steps)
     return Learning(
         model,
-        distill_micro_loss(model, teacher, recipe.sandwich.weight),
+        distill_micro_loss(model, teacher, Sandwich(recipe.sandwich.weight)),
         adam(schedule, options, _frozen_until),
         schedule,
         Watchdog(),
@@ -45,7 +45,7 @@ def _frozen_until(path: str) -> float:
     return math.inf if path.startswith("backbone/frontend/") else 0
 
 
-def distill_micro_loss(model: FeatureModel, teacher: Teacher, weight_beside: float = 0.0) -> MicroLoss:
+def distill_micro_loss(model: FeatureModel, teacher: Teacher, sandwich: Sandwich = LARGEST_ALONE) -> MicroLoss:
     """Relative error of all layers' states, the output in place of the last one's; the weight is the number of frames.
 
     Settings beside the largest hear the same audio, and count `weight_beside` each.
@@ -57,12 +57,9 @@ def distill_micro_loss(model: FeatureModel, teacher: Teacher, weight_beside: flo
         (target,), length_B = _features(model, original_params(batch_stats, params), batch, (teacher.setting,))
         (first, *others), _ = _features(model, params, batch, (draw.setting, *draw.others), rngs)
         loss, metrics = _terms(first, target, length_B)
-        total = loss.sum
-        if others:
-            beside: Any = sum(_terms(other, target, length_B)[0].sum for other in others)
-            total += weight_beside * beside
-            metrics["loss_others"] = Term(beside, len(others) * loss.weight)
-        return Term(total, loss.weight), (metrics, batch_stats)
+        own = [_terms(other, target, length_B)[0] for other in others]
+        beside, of_others = sandwich.loss_beside(own, unit=1.0)
+        return Term(loss.sum + beside, loss.weight), (metrics | of_others, batch_stats)
 
     return micro_loss
 

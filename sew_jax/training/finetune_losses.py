@@ -18,14 +18,13 @@ from sew_jax.models.masking import span_mask
 from sew_jax.models.noise import row_keys
 from sew_jax.training import losses
 from sew_jax.training.losses import LOG2E, Term
-from sew_jax.training.task import LARGEST_ALONE, MicroLoss, Sandwich, SpanMask
+from sew_jax.training.task import LARGEST_ALONE, Masks, MicroLoss, Sandwich
 from sew_jax.training.teacher import Teacher, original_params
 
 
 def ctc_micro_loss(
     model: CTCModel,
-    time_mask: SpanMask,
-    channel_mask: SpanMask,
+    masks: Masks,
     sandwich: Sandwich = LARGEST_ALONE,
     teacher_weight: float = 0.0,
     teacher: Teacher | None = None,
@@ -38,7 +37,7 @@ def ctc_micro_loss(
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         del progress
-        (logits_BxTxV, *others), length_B = _outputs(model, time_mask, channel_mask, params, batch, key, draw)
+        (logits_BxTxV, *others), length_B = _outputs(model, masks, params, batch, key, draw)
         blank, weight_B = model.head.blank, batch["length"] > 0
         is_spelt_B, label_length_B = batch["label_length"] >= 0, jnp.maximum(batch["label_length"], 0)
         weight = weight_B.sum().astype(jnp.float32)
@@ -72,14 +71,12 @@ def ctc_micro_loss(
     return micro_loss
 
 
-def label_micro_loss(
-    model: ClassifierModel, time_mask: SpanMask, channel_mask: SpanMask, sandwich: Sandwich = LARGEST_ALONE
-) -> MicroLoss:
+def label_micro_loss(model: ClassifierModel, masks: Masks, sandwich: Sandwich = LARGEST_ALONE) -> MicroLoss:
     """Cross-entropy of each utterance's label; the weight is the number of utterances."""
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         del progress
-        (logits_Bx1xC, *others), one_B = _outputs(model, time_mask, channel_mask, params, batch, key, draw)
+        (logits_Bx1xC, *others), one_B = _outputs(model, masks, params, batch, key, draw)
         label_B, weight_B = batch["labels"][:, 0], batch["length"] > 0
         loss, right = losses.cross_entropy(logits_Bx1xC[:, 0], label_B, weight_B)
         beside, metrics = sandwich.loss_beside(
@@ -92,21 +89,19 @@ def label_micro_loss(
     return micro_loss
 
 
-def _outputs(
-    model: CTCModel | ClassifierModel, time_mask: SpanMask, channel_mask: SpanMask, params, batch, key, draw: Draw
-) -> Any:
+def _outputs(model: CTCModel | ClassifierModel, masks: Masks, params, batch, key, draw: Draw) -> Any:
     """Logits at each setting of a draw, and the frames of each utterance, of masked input."""
     time_key, channel_key, *model_keys = jax.random.split(key, 4)
     rows, samples = batch["wave"].shape
     frames, width = frame_count(model.backbone, samples), model.backbone.width
     time_BxT = channel_BxD = None
-    if time_mask.prob > 0:
+    if masks.time.prob > 0:
         lengths = frame_count(model.backbone, batch["length"])
-        time_BxT = span_mask(row_keys(time_key, batch["crop"]), lengths, frames, **dataclasses.asdict(time_mask))
-    if channel_mask.prob > 0:
+        time_BxT = span_mask(row_keys(time_key, batch["crop"]), lengths, frames, **dataclasses.asdict(masks.time))
+    if masks.channel.prob > 0:
         widths = jnp.full((rows,), width)
         channel_keys = row_keys(channel_key, batch["crop"])
-        channel_BxD = span_mask(channel_keys, widths, width, **dataclasses.asdict(channel_mask))
+        channel_BxD = span_mask(channel_keys, widths, width, **dataclasses.asdict(masks.channel))
     return model.apply(
         {"params": params},
         batch["wave"],

@@ -25,6 +25,7 @@ from sew_jax.rates import SAMPLE_RATE
 from sew_jax.training import optimizer as optim
 from sew_jax.training.finetune_losses import ctc_micro_loss, label_micro_loss
 from sew_jax.training.task import (
+    Masks,
     MicroLoss,
     Sandwich,
     SpanMask,
@@ -73,10 +74,10 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     target = "label" if classifies else "text"
     source, problems = open_audio(config, min_samples=min_samples, need_text=not config.teacher.weight, target=target)
     options, mask = config.optim, config.mask
-    masks = SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0)
+    masks = Masks(SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0))
     sandwich = Sandwich(config.sandwich.weight, config.sandwich.distill)
     made = _labelling if classifies else _writing
-    vocabulary, transcripts, model, micro_loss, teacher = made(config, pretrained, backbone, source, (*masks, sandwich))
+    vocabulary, transcripts, model, micro_loss, teacher = made(config, pretrained, backbone, source, masks, sandwich)
     schedule = optim.tri_stage(
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
@@ -120,7 +121,8 @@ def _writing(
     pretrained: Pretrained,
     backbone: BackboneConfig,
     source: Source,
-    options: tuple[SpanMask, SpanMask, Sandwich],
+    masks: Masks,
+    sandwich: Sandwich,
 ) -> _Made:
     """CTC on transcripts, and on what the original says.
 
@@ -137,7 +139,7 @@ def _writing(
             "name a model that writes text, or set --config.teacher.weight=0"
         )
     teacher = original(backbone.dtype, largest_trained(pretrained)) if weight else None
-    return _Made(vocabulary, transcripts, model, ctc_micro_loss(model, *options, weight, teacher), teacher)
+    return _Made(vocabulary, transcripts, model, ctc_micro_loss(model, masks, sandwich, weight, teacher), teacher)
 
 
 def _labelling(
@@ -145,14 +147,15 @@ def _labelling(
     pretrained: Pretrained,
     backbone: BackboneConfig,
     source: Source,
-    options: tuple[SpanMask, SpanMask, Sandwich],
+    masks: Masks,
+    sandwich: Sandwich,
 ) -> _Made:
     """Cross-entropy on labels, with the head of a classifier that `init_from` may be, in its form."""
     labels = choose_labels(source, pretrained.labels)
     known = pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else ClassifierHeadConfig()
     head = dataclasses.replace(known, labels=len(labels), dropout=config.head.dropout)
     model = ClassifierModel(backbone, head)
-    return _Made(labels, spell_labels(labels, source), model, label_micro_loss(model, *options))
+    return _Made(labels, spell_labels(labels, source), model, label_micro_loss(model, masks, sandwich))
 
 
 def _spelt(

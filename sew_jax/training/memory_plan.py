@@ -12,15 +12,13 @@ from sew_jax.compression import Compression, Draw, settings_table
 from sew_jax.console import say
 from sew_jax.machines import slice_named
 from sew_jax.models.config import REMAT, BackboneConfig, PretrainHeadConfig, Remat
-from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import abstract_mesh, bytes_per_device, tree_shardings
-from sew_jax.training import optimizer as optim
 from sew_jax.training.compiled_plan import can_compile
 from sew_jax.training.compiled_way import Estimates, at_once, compiled_way
-from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
+from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import new_state
-from sew_jax.training.task import SpanMask, fields_of_table
+from sew_jax.training.task import fields_of_table
 
 _GIB = 2**30
 
@@ -48,12 +46,8 @@ def plan_memory(config: ConfigDict, workdir: Path | None = None) -> None:
     for setting in table:
         backbone.check_setting(setting)
     head = PretrainHeadConfig(**pretrain.head)
-    optimizer = optim.adam(lambda _: 1.0, eps=1.0, weight_decay=1.0, clip_norm=1.0)
-
-    def make_state(key):
-        return new_state(PretrainModel(backbone, head).initialize(key), optimizer)
-
-    state = jax.eval_shape(make_state, jax.random.key(0))
+    learning = contrastive(pretrain, backbone, head)
+    state = jax.eval_shape(lambda key: new_state(learning.model.initialize(key), learning.optimizer), jax.random.key(0))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(f"{parameters / 1e6:.1f} M parameters; {devices} devices of {memory:g} GiB")
     say(f"an update is {rows} utterances of {pretrain.input.crop_seconds:g} s a device, {pretrain.dtype}, at s1q1k1\n")
@@ -109,14 +103,15 @@ def _needs(
 
 def _bytes_kept(backbone: BackboneConfig, head: PretrainHeadConfig, pretrain: ConfigDict, samples: int) -> int:
     """Bytes that the forward pass of one more utterance leaves for the backward pass."""
-    model = PretrainModel(backbone, head)
-    loss = pretrain_micro_loss(model, SpanMask(**pretrain.mask), Temperature(**pretrain.temperature))
-    variables = jax.eval_shape(model.initialize, jax.random.key(0))
+    learning = contrastive(pretrain, backbone, head)
+    variables = jax.eval_shape(learning.model.initialize, jax.random.key(0))
 
     def total(rows: int) -> int:
         def forward(variables, batch, key):
             def scalar(params):
-                term, _ = loss(params, variables.get("batch_stats", {}), batch, key, 0.0, Draw(Compression()))
+                term, _ = learning.micro_loss(
+                    params, variables.get("batch_stats", {}), batch, key, 0.0, Draw(Compression())
+                )
                 return term.sum
 
             return jax.vjp(scalar, variables["params"])[1]

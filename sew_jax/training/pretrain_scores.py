@@ -16,9 +16,8 @@ from sew_jax.models.backbone import Backbone, Hidden
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.encoder import Layer
-from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
-from sew_jax.models.masking import mask_slots, masked_frames, negative_indices
+from sew_jax.models.masking import negative_indices
 from sew_jax.models.merging import unmerge
 from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
@@ -36,17 +35,7 @@ def score_contrast(
     Masks and negatives are the same at each evaluation and each setting.
     """
     mask_key, negative_key = jax.random.split(jax.random.key(seed))
-    frames = frame_count(model.backbone, batch["wave"].shape[1])
-    length_B = frame_count(model.backbone, batch["length"])
-    masked = masked_frames(
-        row_keys(mask_key, batch["crop"]),
-        length_B,
-        frames,
-        slots=mask_slots(frames, prob=mask.prob, span=mask.span),
-        prob=mask.prob,
-        span=mask.span,
-        min_spans=mask.min_spans,
-    )
+    masked = mask.draw(model.backbone, row_keys(mask_key, batch["crop"]), batch)
     changes: list[jax.Array] = []
     with nn.intercept_methods(_noting_changes(model.backbone, changes)):
         out, kept = model.apply(

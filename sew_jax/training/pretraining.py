@@ -18,7 +18,7 @@ from sew_jax.console import say
 from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, Data2VecConfig, Head, PretrainHeadConfig
 from sew_jax.models.frontend import frame_count
-from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames, negative_indices
+from sew_jax.models.masking import mask_slots, negative_indices
 from sew_jax.models.noise import row_keys
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.models.quantizer import Quantized, Temperature
@@ -161,7 +161,7 @@ def pretrain_micro_loss(
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         mask_key, negative_key, *model_keys = jax.random.split(key, 5)
-        masked = _masked_frames(model, mask, row_keys(mask_key, batch["crop"]), batch)
+        masked = mask.draw(model.backbone, row_keys(mask_key, batch["crop"]), batch)
         tau = temperature.at(progress)
         out, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -211,13 +211,6 @@ def pretrain_micro_loss(
         return Term(total + beside, weight), (metrics, updated.get("batch_stats", {}))
 
     return micro_loss
-
-
-def _masked_frames(model: PretrainModel, mask: SpanMask, key_B: jax.Array, batch: dict[str, jax.Array]) -> MaskedFrames:
-    frames = frame_count(model.backbone, batch["wave"].shape[1])
-    length_B = frame_count(model.backbone, batch["length"])
-    slots = mask_slots(frames, prob=mask.prob, span=mask.span)
-    return masked_frames(key_B, length_B, frames, slots=slots, **dataclasses.asdict(mask))
 
 
 def _perplexities(quantized: Quantized, valid_BxM: jax.Array, weight: jax.Array, codes: int) -> dict[str, Term]:

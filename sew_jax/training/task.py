@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -30,6 +30,8 @@ from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.features import FeatureModel
+from sew_jax.models.frontend import frame_count
+from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames
 from sew_jax.models.parameters import merge_params
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.rates import SAMPLE_RATE
@@ -131,6 +133,19 @@ class SpanMask:
     span: int
     min_spans: int
 
+    def draw(self, backbone: BackboneConfig, key_B: jax.Array, batch: Mapping[str, jax.Array]) -> MaskedFrames:
+        """Masks of a batch's utterances."""
+        frames, length_B = (frame_count(backbone, n) for n in (batch["wave"].shape[1], batch["length"]))
+        slots = mask_slots(frames, prob=self.prob, span=self.span)
+        return masked_frames(key_B, length_B, frames, slots=slots, **dataclasses.asdict(self))
+
+
+class Masks(NamedTuple):
+    """Over time, and over channels."""
+
+    time: SpanMask
+    channel: SpanMask
+
 
 @dataclasses.dataclass(frozen=True)
 class Sandwich:
@@ -142,18 +157,24 @@ class Sandwich:
     weight: float = 0.0
     distill: float = 0.0
 
-    def loss_beside(self, own: Sequence[Term], distilled: Sequence[Term]) -> tuple[jax.Array | float, dict[str, Term]]:
-        """What the other settings add to the loss's sum, and their means as metrics; nothing where there are none."""
+    def loss_beside(
+        self, own: Sequence[Term], distilled: Sequence[Term] = (), unit: float = LOG2E
+    ) -> tuple[jax.Array | float, dict[str, Term]]:
+        """What the other settings add to the loss's sum, and their means as metrics; nothing where there are none.
+
+        Args:
+          unit: what a metric is of its loss: bits, or 1.
+        """
         if not own:
             return 0.0, {}
-        own_sum: Any = sum(term.sum for term in own)
-        distilled_sum: Any = sum(term.sum for term in distilled)
         weight = len(own) * own[0].weight
-        metrics = {
-            "loss_others": Term(own_sum * LOG2E, weight),
-            "loss_distill": Term(distilled_sum * LOG2E, weight),
-        }
-        return self.weight * own_sum + self.distill * distilled_sum, metrics
+        own_sum: Any = sum(term.sum for term in own)
+        added, metrics = self.weight * own_sum, {"loss_others": Term(own_sum * unit, weight)}
+        if distilled:
+            distilled_sum: Any = sum(term.sum for term in distilled)
+            added += self.distill * distilled_sum
+            metrics["loss_distill"] = Term(distilled_sum * unit, weight)
+        return added, metrics
 
 
 LARGEST_ALONE = Sandwich()

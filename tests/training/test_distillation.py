@@ -30,6 +30,7 @@ from sew_jax.training import train as training
 from sew_jax.training.distillation import distill_micro_loss
 from sew_jax.training.setup import open_run, open_task
 from sew_jax.training.step import OfRun, make_gradients, new_state
+from sew_jax.training.task import Sandwich
 from sew_jax.training.teacher import TEACHER, original
 from sew_jax.training.train import train
 from sew_jax.training.validation import FILE
@@ -46,7 +47,7 @@ BESIDE = Compression(2)
 def program():
     """(parameters, those of the teacher, micro-batch) -> what these of an update at s1q1k1 and beside it sum to."""
     model, teacher = FeatureModel(BACKBONE), original(BACKBONE.dtype, Compression())
-    gradients = make_gradients(distill_micro_loss(model, teacher, weight_beside=0.5), 1)
+    gradients = make_gradients(distill_micro_loss(model, teacher, Sandwich(0.5)), 1)
 
     def run(params, of_teacher, batch):
         state = new_state({"params": params, "batch_stats": teacher.begin({}, of_teacher)}, optax.identity())

@@ -17,7 +17,7 @@ from sew_jax.training import optimizer as optim
 from sew_jax.training.finetuning import ctc_micro_loss
 from sew_jax.training.losses import Term
 from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
-from sew_jax.training.task import SpanMask
+from sew_jax.training.task import Masks, SpanMask
 from sew_jax.training.train import train
 from tests import runs
 
@@ -40,7 +40,7 @@ def by_name(tree):
 def small():
     """(gradients of what is not frozen, compiled on demand; their arguments; FLOP of the loss alone)."""
     model, random = CTCModel(BACKBONE, CTCHeadConfig()), np.random.default_rng(0)
-    micro_loss = ctc_micro_loss(model, SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0))
+    micro_loss = ctc_micro_loss(model, Masks(SpanMask(0.0, 5, 0), SpanMask(0.0, 5, 0)))
     state = new_state(jax.jit(model.initialize)(jax.random.key(0)), optax.identity())
     batch = {
         "wave": random.normal(size=(ROWS, SAMPLES)).astype(np.float32),

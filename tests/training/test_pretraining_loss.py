@@ -63,7 +63,7 @@ def test_terms_are_those_of_the_papers(monkeypatch):
 
     mask = np.isin(np.arange(FRAMES), masked)[None]
     frames = MaskedFrames(jnp.array(masked[None]), jnp.ones((1, 9), bool), jnp.array(mask))
-    monkeypatch.setattr(pretraining, "masked_frames", lambda *a, **k: frames)
+    monkeypatch.setattr(SpanMask, "draw", lambda *_: frames)
     monkeypatch.setattr(pretraining, "negative_indices", lambda *a: jnp.array(negatives[None]))
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.array(noise, jnp.float32).reshape(shape))
     temperature = Temperature(TEMPERATURE, TEMPERATURE, 1.0)

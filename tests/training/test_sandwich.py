@@ -16,7 +16,7 @@ from sew_jax.models.pretrain import PretrainModel
 from sew_jax.training import losses
 from sew_jax.training.finetuning import ctc_micro_loss
 from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
-from sew_jax.training.task import Sandwich, SpanMask
+from sew_jax.training.task import Masks, Sandwich, SpanMask
 
 SAMPLES = 16_000
 BACKBONE = BackboneConfig(
@@ -66,7 +66,7 @@ def program(kind, drawn):
         if kind == "pretrain":
             loss = pretrain_micro_loss(model, SpanMask(0.65, 5, 2), Temperature(2.0, 0.5, 0.7), sandwich)
         else:
-            loss = ctc_micro_loss(model, SpanMask(0.5, 5, 0), SpanMask(0.0, 5, 0), sandwich)
+            loss = ctc_micro_loss(model, Masks(SpanMask(0.5, 5, 0), SpanMask(0.0, 5, 0)), sandwich)
         term, (metrics, _) = loss(params, {}, batch(), jax.random.key(3), 0, drawn)
         return term.sum, metrics
 

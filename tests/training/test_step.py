@@ -19,7 +19,7 @@ from sew_jax.training.finetuning import ctc_micro_loss
 from sew_jax.training.losses import Term
 from sew_jax.training.pretraining import Temperature, pretrain_micro_loss
 from sew_jax.training.step import OfRun, make_step, new_state
-from sew_jax.training.task import SpanMask
+from sew_jax.training.task import Masks, SpanMask
 
 SAMPLES = 16_000
 BACKBONE = BackboneConfig(
@@ -63,7 +63,7 @@ def pretraining(head=HEAD, backbone=BACKBONE):
 def finetuning(backbone=BACKBONE, mask=SpanMask(0.0, 5, 0), dropout=0.0):  # noqa: B008
     model = CTCModel(backbone, CTCHeadConfig(dropout=dropout))
     variables = jax.jit(model.initialize)(jax.random.key(0))
-    return variables, ctc_micro_loss(model, mask, mask)
+    return variables, ctc_micro_loss(model, Masks(mask, mask))
 
 
 def noisy(kind):

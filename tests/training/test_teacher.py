@@ -24,7 +24,7 @@ from sew_jax.training import train as training
 from sew_jax.training.finetuning import ctc_micro_loss, open_finetuning
 from sew_jax.training.setup import open_run
 from sew_jax.training.step import OfRun, make_gradients, new_state
-from sew_jax.training.task import SpanMask
+from sew_jax.training.task import Masks, SpanMask
 from sew_jax.training.teacher import original
 from sew_jax.training.train import train
 from tests import runs
@@ -49,7 +49,7 @@ def program(setting):
     }
     unmasked = SpanMask(0.0, 5, 0)
     teacher = original(BACKBONE.dtype, Compression())
-    gradients = make_gradients(ctc_micro_loss(model, unmasked, unmasked, teacher_weight=2.0, teacher=teacher), 1)
+    gradients = make_gradients(ctc_micro_loss(model, Masks(unmasked, unmasked), teacher_weight=2.0, teacher=teacher), 1)
 
     def run(params, of_teacher, label_length):
         state = new_state({"params": params, "batch_stats": teacher.begin({}, of_teacher)}, optax.identity())
