@@ -10,12 +10,13 @@
   python -m sew_jax.main --config=configs/export.py --config.init_from=runs/finetune --config.format=sew_jax \\
     --config.tradeoff=runs/evaluate --workdir=runs/model
 
-`onnx` takes every fine-tuned model and setting, too: a graph for each setting, of any batch size and length, which
-share one file of weights; ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`.
+`stablehlo` takes every model that writes text and every setting: a program for each setting, of any batch size and
+length, for CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model
+before it is written.
 
-`stablehlo` takes every fine-tuned model and setting: a program for each setting, of any batch size and length, for
-CPU, GPU and TPU, which runs where jax, numpy and flatbuffers are installed. Each is compared with the model before it
-is written.
+`onnx` takes those without merging or a rate, behind the waveform extractors and `logmel`, whose positions come from one
+convolution, and no adapters: a graph for each setting, of any batch size and length, which share one file of weights;
+ONNX Runtime and OpenVINO run them on a CPU. Needs the extra `onnx`.
 
 `hf` is a folder that transformers loads: squeeze 1 becomes a Wav2Vec2 model, a larger one an SEW model; the log-mel
 front end and pooling exist in neither.

@@ -299,7 +299,7 @@ def _optim(recipe: Recipe, small: bool) -> ConfigDict:
 
 
 def _held_out(small: bool) -> ConfigDict:
-    """Held-out evaluation: contrastive loss and accuracy at each setting, under fixed masks."""
+    """Held-out evaluation: the objective's loss at each setting, under fixed masks."""
     held_out = ConfigDict()
     held_out.split = "auto"  # a split of data; auto: dev where the data have one; empty: none
     held_out.every = 500 if small else 5000  # updates
