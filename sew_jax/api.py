@@ -9,13 +9,13 @@ several threads may use one model. T frames at 50 Hz (one every 20 ms), V symbol
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sew_jax.buckets import as_path, check_bucket
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
@@ -32,6 +32,7 @@ from sew_jax.evaluation.tradeoff import Point
 from sew_jax.names import in_language
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
+from sew_jax.storage import told
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
 from sew_jax.transcription.given_audio import Audio, recording_of, wave_of
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
@@ -76,10 +77,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
 
     Raises:
       UserError: config, data or an earlier run in the workdir do not fit; or training diverged.
+      Unavailable: storage does not answer; called again, it goes on.
     """
     from sew_jax.training.train import train as run
 
-    return run(_checked(config, "pretrain", "finetune"), Path(workdir))
+    return _run(run, config, workdir, "pretrain", "finetune")
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
@@ -87,18 +89,22 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
 
     Raises:
       UserError: config, data or checkpoint do not fit.
+      Unavailable: storage does not answer.
     """
     from sew_jax.evaluation.evaluate import evaluate as run  # which draws with matplotlib
 
-    return run(_checked(config, "evaluate"), Path(workdir))
+    return _run(run, config, workdir, "evaluate")
 
 
-def _checked(config: ConfigDict, *modes: str) -> ConfigDict:
-    """As the command line hands it on."""
+def _run(run: Callable[..., Any], config: ConfigDict, workdir: str | os.PathLike, *modes: str) -> Any:
+    """A config of one of these modes as the command line runs it."""
     if config.get("mode") not in modes:
         raise UserError(f"mode: {config.get('mode')!r} is that of another config; take {' or '.join(modes)}.py")
     check_config(config)
-    return in_language(config)
+    with told():
+        folder = as_path(workdir)
+        check_bucket(folder, "workdir")
+        return run(in_language(config), folder)
 
 
 class Model:

@@ -53,7 +53,9 @@ def file_system(path: os.PathLike | str) -> Any:
 
 @patient
 def check_bucket(path: Path, key: str) -> None:
-    """Raises UserError where the bucket of a remote path is not there: libraries would try to make one."""
+    """Raises UserError where a path is remote and its bucket is not there: libraries would try to make one."""
+    if not is_remote(path):
+        return
     bucket = os.fspath(path).partition("://")[2].partition("/")[0]
     if not bucket or not file_system(path).exists(bucket):
         raise UserError(f"{key}: {path}: there is no bucket {bucket!r} that this account may read; make it first")

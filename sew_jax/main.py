@@ -65,8 +65,7 @@ def main() -> int:
         check_config(config)
         config = in_language(config)
         with told():
-            if is_remote(workdir):
-                check_bucket(workdir, "workdir")
+            check_bucket(workdir, "workdir")
             _run(config, workdir)
     except (UserError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)

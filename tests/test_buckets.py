@@ -12,6 +12,8 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
+import sew_jax
+from configs import pretrain
 from sew_jax import line_files, storage
 from sew_jax.buckets import as_path, check_bucket, move_folder, remove, state_of
 from sew_jax.checkpoints.checkpointer import Checkpoints, check_place, load_params, newest_record
@@ -247,6 +249,16 @@ def test_errors_of_s3fs_are_known(google_bucket, monkeypatch):
         with pytest.raises(UserError, match="cannot be written"), writing_to("s3://bucket/a", "mend that"):
             action()
     google_bucket.forbidden = 0
+
+
+@pytest.mark.usefixtures("google_bucket")
+def test_python_looks_for_the_bucket_as_the_command_line_does():
+    with pytest.raises(UserError, match="there is no bucket 'nowhere'"):
+        sew_jax.train(pretrain.get_config(), "gs://nowhere/run")
+    wrong = pretrain.get_config()
+    wrong.num_steps = 0
+    with pytest.raises(UserError, match="num_steps: 0 must be"):  # nor is a config believed
+        sew_jax.train(wrong, "gs://bucket/run")
 
 
 def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket, monkeypatch):
