@@ -1,6 +1,7 @@
 """What the points of a trade-off are compared by: an error rate, or the share that is right."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Measure(NamedTuple):
@@ -21,3 +22,8 @@ class Measure(NamedTuple):
 
 WER = Measure("WER", "word error rate", is_error=True)
 ACCURACY = Measure("accuracy", "accuracy", is_error=False)
+
+
+def measure_of(row: Mapping[str, Any]) -> Measure:
+    """What a held-out row of fine-tuning is compared by."""
+    return ACCURACY if "macro_f1" in row else WER

@@ -32,7 +32,7 @@ from sew_jax.decoding.eval_set import EvalSet, normalize_of, rows_to_measure, ta
 from sew_jax.decoding.greedy import read_best
 from sew_jax.errors import UserError
 from sew_jax.metrics.classes import count_label, macro_f1
-from sew_jax.metrics.measure import ACCURACY, WER, Measure
+from sew_jax.metrics.measure import measure_of
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.cost import typical_macs
@@ -62,6 +62,7 @@ class HeldOut(NamedTuple):
       function: (variables, batch, compression) -> what `measure` reads.
       arguments: (variables' shapes, (setting, bucket)) -> the arguments of `function`.
       measure: (programs, variables, what is called after each part) -> a row of numbers for each setting.
+      in_words: a row, as the screen has it.
     """
 
     split: str
@@ -70,6 +71,7 @@ class HeldOut(NamedTuple):
     function: Callable[..., Any]
     arguments: Callable[[Any, tuple[Compression, int]], tuple[Any, Any]]
     measure: Callable[[dict, Any, Callable[[], None]], list[dict[str, Any]]]
+    in_words: Callable[[dict[str, Any]], str]
 
 
 def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
@@ -136,12 +138,13 @@ def _pretraining(
     model: Any = dataclasses.replace(task.model, backbone=dataclasses.replace(task.model.backbone, remat="none"))
     if isinstance(model, FeatureModel):
         assert task.teacher
-        function = functools.partial(distillation.score, model, task.teacher)
+        function, in_words = functools.partial(distillation.score, model, task.teacher), _distance
     elif isinstance(model, Data2VecModel):
         unit_of(settings, model.backbone.layers)  # names those that no masks fit
-        function = functools.partial(score_regression, model, settings[0], config.seed)
+        function, in_words = functools.partial(score_regression, model, settings[0], config.seed), _regression
     else:
         function = functools.partial(score_contrast, model, SpanMask(**config.mask), settings[0], config.seed)
+        in_words = _contrast
 
     def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
         rows = []
@@ -150,7 +153,7 @@ def _pretraining(
             progress()
         return rows
 
-    return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure)
+    return HeldOut(split, settings, [samples], function, lambda variables, key: (variables, batch), measure, in_words)
 
 
 def _first_seconds(source: Source, mine: np.ndarray, samples: int, rows: int) -> dict[str, np.ndarray]:
@@ -228,7 +231,7 @@ def _errors(
     def arguments(variables, key):
         return variables, examples[key[1]]
 
-    return HeldOut(split, settings, list(examples), function, arguments, measure)
+    return HeldOut(split, settings, list(examples), function, arguments, measure, _error_rate)
 
 
 def _rates(references: list[str], texts: list[str], symbols: Vocabulary | Labels) -> dict[str, Any]:
@@ -257,22 +260,24 @@ def _labels(
 
 def describe(held_out: HeldOut, rows: list[dict[str, Any]]) -> str:
     """The line on screen."""
-    parts = [
-        f"{row['setting']} {measure_of(row).name} {measure_of(row).of(row['wer']):.1%} {row['loss']:.1f} bits"
-        if "wer" in row
-        else f"{row['setting']} {row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
-        if "accuracy" in row
-        else f"{row['setting']} distance {row['distance']:.3f} cosine {row['cosine']:.3f}"
-        if "distance" in row
-        else f"{row['setting']} loss {row['loss']:.3f}"
-        for row in rows
-    ]
-    return f"held-out {held_out.split} | {' | '.join(parts)}"
+    return " | ".join([f"held-out {held_out.split}", *(f"{row['setting']} {held_out.in_words(row)}" for row in rows)])
 
 
-def measure_of(row: dict[str, Any]) -> Measure:
-    """What a row of fine-tuning is compared by."""
-    return ACCURACY if "macro_f1" in row else WER
+def _error_rate(row: dict[str, Any]) -> str:
+    measure = measure_of(row)
+    return f"{measure.name} {measure.of(row['wer']):.1%} {row['loss']:.1f} bits"
+
+
+def _contrast(row: dict[str, Any]) -> str:
+    return f"{row['loss_contrastive']:.2f} bits {row['accuracy']:.3f}"
+
+
+def _distance(row: dict[str, Any]) -> str:
+    return f"distance {row['distance']:.3f} cosine {row['cosine']:.3f}"
+
+
+def _regression(row: dict[str, Any]) -> str:
+    return f"loss {row['loss']:.3f}"
 
 
 def mean_wer(rows: list[dict[str, Any]]) -> float:

@@ -20,10 +20,11 @@ from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
 from sew_jax.console import say
 from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
+from sew_jax.metrics.measure import measure_of
 from sew_jax.metrics.metrics_file import MetricsFile, read_rows
 from sew_jax.runtime.distributed import of_first_process
 from sew_jax.runtime.programs import compile_table
-from sew_jax.training.held_out import HeldOut, describe, mean_wer, measure_of, open_held_out
+from sew_jax.training.held_out import HeldOut, describe, mean_wer, open_held_out
 from sew_jax.training.step import TrainState
 from sew_jax.training.task import Task
 from sew_jax.training.watchdog import check_held_out

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sew_jax.metrics.measure import ACCURACY, WER
+from sew_jax.metrics.measure import measure_of
 
 LOCAL = ("input",)  # findings that hold for one process of a job, where the others are the same for all
 _WINDOW = 100  # updates
@@ -167,7 +167,7 @@ def check_held_out(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Map
     for row in rows:
         other = baseline.get(row["setting"])
         if other and row["wer"] - other["wer"] > 2 * math.sqrt(row["wer"] / max(row["words"], 1)):
-            measure = ACCURACY if "accuracy" in row else WER
+            measure = measure_of(row)
             findings.append(
                 f"at {row['setting']} this start is behind random weights: {measure.name} "
                 f"{measure.of(row['wer']):.1%} against {measure.of(other['wer']):.1%} after as many updates "
