@@ -152,7 +152,7 @@ def _about(config: ConfigDict, plan: Plan, results: Results) -> dict[str, str]:
         "rates": rates if plan.rates else f"{config.finetune.optim.lr:g}, the recipe's own",
         "checkpoint": _checkpoint(config),
         "decoding": "greedy, without a language model",
-        "device": f"{timed['device']}, {timed['dtype']}; {hours:.1f} h of training in all",
+        "device": f"{timed['device']}, {timed['dtype']}; {hours:.1f} h since the last start of each run",
         "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
