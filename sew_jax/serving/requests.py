@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sew_jax.compression import Compression
+from sew_jax.console import say
 from sew_jax.decoding.beam import BeamOptions
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
@@ -43,6 +44,12 @@ class BadRequest(Exception):
         kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
         kind = "rate_limit_error" if status == 429 else kind
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def fault(where: str, error: Exception) -> BadRequest:
+    """What a client is told of a fault of the server's own, of which the log says more."""
+    say(f"! {where}: {type(error).__name__}: {error}")
+    return BadRequest("the server failed; its log says why", code="internal", status=500)
 
 
 @dataclasses.dataclass(frozen=True)

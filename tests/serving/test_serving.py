@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from jax.errors import JaxRuntimeError
 
 import sew_jax
 from configs import serve as serve_config
@@ -230,13 +231,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_requests_are_told_what_is_wrong(client, service, case):
+def test_bad_requests_are_told_what_is_wrong_and_counted_so(client, service, case):
     send, status, param, message = BAD[case]
+    before = service.metrics.text()
     answer = send(client)
     error = answer.json()["error"]
     assert answer.status_code == status and error["param"] == param and message in error["message"], answer.text
     assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
     assert "\n" not in error["message"] and service._accepted == 0
+    if case not in ("nowhere", "GET"):  # which no route takes
+        assert counted(service.metrics.text(), status) == counted(before, status) + 1
+
+
+def counted(metrics, status):
+    found = re.search(rf'sew_jax_requests_total{{endpoint="transcriptions",status="{status}"}} (\S+)', metrics.decode())
+    return float(found[1]) if found else 0.0
 
 
 def test_a_stream_says_what_it_heard_so_far_and_all_of_it_in_the_end(client, transcribers, service):
@@ -359,14 +368,17 @@ def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, 
     assert float(re.search(r'sew_jax_audio_seconds_total{setting="s2q1k1"} (\S+)', metrics)[1]) == pytest.approx(4.5)
 
 
-def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
-    class Faulty(Held):
-        def run(self, bucket, waves):
-            if not self.let.is_set():
-                self.let.set()
-                raise RuntimeError("out of memory")
-            return self._transcriber.run(bucket, waves)
+class Faulty(Held):
+    """A transcriber whose first batch fails, as programs do where memory runs out."""
 
+    def run(self, bucket, waves):
+        if not self.let.is_set():
+            self.let.set()
+            raise JaxRuntimeError("out of memory")
+        return self._transcriber.run(bucket, waves)
+
+
+def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
     service = open_service(runs, {s: Faulty(t) for s, t in transcribers.items()})
     try:
         with TestClient(make_app(service), raise_server_exceptions=False) as client:
@@ -374,6 +386,37 @@ def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcri
             assert ask(client).status_code == 200
     finally:
         service.close()
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by the client", "by leaving"])
+def test_a_fault_of_a_program_ends_a_stream_and_is_logged(runs, transcribers, capsys, ends):
+    """A client's leaving is another status: starlette's error for it and a program's are of one class."""
+    faulty = {s: Faulty(t) for s, t in transcribers.items()}
+    service, wave = open_service(runs, faulty), np.ones(20_000, np.int16).tobytes()
+    try:
+        with TestClient(make_app(service)) as client:
+
+            def wait_for(status):  # within a stream's block, whose end cancels what answers it
+                line = f'sew_jax_requests_total{{endpoint="stream",status="{status}"}} 1.0'
+                wait_until(lambda: line in client.get("/metrics").text)
+
+            with client.websocket_connect("/v1/audio/stream") as stream:
+                stream.send_json({"type": "start"})
+                stream.send_bytes(wave)
+                wait_until(faulty[SETTINGS[0]].let.is_set)
+                if ends == "by leaving":
+                    stream.close()
+                else:
+                    stream.send_json({"type": "end"}) if ends == "by the client" else stream.send_bytes(wave)
+                    assert stream.receive_json()["error"]["code"] == "internal" and stream.receive()["code"] == 1011
+                wait_for(500)
+            with client.websocket_connect("/v1/audio/stream") as stream:
+                stream.send_json({"type": "start"})
+                stream.close()
+                wait_for(499)
+    finally:
+        service.close()
+    assert "! /v1/audio/stream: JaxRuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
