@@ -115,6 +115,11 @@ class Model:
         return self._recognizer.name
 
     @property
+    def engine(self) -> Engine:
+        """What computes, where no budget picks another one."""
+        return self._recognizer.engine
+
+    @property
     def layers(self) -> int:
         """Of the transformer."""
         return self._recognizer.model.backbone.layers

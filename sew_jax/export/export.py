@@ -41,8 +41,8 @@ def export(config: ConfigDict, workdir: Path) -> None:
     elif "," in config.setting and not config.budget:
         settings = parse_table(config.setting)
     else:
-        runtimes = ("onnxruntime", "openvino") if config.format == "onnx" else ("jax",)
-        options = {"init_from": config.init_from, "runtimes": runtimes}
+        runtimes, dtype = _run_by(config, pretrained)
+        options = {"init_from": config.init_from, "runtimes": runtimes, "dtype": dtype}
         settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
     if pretrained.labels and config.format not in ("hf", "sew_jax"):
         raise UserError(
@@ -59,6 +59,13 @@ def export(config: ConfigDict, workdir: Path) -> None:
         else:
             said = _stablehlo(config, pretrained, settings, points, folder)
     say(f"{workdir} holds {said}")
+
+
+def _run_by(config: ConfigDict, pretrained: Pretrained) -> tuple[tuple[str, ...], str]:
+    """Run times and the precision, whose points say what the export will reach."""
+    if config.format != "onnx":
+        return ("jax",), config.dtype or pretrained.backbone.dtype
+    return (("onnxruntime",), "int8") if config.weights == "int8" else (("onnxruntime", "openvino"), "float32")
 
 
 def _points(tradeoff: str, settings: Sequence[Compression]) -> list[Point]:

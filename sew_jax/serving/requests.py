@@ -9,6 +9,7 @@ from typing import Any
 from sew_jax.compression import Compression
 from sew_jax.console import say
 from sew_jax.decoding.beam import BeamOptions
+from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.names import split_names
@@ -60,7 +61,7 @@ class Served:
       name: of the model; as a request's model it means the first setting.
       settings: compiled ones; the first is computed where none is asked for.
       tradeoff: of what a budget picks from; empty: the model's own.
-      runtime: what computes, whose points a budget picks from.
+      engine: what computes, whose points at these settings a budget picks from.
       max_bytes, max_seconds: of a request.
       beam: of the search where a request asks for one.
       searched: whether the others are decoded by that search, too; else by the best path.
@@ -69,7 +70,7 @@ class Served:
     name: str
     settings: Sequence[Compression]
     tradeoff: str
-    runtime: str
+    engine: Engine
     max_bytes: int
     max_seconds: float
     beam: BeamOptions
@@ -96,7 +97,9 @@ class Served:
                 asked.get("budget", ""),
                 self.tradeoff,
                 init_from=self.name,
-                runtimes=(self.runtime,),
+                runtimes=(self.engine.runtime,),
+                dtype=self.engine.dtype,
+                settings=self.settings,
             )
         except UserError as error:
             raise BadRequest(str(error), key) from error

@@ -25,8 +25,9 @@ from sew_jax.compression import Compression
 from sew_jax.decoding.beam import BeamOptions
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.incremental import make_decoder
+from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.outputs import write_tradeoff
-from sew_jax.serving.requests import Served
+from sew_jax.serving.requests import BadRequest, Served
 from sew_jax.serving.serve import _listen, _open, _run, serve
 from sew_jax.transcription.chunking import make_chunking
 from sew_jax.transcription.recordings import Recording
@@ -50,7 +51,8 @@ PATH = "/v1/audio/transcriptions"
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("serving")
     begin_finetuned(root)
-    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0)], root)
+    others = [point("s2q2k1", 0.11, 1.0), point("s1q1k1", 0.1, 0.9, engine=("jax", "bfloat16"))]
+    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0), *others], root)  # the others are not served
     return root
 
 
@@ -62,7 +64,16 @@ def transcribers(runs):
 
 
 def open_service(runs, transcribers, queue=4):
-    served = Served(str(runs / "finetune"), SETTINGS, "", "jax", 300_000, 20.0, BeamOptions(hot_boost=40.0), False)
+    served = Served(
+        str(runs / "finetune"),
+        SETTINGS,
+        "",
+        Engine("jax", "float32"),
+        300_000,
+        20.0,
+        BeamOptions(hot_boost=40.0),
+        False,
+    )
     decoders = Decoders(transcribers[SETTINGS[0]]._recognizer.vocabulary)
     return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, decoders, queue)
 
@@ -504,13 +515,17 @@ def test_another_run_time_says_the_same_and_has_its_own_points(runs, transcriber
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     by_jax = [point(), point("s2q1k1", 0.3, 1.0)]
-    write_tradeoff([*by_jax, point("s2q1k1", 0.12, 1.0, engine=("onnxruntime", "float32"))], tmp_path)
+    by_ort = point("s2q1k1", 0.12, 1.0, engine=("onnxruntime", "float32"))
+    write_tradeoff([*by_jax, by_ort, point("s1q1k1", 0.12, 0.9, engine=("onnxruntime", "int8"))], tmp_path)
     config = serve_config.get_config()
     config.init_from, config.tradeoff, config.runtime = str(runs / "finetune"), str(tmp_path), "onnxruntime"
     config.settings = "s1q1k1,s2q1k1"
     service, data = _open(config), sound(2, seed=3)
     try:
         assert service.served.setting({"budget": "wer=12%"}) == SETTINGS[1]
+        write_tradeoff(by_jax, tmp_path)
+        with pytest.raises(BadRequest, match="jax float32, none of onnxruntime in float32 at s1q1k1, s2q1k1; run conf"):
+            service.served.setting({"budget": "wer=12%"})
         for setting in SETTINGS:
             assert service.transcribe(data, setting).text == said(transcribers, data, setting)[1].text
     finally:
