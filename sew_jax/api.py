@@ -184,7 +184,7 @@ class Model:
           tradeoff: workdir of an evaluation, which the budget picks from; empty: the model's own folder, or the one
             above.
           lm: an n-gram (ARPA or KenLM binary) for beam search, or all options of the search; empty: the best path.
-          hot_words: words and phrases that beam search favours; see `BeamOptions.hot_words`.
+          hot_words: words and phrases (or these joined by commas) that beam search favours; see `BeamOptions`.
           nbest: hypotheses of a transcript, found by beam search where there are several; see `Transcript.nbest`.
 
         Raises:
@@ -344,6 +344,6 @@ def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbes
     options = lm if isinstance(lm, BeamOptions) else BeamOptions(lm=os.fspath(lm)) if lm else None
     if hot_words or nbest != 1:
         options = options or BeamOptions()
-        words = tuple(hot_words) or options.hot_words
+        words = hot_words or options.hot_words
         options = dataclasses.replace(options, nbest=max(nbest, options.nbest) if nbest > 0 else nbest, hot_words=words)
     return options

@@ -29,6 +29,7 @@ from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 from ml_collections import ConfigDict
 
+from sew_jax.checks.evaluation import asks_for_search
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.hot_words import HotPhrases
@@ -60,7 +61,8 @@ class BeamOptions:
       threshold: a hypothesis so far behind the best one is dropped. fairseq's later default is 50.
       nbest: hypotheses that are wanted of an utterance.
       log_add: whether paths of the same words are summed; otherwise the best one counts.
-      hot_words: words and phrases that are favoured; of a lexicon that lacks them they become part.
+      hot_words: words and phrases that are favoured, also given as a list or joined by commas; of a lexicon that lacks
+        them they become part.
       hot_boost: what a hot word adds to the score, natural; a phrase adds that for each of its words, where it stands
         whole. Below 0 they are disfavoured.
     """
@@ -79,6 +81,8 @@ class BeamOptions:
     hot_boost: float = 5.0
 
     def __post_init__(self):
+        words = split_names(self.hot_words) if isinstance(self.hot_words, str) else self.hot_words
+        object.__setattr__(self, "hot_words", tuple(words))
         if self.beam < 1 or not 1 <= self.nbest <= self.beam or self.beam_tokens < 0 or not self.threshold > 0:
             raise UserError(
                 f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, "
@@ -94,19 +98,12 @@ class BeamOptions:
 def chosen_options(config: ConfigDict) -> BeamOptions | None:
     """What `config.lm` and `config.beam` ask for: search with an n-gram, with `none`, or (empty) the best path alone.
 
-    Several hypotheses of `config.nbest`, where the mode has it, and hot words are found by search in any case.
+    Several hypotheses and hot words are found by search in any case.
 
     Raises:
       UserError: a value makes no sense.
     """
-    searched = config.get("nbest", 1) > 1 or config.beam.hot_words
-    if not config.lm and not searched:
-        if config.beam.lexicon:
-            raise UserError(
-                "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
-            )
-        return None
-    return search_options(config)
+    return search_options(config) if asks_for_search(config) else None
 
 
 def search_options(config: ConfigDict) -> BeamOptions:
@@ -116,7 +113,6 @@ def search_options(config: ConfigDict) -> BeamOptions:
       UserError: a value makes no sense.
     """
     options = {key: value for key, value in config.beam.items() if key != "workers"}
-    options["hot_words"] = tuple(split_names(config.beam.hot_words))
     if "nbest" in config:
         options["nbest"] = config.nbest
     return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)

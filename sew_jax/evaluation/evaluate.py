@@ -91,10 +91,11 @@ def _load(config: ConfigDict, mesh: Mesh) -> Recognizer:
     if not recognizer.labels and recognizer.vocabulary is None:
         raise no_head(config.init_from, recognizer.no_text)
     for_text = {key: config[key] for key in ("lm", "tune_split", "text_normalizer")}
-    for key, value in {**for_text, "beam.hot_words": config.beam.hot_words}.items():
-        if recognizer.labels and value:
+    for_text |= {"beam.hot_words": config.beam.hot_words, "beam.nbest": config.beam.nbest}
+    for key, value in for_text.items():
+        if recognizer.labels and value not in ("", 1):
             raise UserError(
-                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it empty"
+                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it out"
             )
     return recognizer
 

@@ -370,6 +370,11 @@ def test_bad_input(case, tmp_path, capfd):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500 and not capfd.readouterr().err
 
 
+def test_hot_words_in_any_form_are_a_tuple():
+    wanted = BeamOptions(hot_words=("A", "B A"))
+    assert {BeamOptions(hot_words=["A", "B A"]), BeamOptions(hot_words="A, B A")} == {wanted}
+
+
 def test_an_error_in_a_process_is_the_same_line(tmp_path):
     (tmp_path / "lm").write_bytes(BAD["no 2-grams"][0]["lm"])
     options = BeamOptions(lm=str(tmp_path / "lm"))
