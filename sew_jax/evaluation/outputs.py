@@ -39,7 +39,8 @@ def write_outputs(workdir: Path, points: Sequence[Point], scored: Sequence[Score
     _write_transcripts(workdir, scored)
     plot = write_tradeoff(points, workdir)
     write_evaluation_events(workdir, plot, _texts(points, scored))
-    rows = [row | {"decoder": way} for row, way in zip(to_objects(points), ways(points), strict=True)]
+    said = [{"decoder": way, "withheld": why_withheld(p, points)} for p, way in zip(points, ways(points), strict=True)]
+    rows = [row | more for row, more in zip(to_objects(points), said, strict=True)]
     payload = {"about": about, "rows": rows, "transcripts": _transcripts(scored)}
     write_page(workdir / "tradeoff.html", payload)
 
