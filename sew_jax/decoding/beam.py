@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class BeamOptions:
     sil_score: float = 0.0
     nbest: int = 1
     log_add: bool = False
-    hot_words: tuple[str, ...] = ()
+    hot_words: Sequence[str] = ()  # kept as a tuple
     hot_boost: float = 5.0
 
     def __post_init__(self):
@@ -156,7 +156,7 @@ class Beam:
         other._use(options)
         return other
 
-    def _favour(self, phrases: tuple[str, ...]) -> None:
+    def _favour(self, phrases: Sequence[str]) -> None:
         """Adds hot words, also to the lexicon where they are new to it."""
         self.lexicon = with_words(self._vocabulary, self.lexicon, phrases)
         words = set(self._words)
