@@ -35,6 +35,8 @@ def export(config: ConfigDict, workdir: Path) -> None:
       UserError: there is no such model, or the form cannot express the settings.
     """
     check_config(config)
+    if jax.process_count() > 1:
+        raise UserError("export runs in one process; start it on one host")
     pretrained = open_pretrained(config.init_from)
     if config.format == "sew_jax" and not config.setting and not config.budget:
         settings = pretrained.trained

@@ -113,6 +113,12 @@ def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path)
     assert "| s3q1k1 | test | greedy | 12.34% |" in card and "10.00%" not in card
 
 
+def test_a_job_of_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="export runs in one process; start it on one host"):
+        export(config("wav2vec2_ctc"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
