@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,7 @@ from ml_collections import ConfigDict
 
 import sew_jax
 from sew_jax.buckets import make_folder
+from sew_jax.console import command_line
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
@@ -156,7 +155,7 @@ def describe(
         "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
         "versions": ", ".join([f"sew_jax {sew_jax.__version__}", *used, f"Python {platform.python_version()}"]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
+        "command": command_line("sew_jax.evaluate from Python"),
     }
 
 

@@ -238,6 +238,26 @@ def test_jax_is_not_loaded_to_find_nonsense(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("finetune.py", "; the same command goes on from the last checkpoint"),
+        ("prepare.py", "; what is done is kept, and the same command goes on from there"),
+        ("evaluate.py", ""),
+    ],
+)
+@pytest.mark.usefixtures("forgetful_flags")
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+def test_who_interrupts_is_told_what_is_kept(name, kept, capsys, monkeypatch, tmp_path):
+    def interrupted(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run", interrupted)
+    sys.argv = ["main", f"--config=configs/{name}", f"--workdir={tmp_path / 'run'}"]
+    sys.argv += ["--config.init_from=runs/some"] if name != "prepare.py" else []
+    assert command.main() == 1 and capsys.readouterr().err == f"interrupted{kept}\n"
+
+
+@pytest.mark.parametrize(
     ("name", "key", "value"),
     [
         ("evaluate.py", "beam.nbest", 5),
