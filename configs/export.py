@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
     config.budget = ""
     # Workdir of an evaluate run, or its tradeoff.json, for the card; empty: a budget takes the one with the model
     config.tradeoff = ""
-    config.dtype = ""  # stablehlo: float32 or bfloat16; empty: as in training
+    # stablehlo: float32 or bfloat16; of a budget's points, but for onnx (float32, or int8 as `weights`), too
+    config.dtype = ""  # empty: as in training
     config.weights = "float16"  # sew_jax and onnx: or float32; onnx: or int8
     config.drop_tail = False  # hf: SEW drops the last frames that fill no window; our models keep them
     return config

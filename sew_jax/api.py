@@ -6,7 +6,6 @@ UserError of one line. What a model says goes to standard error, since standard 
 several threads may use one model. T frames at 50 Hz (one every 20 ms), V symbols, D width.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +19,7 @@ from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
 from sew_jax.data.audio import AudioError
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions, given_options
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.incremental import Decoder
@@ -121,6 +120,11 @@ class Model:
         return self._recognizer.name
 
     @property
+    def engine(self) -> Engine:
+        """What computes, where no budget picks another one."""
+        return self._recognizer.engine
+
+    @property
     def layers(self) -> int:
         """Of the transformer."""
         return self._recognizer.model.backbone.layers
@@ -185,13 +189,13 @@ class Model:
           tradeoff: workdir of an evaluation, which the budget picks from; empty: the model's own folder, or the one
             above.
           lm: an n-gram (ARPA or KenLM binary) for beam search, or all options of the search; empty: the best path.
-          hot_words: words and phrases that beam search favours; see `BeamOptions.hot_words`.
+          hot_words: words and phrases (or these joined by commas) that beam search favours; see `BeamOptions`.
           nbest: hypotheses of a transcript, found by beam search where there are several; see `Transcript.nbest`.
 
         Raises:
           UserError: the model has no CTC head, an argument makes no sense, or audio cannot be read.
         """
-        recognizer, options = self._recognizer, _options(lm, hot_words, nbest)
+        recognizer, options = self._recognizer, given_options(lm, hot_words, nbest)
         items = audio if isinstance(audio, list) else [audio]
         recordings = [recording_of(item, rate, i) for i, item in enumerate(items)]
         with say_on_stderr():
@@ -338,13 +342,3 @@ class Model:
           UserError: a language model, lexicon or hot word cannot be used.
         """
         return self._decoders(options)
-
-
-def _options(lm: str | os.PathLike | BeamOptions, hot_words: Sequence[str], nbest: int) -> BeamOptions | None:
-    """Of beam search; None for the best path alone."""
-    options = lm if isinstance(lm, BeamOptions) else BeamOptions(lm=os.fspath(lm)) if lm else None
-    if hot_words or nbest != 1:
-        options = options or BeamOptions()
-        words = tuple(hot_words) or options.hot_words
-        options = dataclasses.replace(options, nbest=max(nbest, options.nbest) if nbest > 0 else nbest, hot_words=words)
-    return options

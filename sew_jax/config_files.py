@@ -5,6 +5,7 @@ other, and a user's own files import them, as `configs`: a name that only a clon
 """
 
 import contextlib
+import inspect
 import sys
 import types
 from collections.abc import Iterator
@@ -61,7 +62,14 @@ def load_config(name: str) -> ConfigDict:
     module.__file__ = file
     with importable(path):
         exec(compile(Path(file).read_bytes(), file, "exec"), module.__dict__)
-        config = module.get_config(*([arguments] if ":" in path else []))
+        given = [arguments] if ":" in path else []
+        try:
+            inspect.signature(module.get_config).bind(*given)
+        except TypeError as error:
+            raise UserError(
+                f"config: {name} does not fit its get_config ({error}); what that takes stands behind a colon"
+            ) from error
+        config = module.get_config(*given)
     return config.lock()
 
 

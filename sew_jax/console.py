@@ -3,12 +3,14 @@
 import collections
 import contextlib
 import contextvars
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _process = 0
 _errors_alone = contextvars.ContextVar("_errors_alone", default=False)  # each thread has its own
+_typed: contextvars.ContextVar[Sequence[str]] = contextvars.ContextVar("_typed", default=())
 
 
 def speak_as(process: int) -> None:
@@ -41,6 +43,21 @@ def say_on_stderr() -> Iterator[None]:
         yield
     finally:
         _errors_alone.reset(before)
+
+
+@contextlib.contextmanager
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, what runs is what a user typed: sew_jax.main with these arguments."""
+    before = _typed.set(arguments)
+    try:
+        yield
+    finally:
+        _typed.reset(before)
+
+
+def command_line(otherwise: str) -> str:
+    """The command that runs this; `otherwise` where none does, but a program from Python."""
+    return shlex.join(["python", "-m", "sew_jax.main", *_typed.get()]) if _typed.get() else otherwise
 
 
 def format_duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from sew_jax.buckets import as_path, check_bucket, is_remote
 from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
+from sew_jax.console import typed
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.names import in_language
 from sew_jax.storage import told
@@ -32,6 +33,9 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 _PROCESS = flags.DEFINE_integer("process_id", None, "number of this one, from 0")
 _WITHOUT_DEVICES = ("lm", "prepare", "plan", "benchmark")  # benchmark starts processes that have them
 _LOCAL = ("study", "benchmark")  # whose claims, and profilers, need a disk
+# What those keep that take long; the others begin anew
+_AGAIN = dict.fromkeys(("pretrain", "finetune", "demo"), "the same command goes on from the last checkpoint")
+_AGAIN |= dict.fromkeys(("prepare", "study"), "what is done is kept, and the same command goes on from there")
 _HELP = """\
 usage: python -m sew_jax.main --config=configs/NAME.py[:ARGS] [--workdir=DIR] [--config.KEY=VALUE ...]
 
@@ -56,15 +60,16 @@ From Python: sew_jax.load("runs/finetune").transcribe("talk.flac").text"""
 
 def main() -> int:
     """Runs the mode of the config that the command line names; returns the exit status."""
-    argv = sys.argv
+    argv, mode = sys.argv, ""
     try:
         if len(argv) == 1 or any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
             print(_HELP, flush=True)
             return 0 if len(argv) > 1 else 2
         config, workdir = _parse(argv)
+        mode = config.mode
         check_config(config)
         config = in_language(config)
-        with told():
+        with told(), typed(argv[1:]):
             check_bucket(workdir, "workdir")
             _run(config, workdir)
     except (UserError, Unavailable) as error:
@@ -74,7 +79,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted" + (f"; {_AGAIN[mode]}" if mode in _AGAIN else ""), file=sys.stderr)
         return 1
     return 0
 

@@ -2,5 +2,4 @@
 
 SAMPLE_RATE = 16_000  # of audio, after reading
 FRAME_SAMPLES = 320  # from one frame of the model to the next
-FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_SAMPLES
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.metrics.wer import ErrorCounts, count_errors

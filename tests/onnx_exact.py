@@ -22,6 +22,7 @@ MODELS = {name: (released_model, (name,), {}) for name in ("wav2vec2_ctc", "hube
 MODELS |= {
     "log-mel": (small_model, ("logmel",), {}),
     "log-mel, one scale, pooled layers": (small_model, ("logmel",), {"mel_scale": "utterance", "pool_ffn": True}),
+    "log-mel, SEW-D's norms": (small_model, ("logmel",), {"input_norm": False, "norm_epsilon": 1e-7}),
     "compact": (small_model, ("compact",), {}),
 }
 KINDS = {  # of weights and computation

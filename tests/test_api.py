@@ -16,7 +16,7 @@ from configs import evaluate as evaluate_config
 from configs import transcribe as transcribe_config
 from sew_jax.checkpoints.checkpointer import load_params
 from sew_jax.compression import Compression
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.greedy import greedy
 from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.models.backbone import Backbone
@@ -246,6 +246,7 @@ BAD = {
     "too many layers": (lambda m: m.features(NOISE, setting="s1q1.2k1"), "2 factors, but the model has 1 layers"),
     "no hypotheses": (lambda m: m.transcribe(NOISE, nbest=0), "nbest=0"),
     "hot words of other letters": (lambda m: m.transcribe(NOISE, hot_words=["ÄÖ"]), "hot_words: 'ÄÖ' has"),
+    "hot words as one text": (lambda m: m.transcribe(NOISE, hot_words="ONE, ÄÖ"), "hot_words: 'ÄÖ' has"),
     "no such layer": (lambda m: m.features(NOISE, layer=2), "layer: 2 must be 1 to 1"),
     "layer of none": (lambda m: m.features(NOISE, layer=0), "layer: 0 must be 1 to 1, -1 for the last"),
     "empty": (lambda m: m.log_probs(np.zeros(0)), "audio: the array is empty"),

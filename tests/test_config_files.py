@@ -57,6 +57,13 @@ def test_a_users_config_builds_on_its_neighbours_and_on_ours(own):
         load_config("own.py:3h")
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("evaluate.py:x", "too many"), ("strict.py", "missing a required")])
+def test_arguments_that_a_config_does_not_take_or_lacks(name, wrong, own):
+    (own / "strict.py").write_text("def get_config(recipe):\n    return recipe\n")
+    with pytest.raises(UserError, match=f"config: {name} does not fit its get_config .{wrong}"):
+        load_config(name)
+
+
 def test_a_mistyped_key_is_an_error():
     config = load_config("pretrain.py")
     config.num_steps = 3

@@ -134,6 +134,8 @@ def test_from_audio_to_a_table(corpora, tmp_path):
     )
     assert done.returncode == 0 and "WER" in done.stdout, done.stderr
     assert (tmp_path / "table" / "tradeoff.png").is_file()
+    command = f"python -m sew_jax.main --config=configs/evaluate.py --config.init_from={finetuned}"
+    assert f'"command":"{command} ' in (tmp_path / "table" / "tradeoff.html").read_text()
 
     other = run(PRETRAIN, start, *common, *table, "--config.model.ffn_width=48", f"--workdir={tmp_path / 'other'}")
     assert other.returncode == 2 and "has another shape" in other.stderr and other.stderr.count("\n") == 1

@@ -77,14 +77,24 @@ _PICKED: Rules = {
 }
 
 
+def asks_for_search(config: ConfigDict) -> bool:
+    """Whether beam search is wanted, which alone weighs an n-gram and finds hot words and several hypotheses."""
+    return bool(config.lm or config.beam.hot_words) or _wanted(config)[1] > 1
+
+
+def _wanted(config: ConfigDict) -> tuple[str, int]:
+    """Hypotheses, and the key that says how many; a server's requests say it themselves."""
+    return ("nbest", config.nbest) if "nbest" in config else ("beam.nbest", config.beam.get("nbest", 1))
+
+
 def _beam_holds_its_results(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    key, nbest = ("nbest", config.nbest) if "nbest" in config else ("beam.nbest", config.beam.nbest)
+    key, nbest = _wanted(config)
     if nbest > config.beam.beam:
         yield key, f"{nbest} must be at most beam.beam={config.beam.beam}"
 
 
 def _a_lexicon_is_for_beam_search(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    if config.beam.lexicon and not config.lm:
+    if config.beam.lexicon and not asks_for_search(config):
         yield "beam.lexicon", "it is for beam search; name an n-gram by lm, or lm=none to search without one"
 
 

@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from sew_jax.data.problems import AudioError
+from sew_jax.data.pyav_audio import to_int16
 from sew_jax.data.streams import Stream, open_streams
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.storage import is_away, patient, unavailable, unreadable
@@ -162,7 +163,7 @@ def _converted(
     sounds = heard = False  # before it is integers, and after
     for wave, last in _with_end(stream.blocks(seconds)):
         floats = _one_channel(wave if channel is None else wave[:, channel : channel + 1], stream.rate)
-        wave = _to_int16(resampler.resample_chunk(floats, last=last) if resampler else floats)
+        wave = to_int16(resampler.resample_chunk(floats, last=last) if resampler else floats)
         heard = heard or bool(wave[:_FEW].any() or wave.any())  # most are heard at once
         sounds = sounds or (not heard and bool(floats.any()))
         if len(wave):
@@ -197,7 +198,7 @@ def to_canonical(wave: np.ndarray, rate: int) -> np.ndarray:
             raise AudioError("holds integers of more than 16 bits")
         wave = wave.astype(np.float32) / 2**15
     wave = _one_channel(wave, rate)
-    return _to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
+    return to_int16(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE))
 
 
 def encode(wave: np.ndarray) -> bytes:
@@ -216,7 +217,7 @@ def is_canonical_flac(data: bytes) -> bool:
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     """int16 `wave` played `factor` times as fast, pitch and formants with it (Ko et al. 2015): (samples / factor,)."""
-    return _to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
+    return to_int16(soxr.resample(wave.astype(np.float32) / 2**15, SAMPLE_RATE * factor, SAMPLE_RATE))
 
 
 def _one_channel(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -241,7 +242,3 @@ def _one_channel(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _peak(wave: np.ndarray) -> float:
     return float(max(wave.max(initial=0), -wave.min(initial=0)))
-
-
-def _to_int16(wave: np.ndarray) -> np.ndarray:
-    return np.round(wave * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)

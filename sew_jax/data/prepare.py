@@ -40,7 +40,6 @@ from sew_jax.processes import die_with_parent
 from sew_jax.rates import SAMPLE_RATE
 
 _SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many utterances each (but for the last)
-_SPLIT_FOLDERS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin
 _SCREEN = 5.0  # seconds between lines of progress
 _SCRATCH = ".writing-"
 

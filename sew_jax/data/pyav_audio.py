@@ -47,8 +47,8 @@ _OTHER_THINGS = (
 )
 # FFmpeg may open nothing that names further files, as play lists do, and nothing but what it is given.
 _DEMUXERS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,mov,mp3,mpeg,mpegts,nistsphere"
-    ",ogg,qcp,rm,shn,tak,tta,w64,wav,wv"
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,matroska,mov,mp3,mpeg,mpegts,"
+    "nistsphere,ogg,qcp,rm,shn,tak,tta,w64,wav,wv"
 )
 _OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"}
 
@@ -146,10 +146,11 @@ def _at_16_khz(pieces: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]
         resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1)
         for samples, _ in run:
             mono = samples.mean(1)
-            yield _to_int16(resampler.resample_chunk(mono) if resampler else mono)
+            yield to_int16(resampler.resample_chunk(mono) if resampler else mono)
         if resampler:
-            yield _to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 
-def _to_int16(wave: np.ndarray) -> np.ndarray:
+def to_int16(wave: np.ndarray) -> np.ndarray:
+    """Floats, of which 1 is full scale, as samples of 16 bits; louder ones are cut."""
     return np.round(wave * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)

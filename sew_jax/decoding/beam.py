@@ -5,11 +5,10 @@ The one file that touches flashlight-text. Free of JAX, since worker processes i
 
 import contextlib
 import copy
-import dataclasses
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,99 +26,18 @@ from flashlight.lib.text.decoder import (
 )
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
-from ml_collections import ConfigDict
 
 from sew_jax.data.vocabulary import Vocabulary
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.hot_words import HotPhrases
 from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels, with_words
 from sew_jax.errors import UserError
-from sew_jax.names import split_names
 
 _NO_SYMBOL = -1
 _UNKNOWN = "<unk>"  # what n-grams call each word that they lack
 _SURE = math.log(0.999)  # of a blank: another symbol there would cost more than any word of an n-gram gives back
 _NEVER = -1e4  # a log-probability that no path survives which has another
-
-
-@dataclasses.dataclass(frozen=True)
-class BeamOptions:
-    """A beam search. Weights are SEW's, which are fairseq's defaults too; so is the beam.
-
-    Of `beam_tokens` and `threshold` the defaults are measured: SEW's (all, 25) found the same texts of all that was
-    tried, with an n-gram and without, in twice the time (tests/beam_speed.py).
-
-    A hypothesis scores: log-probability of its path (natural) + lm_weight * log10 of the n-gram's probability of its
-    words and their end + word_score * words + sil_score * frames of the delimiter.
-
-    Attributes:
-      lm: path of an ARPA, also gzipped, or a KenLM binary: an n-gram of words, or one of the model's symbols.
-      lexicon: path of a list of words, with their spelling or without; empty: the words of `lm`.
-      beam: hypotheses that are kept at each frame.
-      beam_tokens: symbols of a frame that may go on, the likeliest; 0: all.
-      threshold: a hypothesis so far behind the best one is dropped. fairseq's later default is 50.
-      nbest: hypotheses that are wanted of an utterance.
-      log_add: whether paths of the same words are summed; otherwise the best one counts.
-      hot_words: words and phrases that are favoured; of a lexicon that lacks them they become part.
-      hot_boost: what a hot word adds to the score, natural; a phrase adds that for each of its words, where it stands
-        whole. Below 0 they are disfavoured.
-    """
-
-    lm: str = ""
-    lexicon: str = ""
-    beam: int = 50
-    beam_tokens: int = 12
-    threshold: float = 20.0
-    lm_weight: float = 2.0
-    word_score: float = -1.0  # without a lexicon there is none
-    sil_score: float = 0.0
-    nbest: int = 1
-    log_add: bool = False
-    hot_words: tuple[str, ...] = ()
-    hot_boost: float = 5.0
-
-    def __post_init__(self):
-        if self.beam < 1 or not 1 <= self.nbest <= self.beam or self.beam_tokens < 0 or not self.threshold > 0:
-            raise UserError(
-                f"beam: beam={self.beam}, nbest={self.nbest}, beam_tokens={self.beam_tokens}, "
-                f"threshold={self.threshold:g} must be at least 1, 1 to beam, at least 0, and above 0"
-            )
-        for name in ("lm_weight", "word_score", "sil_score", "hot_boost"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"beam: {name}={getattr(self, name)} must be a number")
-        if self.hot_words and not self.lm_weight:
-            raise UserError("beam: hot_words are weighed with the n-gram; lm_weight must not be 0 (lm=none works, too)")
-
-
-def chosen_options(config: ConfigDict) -> BeamOptions | None:
-    """What `config.lm` and `config.beam` ask for: search with an n-gram, with `none`, or (empty) the best path alone.
-
-    Several hypotheses of `config.nbest`, where the mode has it, and hot words are found by search in any case.
-
-    Raises:
-      UserError: a value makes no sense.
-    """
-    searched = config.get("nbest", 1) > 1 or config.beam.hot_words
-    if not config.lm and not searched:
-        if config.beam.lexicon:
-            raise UserError(
-                "beam.lexicon: it is for beam search; name an n-gram by lm, or lm=none to search without one"
-            )
-        return None
-    return search_options(config)
-
-
-def search_options(config: ConfigDict) -> BeamOptions:
-    """Those of the search that `config.lm` and `config.beam` describe, whether they ask for it or not.
-
-    Raises:
-      UserError: a value makes no sense.
-    """
-    options = {key: value for key, value in config.beam.items() if key != "workers"}
-    options["hot_words"] = tuple(split_names(config.beam.hot_words))
-    if "nbest" in config:
-        options["nbest"] = config.nbest
-    return BeamOptions(lm="" if config.lm == "none" else config.lm, **options)
 
 
 class Beam:
@@ -160,7 +78,7 @@ class Beam:
         other._use(options)
         return other
 
-    def _favour(self, phrases: tuple[str, ...]) -> None:
+    def _favour(self, phrases: Sequence[str]) -> None:
         """Adds hot words, also to the lexicon where they are new to it."""
         self.lexicon = with_words(self._vocabulary, self.lexicon, phrases)
         words = set(self._words)

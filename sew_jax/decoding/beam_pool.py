@@ -13,7 +13,8 @@ import numpy as np
 
 from sew_jax.console import Progress, say
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.beam import Beam
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.decoding.lexicon import open_lexicon
 from sew_jax.errors import UserError

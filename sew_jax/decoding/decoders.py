@@ -5,7 +5,8 @@ import functools
 import threading
 
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.beam import Beam
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.incremental import Decoder, make_decoder
 
 _KEPT = 4  # of those with words that are new to it each has a lexicon of its own: 2 kB a word, 7 us to make

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.beam import Beam
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.greedy import Hypothesis, best_path
 
 Decoder = Callable[[np.ndarray], Sequence[Hypothesis]]  # log-probabilities (T, V) -> what was said, the best first

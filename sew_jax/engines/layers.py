@@ -20,10 +20,10 @@ def dense(graph: Graph, x: str, name: str, params: Params, factor: float = 1.0, 
     return graph("Add", graph.product(x, f"{name}/kernel", kernel, rounded), graph.weight(f"{name}/bias", bias))
 
 
-def layer_norm(graph: Graph, x: str, name: str, params: Params) -> str:
+def layer_norm(graph: Graph, x: str, name: str, params: Params, epsilon: float = EPSILON) -> str:
     """Over the last axis."""
     parts = [graph.weight(f"{name}/{part}", np.asarray(params[part])) for part in ("scale", "bias")]
-    return graph("LayerNormalization", x, *parts, axis=-1, epsilon=EPSILON)
+    return graph("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
 
 
 def gelu(graph: Graph, x: str) -> str:

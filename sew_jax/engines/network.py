@@ -95,7 +95,7 @@ class _Encoder:
             x, squeezed = graph.cut(x, 1, graph("Div", frames, squeeze)), graph("Div", length, squeeze)
         else:
             squeezed = pooled_length(graph, length, squeeze)
-        if not config.pre_norm:
+        if config.input_norm and not config.pre_norm:
             x = self._norm(x, "norm")
         for i, (query_pool, kv_pool) in enumerate(self._setting.layer_pools(config.layers)):
             x = self._layer(x, squeezed, i, query_pool, kv_pool)
@@ -105,7 +105,7 @@ class _Encoder:
         return zero_padding(graph, x_BxTxD, graph("Min", length, graph("Mul", squeezed, squeeze)))
 
     def _norm(self, x: str, *path: str) -> str:
-        return layer_norm(self._graph, x, "/".join(path), self._at(path))
+        return layer_norm(self._graph, x, "/".join(path), self._at(path), self._config.norm_epsilon)
 
     def _dense(self, x: str, *path: str, factor: float = 1.0) -> str:
         rounded = path[0].startswith(LAYERS)

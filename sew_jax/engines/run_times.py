@@ -79,7 +79,8 @@ def open_session(path: Path, engine: Engine, threads: int | None = None) -> Sess
     Args:
       threads: None: as many as this process has cores.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    if not threads:  # Linux alone knows which cores are this process's
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return (_OnnxRuntime if engine.runtime == "onnxruntime" else _OpenVINO)(path, engine, threads)
 
 

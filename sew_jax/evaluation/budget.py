@@ -36,6 +36,7 @@ def chosen(
     init_from: str = "",
     runtimes: Sequence[str] = RUNTIMES,
     dtype: str = "",
+    settings: Sequence[Compression] = (),
 ) -> Choice:
     """The setting that `setting` names, or the point that `budget` picks from a table.
 
@@ -44,7 +45,9 @@ def chosen(
         one above, where the demo leaves it.
       default: where neither is given; None means s1q1k1.
       runtimes: points of these count.
-      dtype: points in this precision count; empty: in any.
+      dtype: points in this precision count, and where there are none nothing is picked: those in another would promise
+        what nobody has measured; empty: in any.
+      settings: points of these count; empty: of any.
 
     Raises:
       UserError: both are given, one is not understood, there is no table, or no point fits the budget.
@@ -55,14 +58,23 @@ def chosen(
         return Choice(Compression.parse(setting) if setting else default or Compression(), None)
     where = as_path(tradeoff) if tradeoff else _table_of(init_from)
     measured = read_tradeoff(where)
-    points = [p for p in measured if p.runtime in runtimes and dtype in ("", p.dtype)]
+    points = [
+        point
+        for point in measured
+        if point.runtime in runtimes
+        and dtype in ("", point.dtype)
+        and (not settings or Compression.parse(point.setting) in settings)
+    ]
     if not dtype and missing_packages("openvino", "int8") == ["nncf"]:  # whoever names int8 is told to install it
         points = [p for p in points if p.engine != ("openvino", "int8")]
     if not points:
         has = ", ".join(dict.fromkeys(str(p.engine) for p in measured))
+        lacking = f"{' or '.join(runtimes)}{dtype and f' in {dtype}'}"
+        if settings:
+            lacking += f" at {', '.join(map(str, settings))}"
         raise UserError(
-            f"budget: {where} has points of {has}, none of {' or '.join(runtimes)}{dtype and f' in {dtype}'}; run "
-            "configs/evaluate.py with --config.runtimes and --config.dtypes that name them"
+            f"budget: {where} has points of {has}, none of {lacking}; run configs/evaluate.py with --config.runtimes, "
+            "--config.dtypes and --config.settings that name them"
         )
     point = choose(_offered(points, measured), budget)
     reached = f"{point.measure.name} {point.measure.of(point.wer):.2%}"
@@ -105,9 +117,14 @@ def chosen_setting(
     *,
     init_from: str = "",
     runtimes: Sequence[str] = ("jax",),
+    dtype: str = "",
+    settings: Sequence[Compression] = (),
 ) -> Compression:
     """The setting of what is `chosen`, for what is computed by one of these run times in any case."""
-    return chosen(setting, budget, tradeoff, default, init_from=init_from, runtimes=runtimes).setting
+    choice = chosen(
+        setting, budget, tradeoff, default, init_from=init_from, runtimes=runtimes, dtype=dtype, settings=settings
+    )
+    return choice.setting
 
 
 def installed(runtime: str) -> Sequence[str]:

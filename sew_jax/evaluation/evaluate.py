@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
-from sew_jax.decoding.beam import chosen_options
+from sew_jax.decoding.beam_options import chosen_options
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
 from sew_jax.decoding.eval_set import EvalSet, compile_for, open_eval_sets
@@ -91,10 +91,11 @@ def _load(config: ConfigDict, mesh: Mesh) -> Recognizer:
     if not recognizer.labels and recognizer.vocabulary is None:
         raise no_head(config.init_from, recognizer.no_text)
     for_text = {key: config[key] for key in ("lm", "tune_split", "text_normalizer")}
-    for key, value in {**for_text, "beam.hot_words": config.beam.hot_words}.items():
-        if recognizer.labels and value:
+    for_text |= {"beam.hot_words": config.beam.hot_words, "beam.nbest": config.beam.nbest}
+    for key, value in for_text.items():
+        if recognizer.labels and value not in ("", 1):
             raise UserError(
-                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it empty"
+                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it out"
             )
     return recognizer
 

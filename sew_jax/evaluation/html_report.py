@@ -21,7 +21,7 @@ def write_page(path: Path, payload: dict[str, Any], most_bytes: int = 20_000_000
       payload: what was measured:
         about: label -> text, shown in this order: what was run, on what and where. `model` becomes the title, `command`
           is set as code.
-        rows: objects as in tradeoff.json, in the order of the table.
+        rows: objects as in tradeoff.json, in the order of the table; `withheld` says why no budget picks one.
         transcripts: split -> {"ids": [...], "references": [...], "hypotheses": {"SETTING/DECODER": [...]}}, with
           hypotheses for each row of the split.
       most_bytes: of transcripts. Where there are more, the page holds an even sample of the utterances and says so;

@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,7 @@ from ml_collections import ConfigDict
 
 import sew_jax
 from sew_jax.buckets import make_folder
+from sew_jax.console import command_line
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.evaluation.html_report import write_page
@@ -39,7 +38,8 @@ def write_outputs(workdir: Path, points: Sequence[Point], scored: Sequence[Score
     _write_transcripts(workdir, scored)
     plot = write_tradeoff(points, workdir)
     write_evaluation_events(workdir, plot, _texts(points, scored))
-    rows = [row | {"decoder": way} for row, way in zip(to_objects(points), ways(points), strict=True)]
+    said = [{"decoder": way, "withheld": why_withheld(p, points)} for p, way in zip(points, ways(points), strict=True)]
+    rows = [row | more for row, more in zip(to_objects(points), said, strict=True)]
     payload = {"about": about, "rows": rows, "transcripts": _transcripts(scored)}
     write_page(workdir / "tradeoff.html", payload)
 
@@ -155,7 +155,7 @@ def describe(
         "timing": f"median of {config.repeats} rounds over all settings, after one to warm up",
         "versions": ", ".join([f"sew_jax {sew_jax.__version__}", *used, f"Python {platform.python_version()}"]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
+        "command": command_line("sew_jax.evaluate from Python"),
     }
 
 

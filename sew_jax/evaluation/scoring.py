@@ -8,7 +8,7 @@ import numpy as np
 
 from sew_jax.compression import Compression
 from sew_jax.console import say
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.eval_set import EvalSet
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.decoding.recognizer import Recognizer

@@ -102,7 +102,10 @@ def format_comparison(
     front: Sequence[Candidate], uniform: Sequence[Candidate], words: int, points: Sequence[Point]
 ) -> str:
     """For each uniform setting on its front, the best one of no more cost: dev and test side by side."""
-    by_split = {(point.split, point.setting): point for point in points}
+    by_split: dict[tuple[str, str], Point] = {}
+    for point in points:  # as dev was: by the best path; of several run times the first
+        if point.decoder == "greedy":
+            by_split.setdefault((point.split, point.setting), point)
     splits = list(dict.fromkeys(point.split for point in points))
     lines = [
         "At equal cost or less, the best uniform setting and the best of all (MACs, dev WER %, WER % of each split):"

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from sew_jax.console import say
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.errors import UserError
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 
 # Where the first half of the trials looks. The weights tuned for wav2vec 2.0 with 4-grams (its paper) lie well inside
 LM_WEIGHTS, WORD_SCORES = (0.0, 5.0), (-4.0, 4.0)
+_LEAST = 0.01  # of the n-gram's weight where there are hot words, which are weighed with it
 _NEAR = 0.1  # of these ranges: deviation of the other half around the best so far
 
 
@@ -48,11 +49,12 @@ def tune(
     if trials < 1 or not any(reference.split() for reference in references):
         raise UserError("tune: it takes at least one trial and one reference with words")
     random, count, tried = np.random.default_rng(seed), functools.cache(count_errors), []
+    least = _LEAST if options.hot_words else LM_WEIGHTS[0]
     for number in range(trials):
         if number:
             point = _draw(random, None if number <= trials // 2 else best(tried))
             # without an n-gram its weight is nothing
-            point = point if options.lm else (options.lm_weight, point[1])
+            point = (max(point[0], least) if options.lm else options.lm_weight, point[1])
         else:
             point = (options.lm_weight, options.word_score)
         weighed = dataclasses.replace(options, lm_weight=point[0], word_score=point[1], nbest=1)

@@ -35,14 +35,16 @@ def export(config: ConfigDict, workdir: Path) -> None:
       UserError: there is no such model, or the form cannot express the settings.
     """
     check_config(config)
+    if jax.process_count() > 1:
+        raise UserError("export runs in one process; start it on one host")
     pretrained = open_pretrained(config.init_from)
     if config.format == "sew_jax" and not config.setting and not config.budget:
         settings = pretrained.trained
     elif "," in config.setting and not config.budget:
         settings = parse_table(config.setting)
     else:
-        runtimes = ("onnxruntime", "openvino") if config.format == "onnx" else ("jax",)
-        options = {"init_from": config.init_from, "runtimes": runtimes}
+        runtimes, dtype = _run_by(config, pretrained)
+        options = {"init_from": config.init_from, "runtimes": runtimes, "dtype": dtype}
         settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
     if pretrained.labels and config.format not in ("hf", "sew_jax"):
         raise UserError(
@@ -59,6 +61,13 @@ def export(config: ConfigDict, workdir: Path) -> None:
         else:
             said = _stablehlo(config, pretrained, settings, points, folder)
     say(f"{workdir} holds {said}")
+
+
+def _run_by(config: ConfigDict, pretrained: Pretrained) -> tuple[tuple[str, ...], str]:
+    """Run times and the precision, whose points say what the export will reach."""
+    if config.format != "onnx":
+        return ("jax",), config.dtype or pretrained.backbone.dtype
+    return (("onnxruntime",), "int8") if config.weights == "int8" else (("onnxruntime", "openvino"), "float32")
 
 
 def _points(tradeoff: str, settings: Sequence[Compression]) -> list[Point]:

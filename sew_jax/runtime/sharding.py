@@ -115,7 +115,8 @@ def share_of(sharding: NamedSharding, process: int | None = None) -> Share:
     process = jax.process_index() if process is None else process
     count = len(sharding.device_set)
     blocks = sharding.devices_indices_map((count,))
-    mine = sorted(_begin(index) for device, index in blocks.items() if device.process_index == process)  # type: ignore[attr-defined]
+    local = [index for device, index in blocks.items() if device.process_index == process]  # type: ignore[attr-defined]
+    mine = sorted(map(_begin, local))
     return Share(tuple(mine), count)
 
 

@@ -11,9 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Message, Receive
 
-from sew_jax.console import say
 from sew_jax.serving.metrics import CONTENT_TYPE
-from sew_jax.serving.requests import BadRequest, read_fields
+from sew_jax.serving.requests import BadRequest, fault, read_fields
 from sew_jax.serving.responses import response
 from sew_jax.serving.service import Service
 from sew_jax.serving.streaming import Streams
@@ -123,6 +122,9 @@ def _counted(
             answer = await handle(request)
             status = str(answer.status_code)
             return answer
+        except HTTPException as error:  # starlette's, of forms that it cannot read
+            status = str(error.status_code)
+            raise
         finally:
             service.metrics.requests.labels(endpoint, status).inc()
 
@@ -140,5 +142,4 @@ async def _in_openais_form(_: Request, error: Exception) -> Response:
 
 
 async def _a_fault_of_ours(request: Request, error: Exception) -> Response:
-    say(f"! {request.url.path}: {type(error).__name__}: {error}")
-    return JSONResponse(BadRequest("the server failed; its log says why", code="internal", status=500).body, 500)
+    return JSONResponse(fault(request.url.path, error).body, 500)

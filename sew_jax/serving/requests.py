@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sew_jax.compression import Compression
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.console import say
+from sew_jax.decoding.beam_options import BeamOptions
+from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.names import split_names
@@ -45,6 +47,12 @@ class BadRequest(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def fault(where: str, error: Exception) -> BadRequest:
+    """What a client is told of a fault of the server's own, of which the log says more."""
+    say(f"! {where}: {type(error).__name__}: {error}")
+    return BadRequest("the server failed; its log says why", code="internal", status=500)
+
+
 @dataclasses.dataclass(frozen=True)
 class Served:
     """What there is to ask for.
@@ -53,7 +61,7 @@ class Served:
       name: of the model; as a request's model it means the first setting.
       settings: compiled ones; the first is computed where none is asked for.
       tradeoff: of what a budget picks from; empty: the model's own.
-      runtime: what computes, whose points a budget picks from.
+      engine: what computes, whose points at these settings a budget picks from.
       max_bytes, max_seconds: of a request.
       beam: of the search where a request asks for one.
       searched: whether the others are decoded by that search, too; else by the best path.
@@ -62,7 +70,7 @@ class Served:
     name: str
     settings: Sequence[Compression]
     tradeoff: str
-    runtime: str
+    engine: Engine
     max_bytes: int
     max_seconds: float
     beam: BeamOptions
@@ -89,7 +97,9 @@ class Served:
                 asked.get("budget", ""),
                 self.tradeoff,
                 init_from=self.name,
-                runtimes=(self.runtime,),
+                runtimes=(self.engine.runtime,),
+                dtype=self.engine.dtype,
+                settings=self.settings,
             )
         except UserError as error:
             raise BadRequest(str(error), key) from error

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sew_jax import api
 from sew_jax.compression import parse_table
 from sew_jax.console import format_duration, say
-from sew_jax.decoding.beam import chosen_options, search_options
+from sew_jax.decoding.beam_options import chosen_options, search_options
 from sew_jax.engines.run_times import RUNTIMES
 from sew_jax.errors import UserError
 from sew_jax.serving.requests import Served
@@ -56,8 +56,7 @@ def serve(config: ConfigDict, workdir: Path) -> None:
 def _open(config: ConfigDict) -> Any:
     from sew_jax.serving.service import Service
 
-    runtime = config.runtime or RUNTIMES[0]
-    model = api.load(config.init_from, dtype=config.dtype, runtime=runtime)
+    model = api.load(config.init_from, dtype=config.dtype, runtime=config.runtime or RUNTIMES[0])
     settings = parse_table(config.settings or ",".join(model.settings))
     searched, beam = chosen_options(config), search_options(config)
     say(f"  settings  {' '.join(map(str, settings))}; the first where none is named")
@@ -72,7 +71,7 @@ def _open(config: ConfigDict) -> Any:
         for setting, transcriber in transcribers.items()
     }
     limits = round(config.max_mib * 2**20), config.max_seconds
-    served = Served(model.name, settings, config.tradeoff, runtime, *limits, beam, searched is not None)
+    served = Served(model.name, settings, config.tradeoff, model.engine, *limits, beam, searched is not None)
     return Service(served, transcribers, streaming, model.decoder, config.queue)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sew_jax.compression import Compression
 from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.incremental import Decoder
 from sew_jax.errors import UserError
 from sew_jax.rates import SAMPLE_RATE

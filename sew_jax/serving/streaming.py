@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import queue
 import time
@@ -13,9 +14,9 @@ import soxr
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sew_jax.compression import Compression
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.serving.requests import SEARCH_FIELDS, BadRequest
+from sew_jax.serving.requests import SEARCH_FIELDS, BadRequest, fault
 from sew_jax.serving.responses import scored, word_times
 from sew_jax.serving.service import Service
 
@@ -48,8 +49,11 @@ class Streams:
         except BadRequest as error:
             status = str(error.status)
             await _fail(socket, error)
-        except (WebSocketDisconnect, RuntimeError):  # starlette's, of a socket that is closed
+        except WebSocketDisconnect:
             status = "499"
+        except Exception as error:
+            status = "500"
+            await _fail(socket, fault(socket.url.path, error))
         self._service.metrics.requests.labels("stream", status).inc()
 
     async def drain(self) -> None:
@@ -84,9 +88,7 @@ class _Stream:
             why = await self._receive(rate, work)
         finally:
             self._blocks.put(None)  # also where the client left: the thread must end
-            if not work.done():
-                await asyncio.wait([work])
-        transcript = await work
+            transcript = await work  # whose fault is said whatever the client did
         final = {
             "type": "final",
             "text": transcript.text,
@@ -96,9 +98,11 @@ class _Stream:
         }
         if search and search.nbest > 1:
             final["nbest"] = scored(transcript)
-        await self._socket.send_json(final)
         code = {"end": _ENDED, "long": _TOO_LONG, "closing": 1001}[why]
-        await self._socket.close(code, {"long": "the stream is as long as it may be", "closing": "closing"}.get(why))
+        reason = {"long": "the stream is as long as it may be", "closing": "closing"}.get(why)
+        with _by_socket():
+            await self._socket.send_json(final)
+            await self._socket.close(code, reason)
 
     async def _start(self) -> tuple[Compression, int, BeamOptions | None]:
         asked = await self._next()
@@ -125,6 +129,8 @@ class _Stream:
         why = ""
         while not why:
             message = await self._next()
+            if work.done():
+                return "end"  # its fault is said where it is awaited
             if message is None or isinstance(message, dict):
                 if message is not None and message.get("type") != "end":
                     raise BadRequest('audio comes as bytes, and ends with {"type": "end"}', "type")
@@ -157,7 +163,8 @@ class _Stream:
                     return None
             if not coming.done():
                 raise BadRequest(f"nothing came for {_LONGEST_WAIT:g} s", code="timeout", status=408)
-            message = coming.result()
+            with _by_socket():
+                message = coming.result()
         finally:
             coming.cancel()
             ending.cancel()
@@ -181,9 +188,16 @@ class _Stream:
 
 
 async def _fail(socket: WebSocket, error: BadRequest) -> None:
-    code = _BUSY if error.status in (429, 503) else _REFUSED
-    try:
+    code = {429: _BUSY, 503: _BUSY, 500: _FAILED}.get(error.status, _REFUSED)
+    with contextlib.suppress(WebSocketDisconnect), _by_socket():  # it may have left
         await socket.send_json({"type": "error", **error.body})
         await socket.close(code)
-    except (WebSocketDisconnect, RuntimeError):  # it has left
-        return
+
+
+@contextlib.contextmanager
+def _by_socket() -> Iterator[None]:
+    """Around what a socket does: starlette raises RuntimeError where it is closed, as programs do where they fail."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WebSocketDisconnect from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sew_jax.files import write_whole
+from sew_jax.study.plan import ONE_SETTING
 from sew_jax.study.verdicts import Comparison, Verdict
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -126,7 +127,7 @@ def _costs(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> str:
     models: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         if row["seed"] == "mean":
-            setting = row["setting"] if row["arm"] in ("dedicated", "specialised") else "the table"
+            setting = row["setting"] if row["arm"] in ONE_SETTING else "the table"
             models.setdefault((row["arm"], setting), row)
     body = "".join(
         f"<tr><th>{arm}</th><td class='words'>{setting}</td><td>{row['pretrain_updates']:,}</td>"

@@ -24,7 +24,7 @@ from sew_jax.training.resume import RECORD
 from sew_jax.training.setup import open_task
 from sew_jax.training.task import Task
 
-_ONE_SETTING = ("dedicated", "specialised")
+ONE_SETTING = ("dedicated", "specialised")  # arms that have a model for each setting
 ARCHITECTURE = "architecture"  # folder that describes the model without having trained it
 
 
@@ -37,7 +37,7 @@ class Model(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{self.table[0]}" if self.arm in _ONE_SETTING else self.arm
+        return f"{self.arm}-{self.table[0]}" if self.arm in ONE_SETTING else self.arm
 
 
 class Stage(NamedTuple):
@@ -96,7 +96,7 @@ def training_config(config: ConfigDict, model: Model, kind: str, seed: int) -> C
     part.mesh, part.seed, part.dtype = config.mesh, seed, config.dtype
     part.log_every, part.checkpoint_every = config.log_every, config.checkpoint_every
     part.compression = copy.deepcopy(config.compression)
-    if model.arm in _ONE_SETTING:
+    if model.arm in ONE_SETTING:
         part.compression.names = model.table[0].name
     listed = parse_table(part.eval.settings) if part.eval.settings else []
     part.eval.settings = ",".join(s.name for s in listed if s in model.table)
@@ -123,7 +123,7 @@ def _several(arm: str) -> bool:
 def _models(arms: Sequence[str], table: Sequence[Compression], settings: Sequence[Compression]) -> list[Model]:
     models = []
     for arm in arms:
-        if arm in _ONE_SETTING:
+        if arm in ONE_SETTING:
             names = [f"dedicated-{s}" if arm == "dedicated" else "stochastic" for s in settings]
             models += [Model(arm, (s,), name) for s, name in zip(settings, names, strict=True)]
         else:
@@ -232,4 +232,4 @@ def finetune_key(model: Model, seed: int, rate: float | None) -> str:
 
 def timed_model(models: Sequence[Model]) -> Model:
     """The model whose programs are timed: one of the whole table if there is one; weights change no program."""
-    return next((model for model in models if model.arm not in _ONE_SETTING), models[0])
+    return next((model for model in models if model.arm not in ONE_SETTING), models[0])

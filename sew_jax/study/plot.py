@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sew_jax.study.plan import ONE_SETTING
+
 # Okabe and Ito's colours, which all kinds of sight tell apart; nothing is said by colour alone
 LOOKS = {
     "stochastic": ("#0072b2", "o", "-"),
@@ -31,7 +33,7 @@ def plot_study(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> bytes:
 
 
 def _plot_split(axes: Axes, rows: Sequence[dict[str, Any]], split: str) -> None:
-    single = {row["setting"] for row in rows if row["arm"] in ("dedicated", "specialised")}
+    single = {row["setting"] for row in rows if row["arm"] in ONE_SETTING}
     shown = [row for row in rows if not single or row["setting"] in single]
     for arm, (colour, marker, line) in LOOKS.items():
         mine = [row for row in shown if row["arm"] == arm]

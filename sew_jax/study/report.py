@@ -5,8 +5,6 @@ import datetime
 import io
 import math
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sew_jax
-from sew_jax.console import say
+from sew_jax.console import command_line, say
 from sew_jax.files import WORKDIR_HINT, write_json, write_whole, writing_to
 from sew_jax.metrics.bootstrap import wer_interval
 from sew_jax.names import split_names
@@ -155,7 +153,7 @@ def _about(config: ConfigDict, plan: Plan, results: Results) -> dict[str, str]:
         "device": f"{timed['device']}, {timed['dtype']}; {hours:.1f} h since the last start of each run",
         "versions": f"sew_jax {sew_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", "sew_jax.main", *sys.argv[1:]]),
+        "command": command_line("study from Python"),
     }
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sew_jax.checkpoints.pretrained import open_pretrained
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data.audio import AudioError
-from sew_jax.decoding.beam import chosen_options
+from sew_jax.decoding.beam_options import chosen_options
 from sew_jax.decoding.engine_recognizer import on_engine
 from sew_jax.decoding.incremental import make_decoder
 from sew_jax.decoding.recognizer import load_recognizer

@@ -15,6 +15,7 @@ from sew_jax.checks.check import MODES, check_config, recorded_defaults
 from sew_jax.checks.modes import Mode
 from sew_jax.checks.rules import NO_DEFAULT, Number, Rule
 from sew_jax.config_files import FOLDER, load_config
+from sew_jax.decoding.beam_options import BeamOptions, chosen_options
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.training.train import train
@@ -234,6 +235,48 @@ def test_jax_is_not_loaded_to_find_nonsense(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr == "error: finetune.optim.lr: -1.0 must be above 0 (the learning rate at its peak)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("finetune.py", "; the same command goes on from the last checkpoint"),
+        ("prepare.py", "; what is done is kept, and the same command goes on from there"),
+        ("evaluate.py", ""),
+    ],
+)
+@pytest.mark.usefixtures("forgetful_flags")
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+def test_who_interrupts_is_told_what_is_kept(name, kept, capsys, monkeypatch, tmp_path):
+    def interrupted(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run", interrupted)
+    sys.argv = ["main", f"--config=configs/{name}", f"--workdir={tmp_path / 'run'}"]
+    sys.argv += ["--config.init_from=runs/some"] if name != "prepare.py" else []
+    assert command.main() == 1 and capsys.readouterr().err == f"interrupted{kept}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("evaluate.py", "beam.nbest", 5),
+        ("evaluate.py", "beam.hot_words", "A"),
+        ("transcribe.py", "nbest", 5),
+        ("serve.py", "lm", "none"),
+    ],
+)
+def test_what_search_alone_finds_asks_for_it(name, key, value):
+    """And a lexicon is of use with it."""
+    config = complete(name)
+    config.beam.lexicon = "words.txt"
+    assert chosen_options(config) is None
+    with pytest.raises(UserError, match=r"beam\.lexicon: it is for beam search"):
+        check_config(config)
+    config.update_from_flattened_dict({key: value})
+    check_config(config)
+    options = chosen_options(config)
+    assert options == BeamOptions(lexicon="words.txt", **{} if key == "lm" else {key.removeprefix("beam."): value})
 
 
 def test_from_python_it_is_the_same(tmp_path):

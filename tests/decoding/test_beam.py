@@ -12,7 +12,8 @@ import pytest
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.decoding import beam as beam_module
 from sew_jax.decoding import beam_pool
-from sew_jax.decoding.beam import Beam, BeamOptions
+from sew_jax.decoding.beam import Beam
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.greedy import best_path
@@ -368,6 +369,11 @@ def test_bad_input(case, tmp_path, capfd):
     with pytest.raises(UserError, match=message) as error:
         Beam(AB, BeamOptions(**options))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500 and not capfd.readouterr().err
+
+
+def test_hot_words_in_any_form_are_a_tuple():
+    wanted = BeamOptions(hot_words=("A", "B A"))
+    assert {BeamOptions(hot_words=["A", "B A"]), BeamOptions(hot_words="A, B A")} == {wanted}
 
 
 def test_an_error_in_a_process_is_the_same_line(tmp_path):

@@ -4,6 +4,7 @@ tests/onnx_exact.py, run by hand, compares each of them with each, in OpenVINO t
 """
 
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -94,10 +95,17 @@ def test_released_families(name, setting, tmp_path):
     [
         ("logmel", "s3q2k1", {"mel_scale": "utterance", "mel_top_hz": 7000, "upsampler": "repeat"}),
         ("logmel", "s4q2.3k2", {"pool_ffn": True}),
+        ("logmel", "s1q1k1", {"input_norm": False, "norm_epsilon": 0.1}),
     ],
 )
 def test_what_our_own_models_have(frontend, setting, options, tmp_path):
     check(*small_model(frontend, **options), setting, tmp_path)
+
+
+def test_where_no_system_says_which_cores_are_ours(monkeypatch, tmp_path):
+    monkeypatch.delattr(run_times.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(run_times, "_OnnxRuntime", lambda path, engine, threads: threads)
+    assert open_session(tmp_path, Engine("onnxruntime", "float32")) == os.cpu_count()
 
 
 def test_rounded_weights_change_little(tmp_path):

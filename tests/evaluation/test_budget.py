@@ -94,6 +94,12 @@ def test_a_budget_picks_among_run_times(tmp_path):
     assert chosen("", "0.5", tmp_path, dtype="bfloat16").engine == ("openvino", "bfloat16")
     assert chosen("s2q1k1", "", tmp_path) == (Compression(2), None)
     assert chosen_setting("", "0.5", tmp_path) == Compression(3)  # by JAX
+    served = {"settings": (Compression(), Compression(4))}
+    assert chosen_setting("", "0.5", tmp_path, **served) == Compression(4)
+    with pytest.raises(UserError, match="none of jax at s5q1k1; run"):
+        chosen_setting("", "0.5", tmp_path, settings=[Compression(5)])
+    with pytest.raises(UserError, match="none of jax in bfloat16; run"):  # those of OpenVINO say nothing of it
+        chosen_setting("", "0.5", tmp_path, dtype="bfloat16")
     with pytest.raises(UserError, match="jax float32, onnxruntime int8, openvino bfloat16, none of jax in int8; run"):
         chosen("", "0.5", tmp_path, runtimes=["jax"], dtype="int8")
 

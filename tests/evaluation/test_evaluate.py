@@ -79,6 +79,7 @@ def test_files(evaluated):
     assert (workdir / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert len((workdir / "tradeoff.csv").read_text().splitlines()) == 1 + len(rows)
     assert not list(workdir.rglob("*.partial"))
+    assert '"command":"sew_jax.evaluate from Python"' in (workdir / "tradeoff.html").read_text()
 
 
 def test_tensorboard_has_the_table_and_transcripts(evaluated):

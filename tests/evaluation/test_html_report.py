@@ -5,11 +5,17 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from sew_jax.compression import Compression
 from sew_jax.evaluation.html_report import write_page
+from sew_jax.evaluation.outputs import write_outputs
+from sew_jax.evaluation.scoring import Scored
+from sew_jax.evaluation.tradeoff import mark_front, why_withheld
 from sew_jax.metrics.confusions import align, word_errors
+from tests.evaluation.test_tradeoff import point
 
 REFERENCES = ["ONE TWO THREE", "FOUR FIVE", "SIX", "", "SEVEN EIGHT NINE TEN"]
 HYPOTHESES = {
@@ -165,6 +171,34 @@ def test_what_is_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_page(tmp_path / "tradeoff.html", given)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_the_front_is_that_of_the_table(tmp_path):
+    """Rows that no budget picks neither stand there nor keep others from it."""
+    engines = [("jax", "float32"), ("jax", "int8")]
+    points = [
+        *(point("s1q1k1", 0.1 + 0.01 * i, 2.0 - i, engine=engine) for i, engine in enumerate(engines)),  # moves WER
+        *(point("s2q1k1", 0.12, 1.5 - 0.1 * i, engine=engine) for i, engine in enumerate(engines)),
+        point("s4q1k1", 0.05, 0.1, engine=("jax", "int8")),  # without floats beside it
+    ]
+    marked = mark_front(points)
+    assert [p.on_front for p in marked] == [True, False, False, True, False]
+    write_outputs(tmp_path, marked, [scored_as(p) for p in marked], {})
+    rows = embedded(tmp_path / "tradeoff.html")["rows"]
+    assert [row["withheld"] for row in rows] == [why_withheld(p, points) for p in points] and rows[1]["withheld"]
+    (front,) = re.findall(r"(?s)const onFront = .*?;\n", tmp_path.joinpath("tradeoff.html").read_text())
+    script = f"const cost = row => row.relative_time, rows = {json.dumps(rows)};\n{front}"
+    script += "console.log(JSON.stringify(rows.map(row => onFront(row, rows))))"
+    done = subprocess.run(["node"], input=script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and json.loads(done.stdout) == [p.on_front for p in marked], done.stderr
+
+
+def scored_as(made):
+    """One utterance decoded as a point says."""
+    part = SimpleNamespace(split=made.split, ids=["u"], references=["ONE TWO"])
+    recognizer = SimpleNamespace(engine=made.engine, labels=None)
+    return Scored(recognizer, part, Compression.parse(made.setting), made.decoder, ["ONE"], [], [])
 
 
 CLICKS = """<script>

@@ -46,10 +46,14 @@ def test_the_comparison_sets_the_best_setting_of_no_more_cost_beside_each_unifor
     per_layer = Compression(1, (1, 2), 1)
     uniform = [Candidate(Compression(1, 2, 1), 0.8, 30), Candidate(Compression(), 1.0, 10)]
     front = [uniform[0], Candidate(per_layer, 0.9, 9)]
-    lines = format_comparison(front, uniform, 100, [point(c.setting.name) for c in (*uniform, *front)]).splitlines()
+    points = [point(c.setting.name) for c in (*uniform, *front)]
+    others = [point(p.setting, 0.7, engine=("openvino", "float32")) for p in points]  # dev was measured by neither
+    others += [point(p.setting, 0.8, decoder="lm") for p in points]
+    lines = format_comparison(front, uniform, 100, [*points, *others]).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["uniform", "found"] * 2
     assert [line.split()[-1] for line in lines[1:]] == ["s1q2k1", "s1q2k1", "s1q1k1", "s1q1.2k1"]
     assert "9.00" in lines[4] and "0.900" in lines[4]
+    assert all("10.00  s" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
+from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tune_decoder import tune
@@ -64,6 +65,20 @@ def test_without_an_ngram_its_weight_stays(dev, tmp_path):
     (tmp_path / "words").write_text("A AB BA")
     _, tried = tuned(BeamOptions(lexicon=str(tmp_path / "words")), log_probs, references, 0, trials=4)
     assert {trial.lm_weight for trial in tried} == {2.0} and len({trial.word_score for trial in tried}) == 4
+
+
+def test_hot_words_keep_the_ngram_some_weight():
+    """All trials do equally well, so that the later ones are drawn around a first weight near 0."""
+
+    class Pool:
+        options = BeamOptions(lm="lm.arpa", lm_weight=0.02, hot_words=("A",))
+
+        def decode(self, log_probs, options, quiet):
+            return [[Hypothesis("A", 0.0, ())] for _ in log_probs]
+
+    _, tried = tune(Pool(), [np.zeros((1, 5))], ["A"], trials=20)
+    weights = [trial.lm_weight for trial in tried]
+    assert min(weights) == 0.01 and len(set(weights)) > 10
 
 
 @pytest.mark.parametrize(

@@ -104,12 +104,19 @@ def test_what_differs_from_the_model_is_not_written(tmp_path, monkeypatch):
 
 
 def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path):
-    write_tradeoff([point(), point("s3q1k1", 0.1234, 1.0)], tmp_path)
+    int8 = point("s1q1k1", 0.1, 0.9, engine=("jax", "int8"))  # which no program here computes
+    write_tradeoff([point(), int8, point("s3q1k1", 0.1234, 1.0)], tmp_path)
     options = {"budget": "0.6", "tradeoff": str(tmp_path)}
     export(config("sew_ctc", **options), tmp_path / "export")
     assert (tmp_path / "export/s3q1k1.stablehlo").is_file()
     card = (tmp_path / "export/README.md").read_text()
     assert "| s3q1k1 | test | greedy | 12.34% |" in card and "10.00%" not in card
+
+
+def test_a_job_of_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="export runs in one process; start it on one host"):
+        export(config("wav2vec2_ctc"), tmp_path)
 
 
 @pytest.mark.parametrize(

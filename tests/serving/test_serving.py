@@ -16,16 +16,18 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from jax.errors import JaxRuntimeError
 
 import sew_jax
 from configs import serve as serve_config
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
-from sew_jax.decoding.beam import BeamOptions
+from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.incremental import make_decoder
+from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.outputs import write_tradeoff
-from sew_jax.serving.requests import Served
+from sew_jax.serving.requests import BadRequest, Served
 from sew_jax.serving.serve import _listen, _open, _run, serve
 from sew_jax.transcription.chunking import make_chunking
 from sew_jax.transcription.recordings import Recording
@@ -49,7 +51,8 @@ PATH = "/v1/audio/transcriptions"
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("serving")
     begin_finetuned(root)
-    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0)], root)
+    others = [point("s2q2k1", 0.11, 1.0), point("s1q1k1", 0.1, 0.9, engine=("jax", "bfloat16"))]
+    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0), *others], root)  # the others are not served
     return root
 
 
@@ -61,7 +64,16 @@ def transcribers(runs):
 
 
 def open_service(runs, transcribers, queue=4):
-    served = Served(str(runs / "finetune"), SETTINGS, "", "jax", 300_000, 20.0, BeamOptions(hot_boost=40.0), False)
+    served = Served(
+        str(runs / "finetune"),
+        SETTINGS,
+        "",
+        Engine("jax", "float32"),
+        300_000,
+        20.0,
+        BeamOptions(hot_boost=40.0),
+        False,
+    )
     decoders = Decoders(transcribers[SETTINGS[0]]._recognizer.vocabulary)
     return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, decoders, queue)
 
@@ -230,13 +242,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_requests_are_told_what_is_wrong(client, service, case):
+def test_bad_requests_are_told_what_is_wrong_and_counted_so(client, service, case):
     send, status, param, message = BAD[case]
+    before = service.metrics.text()
     answer = send(client)
     error = answer.json()["error"]
     assert answer.status_code == status and error["param"] == param and message in error["message"], answer.text
     assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
     assert "\n" not in error["message"] and service._accepted == 0
+    if case not in ("nowhere", "GET"):  # which no route takes
+        assert counted(service.metrics.text(), status) == counted(before, status) + 1
+
+
+def counted(metrics, status):
+    found = re.search(rf'sew_jax_requests_total{{endpoint="transcriptions",status="{status}"}} (\S+)', metrics.decode())
+    return float(found[1]) if found else 0.0
 
 
 def test_a_stream_says_what_it_heard_so_far_and_all_of_it_in_the_end(client, transcribers, service):
@@ -359,14 +379,17 @@ def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, 
     assert float(re.search(r'sew_jax_audio_seconds_total{setting="s2q1k1"} (\S+)', metrics)[1]) == pytest.approx(4.5)
 
 
-def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
-    class Faulty(Held):
-        def run(self, bucket, waves):
-            if not self.let.is_set():
-                self.let.set()
-                raise RuntimeError("out of memory")
-            return self._transcriber.run(bucket, waves)
+class Faulty(Held):
+    """A transcriber whose first batch fails, as programs do where memory runs out."""
 
+    def run(self, bucket, waves):
+        if not self.let.is_set():
+            self.let.set()
+            raise JaxRuntimeError("out of memory")
+        return self._transcriber.run(bucket, waves)
+
+
+def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
     service = open_service(runs, {s: Faulty(t) for s, t in transcribers.items()})
     try:
         with TestClient(make_app(service), raise_server_exceptions=False) as client:
@@ -374,6 +397,37 @@ def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcri
             assert ask(client).status_code == 200
     finally:
         service.close()
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by the client", "by leaving"])
+def test_a_fault_of_a_program_ends_a_stream_and_is_logged(runs, transcribers, capsys, ends):
+    """A client's leaving is another status: starlette's error for it and a program's are of one class."""
+    faulty = {s: Faulty(t) for s, t in transcribers.items()}
+    service, wave = open_service(runs, faulty), np.ones(20_000, np.int16).tobytes()
+    try:
+        with TestClient(make_app(service)) as client:
+
+            def wait_for(status):  # within a stream's block, whose end cancels what answers it
+                line = f'sew_jax_requests_total{{endpoint="stream",status="{status}"}} 1.0'
+                wait_until(lambda: line in client.get("/metrics").text)
+
+            with client.websocket_connect("/v1/audio/stream") as stream:
+                stream.send_json({"type": "start"})
+                stream.send_bytes(wave)
+                wait_until(faulty[SETTINGS[0]].let.is_set)
+                if ends == "by leaving":
+                    stream.close()
+                else:
+                    stream.send_json({"type": "end"}) if ends == "by the client" else stream.send_bytes(wave)
+                    assert stream.receive_json()["error"]["code"] == "internal" and stream.receive()["code"] == 1011
+                wait_for(500)
+            with client.websocket_connect("/v1/audio/stream") as stream:
+                stream.send_json({"type": "start"})
+                stream.close()
+                wait_for(499)
+    finally:
+        service.close()
+    assert "! /v1/audio/stream: JaxRuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
@@ -461,13 +515,17 @@ def test_another_run_time_says_the_same_and_has_its_own_points(runs, transcriber
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     by_jax = [point(), point("s2q1k1", 0.3, 1.0)]
-    write_tradeoff([*by_jax, point("s2q1k1", 0.12, 1.0, engine=("onnxruntime", "float32"))], tmp_path)
+    by_ort = point("s2q1k1", 0.12, 1.0, engine=("onnxruntime", "float32"))
+    write_tradeoff([*by_jax, by_ort, point("s1q1k1", 0.12, 0.9, engine=("onnxruntime", "int8"))], tmp_path)
     config = serve_config.get_config()
     config.init_from, config.tradeoff, config.runtime = str(runs / "finetune"), str(tmp_path), "onnxruntime"
     config.settings = "s1q1k1,s2q1k1"
     service, data = _open(config), sound(2, seed=3)
     try:
         assert service.served.setting({"budget": "wer=12%"}) == SETTINGS[1]
+        write_tradeoff(by_jax, tmp_path)
+        with pytest.raises(BadRequest, match="jax float32, none of onnxruntime in float32 at s1q1k1, s2q1k1; run conf"):
+            service.served.setting({"budget": "wer=12%"})
         for setting in SETTINGS:
             assert service.transcribe(data, setting).text == said(transcribers, data, setting)[1].text
     finally:

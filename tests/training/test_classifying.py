@@ -200,6 +200,7 @@ def test_a_label_that_training_did_not_have(runs):
     [
         ({"lm": "none"}, "lm: none is for text, and .* gives each utterance a label"),
         ({"text_normalizer": "upper"}, "text_normalizer: upper is for text"),
+        ({"beam.nbest": 5}, "beam.nbest: 5 is for text"),
     ],
 )
 def test_an_evaluation_of_text_is_none_of_labels(changes, message, runs):
