@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.console import format_duration, say
 from sew_jax.evaluation.evaluate import evaluate
-from sew_jax.files import write_json
+from sew_jax.files import FOLDER_HINT, write_json, writing_to
 from sew_jax.training.train import train
 
 
@@ -57,7 +57,8 @@ def demo(config: ConfigDict, workdir: Path) -> None:
     )
     say(f"all done in {format_duration(time.monotonic() - begin)}; look at {workdir}/tradeoff.html")
     summary = {"wer": points[0].wer, "wer_from_random_weights": baseline.wer}
-    write_json(workdir / "summary.json", summary)
+    with writing_to(workdir, FOLDER_HINT):
+        write_json(workdir / "summary.json", summary)
 
 
 def _parts(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:

@@ -14,10 +14,8 @@ from sew_jax.errors import Unavailable, UserError
 from sew_jax.storage import is_away, patient, refusal, unavailable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
-WORKDIR_HINT = (
-    "mend that or name another --workdir. What was saved is as it was: the same command goes on from its newest "
-    "checkpoint"
-)
+FOLDER_HINT = "mend that or name another --workdir"
+WORKDIR_HINT = f"{FOLDER_HINT}. What was saved is as it was: the same command goes on from its newest checkpoint"
 
 
 def cache_folder() -> Path:

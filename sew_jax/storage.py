@@ -210,6 +210,15 @@ def is_folder(path: Any) -> bool:
 
 
 @patient
+def is_file(path: Any) -> bool:
+    """As the path's own `is_file`; see `exists`."""
+    if "://" in os.fspath(path):
+        return path.exists() and not path.is_dir()
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+@patient
 def names_in(folder: Any) -> list[str]:
     """Names of what a folder holds, in order. `glob` and `walk` leave out what they cannot list. Raises OSError."""
     return sorted(p.name for p in folder.iterdir()) if "://" in os.fspath(folder) else sorted(os.listdir(folder))
@@ -219,13 +228,12 @@ def _mode(path: Any) -> int | None:
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        if is_away(error):
-            raise
+        raise_if_away(error)
         return None
 
 
-def raise_if_away(error: OSError) -> None:
-    """For `walk`: a folder that may not be listed counts as empty, one whose storage does not answer does not."""
+def raise_if_away(error: Exception) -> None:
+    """What storage that does not answer says goes on as it is, before an error is read as damage or a mistake."""
     if is_away(error):
         raise error
 

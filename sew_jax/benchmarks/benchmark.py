@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sew_jax.checks.check import check_config
 from sew_jax.console import format_duration, say
-from sew_jax.files import WORKDIR_HINT, write_json, writing_to
+from sew_jax.files import FOLDER_HINT, write_json, writing_to
 from sew_jax.names import split_names
 
 
@@ -24,12 +24,13 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     begin = time.monotonic()
     parts = split_names(config.parts)
     say(f"sew_jax benchmark: {', '.join(parts)}")
-    with writing_to(workdir, WORKDIR_HINT):
+    with writing_to(workdir, FOLDER_HINT):
         workdir.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"cores": os.cpu_count()}
     for part in parts:
         report |= _part(part)(config, workdir, report)
-    write_json(workdir / "benchmark.json", report)
+    with writing_to(workdir, FOLDER_HINT):
+        write_json(workdir / "benchmark.json", report)
     say(f"done in {format_duration(time.monotonic() - begin)}: benchmark.json is in {workdir}")
     return report
 

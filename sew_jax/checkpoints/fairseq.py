@@ -14,6 +14,7 @@ from sew_jax.checkpoints.hf_weights import FOLDED_WEIGHT
 from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.errors import UserError
+from sew_jax.storage import is_file
 
 # fairseq's part of a name -> transformers'; the first that matches is taken
 _NAMES = [
@@ -81,7 +82,7 @@ def read_dictionary(path: Path, symbols: int) -> Vocabulary:
 
     Without the file it is LibriSpeech's, if the head has as many symbols.
     """
-    if path.is_file():
+    if is_file(path):
         letters = [line.split()[0] for line in read_text(path).split("\n") if line.strip()]
         vocabulary = Vocabulary((*LETTERS[:4], *letters))
     else:

@@ -28,6 +28,7 @@ from sew_jax.files import write_json
 from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
 from sew_jax.names import split_language
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import exists, is_file, is_folder
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 _PROCESSOR = "processor_config.json"
@@ -182,13 +183,13 @@ def _preprocessor(architecture: Architecture) -> dict[str, Any]:
 
 def _locate(name: str, language: str) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / _CONFIG).is_file():
+    if is_folder(path):
+        if not is_file(path / _CONFIG):
             below = sorted(p.parent for p in path.glob(f"*/{_CONFIG}"))
             instead = f"such as {below[-1]}" if below else "as `save_pretrained` writes it"
             raise UserError(f"init_from: {path} has no {_CONFIG}; give a folder that has, {instead}")
         return path
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if exists(path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"init_from: {name} is no folder; give a folder with {_CONFIG}, or a name on the hub")
     if not importlib.util.find_spec("huggingface_hub"):
         raise UserError(f"init_from: there is no folder {name}; to load a name from the hub, install huggingface_hub")
@@ -205,9 +206,9 @@ def _locate(name: str, language: str) -> Path:
 
 def _read_preprocessor(path: Path) -> dict[str, Any]:
     """The feature extractor's options; transformers 5 keeps them in the processor's file."""
-    if (path / _PREPROCESSOR).is_file():
+    if is_file(path / _PREPROCESSOR):
         return _read_json(path / _PREPROCESSOR)
-    processor = _read_json(path / _PROCESSOR) if (path / _PROCESSOR).is_file() else {}
+    processor = _read_json(path / _PROCESSOR) if is_file(path / _PROCESSOR) else {}
     return processor.get("feature_extractor") or {}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sew_jax.checkpoints.tensor_files import TensorFiles, open_tensor_file
 from sew_jax.errors import UserError
+from sew_jax.storage import is_file
 
 ENDINGS = ("safetensors", "bin")  # in the order in which transformers looks for them
 
@@ -19,7 +20,7 @@ def with_language(files: TensorFiles, folder: Path, language: str) -> TensorFile
     Raises:
       UserError: there is no file of that language, or it cannot be read.
     """
-    found = next((folder / name for name in adapter_files(language) if (folder / name).is_file()), None)
+    found = next((folder / name for name in adapter_files(language) if is_file(folder / name)), None)
     if not found:
         known = sorted({path.name.split(".")[1] for path in folder.glob("adapter.*.*")})
         listed = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")

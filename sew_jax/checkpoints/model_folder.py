@@ -19,6 +19,7 @@ from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.models.parameters import path_name
+from sew_jax.storage import exists, patient, raise_if_away
 
 WEIGHTS = "model.safetensors"
 _SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -32,7 +33,7 @@ def shipped_models() -> list[str]:
 def folder_of(init_from: str) -> Path:
     """The folder that `init_from` names: that of a shipped model, where there is none of this name here."""
     path = as_path(init_from)
-    return _SHIPPED / init_from if not path.exists() and init_from in shipped_models() else path
+    return _SHIPPED / init_from if not exists(path) and init_from in shipped_models() else path
 
 
 def write_model(
@@ -60,6 +61,7 @@ def write_model(
         symbols.save(folder)
 
 
+@patient
 def read_weights(folder: Path) -> dict[str, Any]:
     """The parameter tree of a folder, float32.
 
@@ -70,5 +72,6 @@ def read_weights(folder: Path) -> dict[str, Any]:
         file = folder / WEIGHTS
         tensors = load(file.read_bytes()) if is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
+        raise_if_away(error)
         raise UserError(f"init_from: {folder / WEIGHTS} cannot be read ({error})") from error
     return unflatten_dict({tuple(name.split("/")): x.astype(np.float32) for name, x in tensors.items()})

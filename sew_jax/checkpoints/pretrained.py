@@ -31,6 +31,7 @@ from sew_jax.models.config import (
 )
 from sew_jax.models.quantizer import Temperature
 from sew_jax.names import name_language, split_language
+from sew_jax.storage import is_file
 
 HUGGING_FACE = "hf:"
 _HEADS = ("quantizer/", "project_")  # of the contrastive task
@@ -124,7 +125,7 @@ def _workdir(name: str) -> Pretrained:
     architecture = record["architecture"]
 
     def load(sharding: Sharding) -> tuple[str, Any]:
-        if (workdir / WEIGHTS).is_file():
+        if is_file(workdir / WEIGHTS):
             return record.get("state", "exported"), jax.device_put(read_weights(workdir), sharding)
         if best := newest_record(workdir / BEST):
             step, params = load_params(workdir / BEST, sharding)

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from sew_jax.data.text_files import read_text
 from sew_jax.errors import UserError
+from sew_jax.storage import is_file, raise_if_away
 
 # In the order in which transformers looks for them
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -56,7 +58,7 @@ def open_tensors(folder: Path) -> TensorFiles:
     Raises:
       UserError: there are none, or a file is missing or damaged.
     """
-    name = next((name for name in _FILES if (folder / name).is_file()), None)
+    name = next((name for name in _FILES if is_file(folder / name)), None)
     if not name:
         raise UserError(f"init_from: {folder} has no weights: none of {', '.join(_FILES)}")
     files = _shards(folder / name) if name.endswith(".json") else [folder / name]
@@ -96,7 +98,7 @@ def load_pickle(path: Path) -> Any:
     Raises:
       UserError: torch is missing or too old, or the file is missing, damaged or holds more than plain values.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"init_from: there is no file {path}")
     instead = "or save the weights as safetensors"
     wanted = ".".join(map(str, _SAFE_TORCH))
@@ -114,13 +116,14 @@ def load_pickle(path: Path) -> Any:
             # the older of torch's two formats cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever torch says of a file that is damaged or holds more than tensors
+        raise_if_away(error)
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init_from: {path} cannot be read ({reason})") from error
 
 
 def _shards(index: Path) -> list[Path]:
     try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = set(json.loads(read_text(index))["weight_map"].values())
         # names alone: an index leads nowhere out of its folder
         return [index.with_name(Path(file).name) for file in sorted(files)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -161,4 +164,5 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="flax") as file:
             yield file
     except (OSError, SafetensorError) as error:
+        raise_if_away(error)
         raise UserError(f"init_from: {path} cannot be read ({error}); was its download cut off?") from error

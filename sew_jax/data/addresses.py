@@ -7,6 +7,7 @@ import urllib.parse
 from etils import epath
 
 from sew_jax.buckets import is_remote
+from sew_jax.storage import exists
 
 _ROOTS = ("{data_root}/", "$data_root/")  # SpeechBrain's words for where relative names begin
 
@@ -40,4 +41,4 @@ def find_name(folder: str, name: str) -> str:
         return name.removeprefix("./")
     written = (name, name.replace("\\", "/"))
     forms = [*written, *(unicodedata.normalize(form, one) for form in ("NFC", "NFD") for one in written)]
-    return next((one for one in forms if os.path.lexists(os.path.join(folder, one))), name).removeprefix("./")
+    return next((one for one in forms if exists(os.path.join(folder, one))), name).removeprefix("./")

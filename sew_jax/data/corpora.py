@@ -14,7 +14,7 @@ from sew_jax.data.kaldi import KALDI, LIST, is_kaldi
 from sew_jax.data.listing import folders_of, list_folder
 from sew_jax.data.manifests import Form, list_form
 from sew_jax.names import split_names
-from sew_jax.storage import is_folder, names_in
+from sew_jax.storage import is_folder, names_in, patient
 
 _SPLITS = ("train", "dev", "valid", "test", "eval")  # how folders that are splits begin
 _FEW = 30  # folders that are looked into for what they are
@@ -30,6 +30,7 @@ class Found(NamedTuple):
     path: epath.Path
 
 
+@patient
 def find_form(path: epath.Path) -> Found | None:
     """What a manifest is, or a folder that is more than audio; None of a folder of audio."""
     if is_folder(path):
@@ -69,6 +70,7 @@ def _parquet_below(folder: epath.Path, names: set[str]) -> bool:
     )
 
 
+@patient
 def list_root(path: epath.Path, split: str) -> list[Entry]:
     """The entries of a folder or a manifest of any form, of splits joined by commas (empty: of all).
 
@@ -91,6 +93,7 @@ def list_root(path: epath.Path, split: str) -> list[Entry]:
     return mark_duplicates(entries)
 
 
+@patient
 def list_splits(path: epath.Path, aside: Callable[[list[str]], None]) -> list[str]:
     """The splits to prepare: those of a corpus of some form; or folders named like splits; or one for all there is.
 

@@ -24,7 +24,7 @@ from sew_jax.data.manifests import (
 )
 from sew_jax.data.text_files import decode_lines, is_text
 from sew_jax.errors import UserError
-from sew_jax.storage import names_in
+from sew_jax.storage import exists, is_folder, names_in
 
 SUFFIXES = (".tsv", ".csv", ".psv")
 _NO_AUDIO = f"has no audio; its header must name one of {', '.join(AUDIO_KEYS)}"
@@ -37,7 +37,7 @@ _KEYS |= {"split", "offset", "duration"}
 
 def is_table(path: epath.Path) -> bool:
     """Whether the first line of a file names columns of audio, or it is one of the tables without a header."""
-    if not path.exists():
+    if not exists(path):
         return False
     with path.open("rb") as file:
         head = decode_lines(file.read(65536))[0]
@@ -131,7 +131,7 @@ def _beside_fairseq(path: epath.Path, files: int) -> list[str]:
     Raises:
       UserError: there are more lines, or fewer, than files.
     """
-    beside = next((p for p in map(path.with_suffix, (".wrd", ".ltr")) if p.exists()), None)
+    beside = next((p for p in map(path.with_suffix, (".wrd", ".ltr")) if exists(p)), None)
     if beside is None:
         return []
     texts = decode_lines(beside.read_bytes())
@@ -160,7 +160,7 @@ def _left_out(path: epath.Path, name: str) -> str:
     if os.path.isabs(name) or os.path.splitext(name)[1].lower() in (".wav", ".flac", ".mp3", ".opus", ".ogg"):
         return ""
     try:
-        return next(s for s in _GUESSES for place in _places(path) if (place / f"{name}{s}").exists())
+        return next(s for s in _GUESSES for place in _places(path) if exists(place / f"{name}{s}"))
     except (StopIteration, OSError, ValueError):  # there is none, or it is no name of a file
         return ""
 
@@ -178,7 +178,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _places(path: epath.Path) -> list[epath.Path]:
-    return [path.parent, *(path.parent / name for name in _FOLDERS if (path.parent / name).is_dir())]
+    return [path.parent, *(path.parent / name for name in _FOLDERS if is_folder(path.parent / name))]
 
 
 def _splits(path: epath.Path) -> list[str]:
@@ -193,7 +193,7 @@ def _voice_splits(folder: epath.Path) -> list[str]:
 
 def _voice_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
     for split in wanted or _voice_splits(folder):
-        if (folder / f"{split}.tsv").exists():
+        if exists(folder / f"{split}.tsv"):
             yield from _rows(folder / f"{split}.tsv", (), split)
 
 

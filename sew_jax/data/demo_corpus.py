@@ -24,6 +24,7 @@ from sew_jax.errors import UserError
 from sew_jax.files import cache_folder
 from sew_jax.hashing import hash_u64, uniform_int
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import raise_if_away
 
 VERSION = 3  # part of the folder's name: raise it with any change that alters the audio or the transcripts
 SIZES = {"train": 2400, "dev": 100, "test": 200}
@@ -223,6 +224,7 @@ def _ensure(target: Path, seed: int, sizes: dict[str, int]) -> None:
             if not target.is_dir():  # otherwise another process was faster, and made the same
                 raise
     except OSError as error:
+        raise_if_away(error)
         raise UserError(f"cannot write the demo corpus ({error}): set SEW_JAX_CACHE to a writable folder") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

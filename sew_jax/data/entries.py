@@ -20,7 +20,7 @@ from sew_jax.data.addresses import AddressError, open_address
 from sew_jax.data.audio_names import DOUBTFUL_SUFFIXES, is_audio_name, suffix_of
 from sew_jax.data.problems import AudioError
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.storage import patient
+from sew_jax.storage import is_file, patient
 
 _T = TypeVar("_T")
 _AT_ONCE, _CHUNK = 256, 64  # chunks that wait for threads, and items of one
@@ -132,7 +132,7 @@ def measure(entries: list[Entry], root: str) -> list[Entry]:
         try:
             if path not in believed:
                 return audio.probe(fetch(path))
-            return None if is_remote(path) or os.path.isfile(path) else AudioError("does not exist")
+            return None if is_remote(path) or is_file(path) else AudioError("does not exist")
         except AudioError as error:
             return error
 

@@ -15,7 +15,7 @@ from sew_jax.buckets import is_remote
 from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
-from sew_jax.storage import is_away, is_folder, names_in
+from sew_jax.storage import is_folder, names_in, raise_if_away
 
 _SUFFIX, _STATE = ".parquet", "state.json"
 _SHARD = re.compile(r"(.+?)[-.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
@@ -63,8 +63,7 @@ def _parquet_rows(root: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
                 batches = file.iter_batches(columns=columns)
                 yield from _table_rows(path, split, PARQUET, batches, audio)
         except (OSError, pa.ArrowException) as error:
-            if is_away(error):
-                raise
+            raise_if_away(error)
             yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
 
 
@@ -135,8 +134,7 @@ def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
                 listed = listed.append_column(audio, _names(table[audio]))
             yield from _table_rows(path, split, ARROW, iter(listed.to_batches()), audio)
         except (OSError, pa.ArrowException) as error:
-            if is_away(error):
-                raise
+            raise_if_away(error)
             yield Row(str(name), problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
 
 
@@ -151,8 +149,7 @@ def _saved_files(folder: epath.Path) -> list[str]:
         state = json.loads((folder / _STATE).read_text())
         names = [str(file["filename"]) for file in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_away(error):
-            raise
+        raise_if_away(error)
         raise UserError(f"data: {folder / _STATE} cannot be read ({error!r}); save the dataset anew") from error
     if any(os.path.basename(name) != name for name in names):
         raise UserError(f"data: {folder / _STATE} names files out of its folder; save the dataset anew")
@@ -162,12 +159,13 @@ def _saved_files(folder: epath.Path) -> list[str]:
 def _saved_splits(folder: epath.Path) -> list[str]:
     try:
         return [json.loads((folder / _STATE).read_text()).get("_split") or "train"]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError) as error:
+        raise_if_away(error)
         return ["train"]
 
 
 def _places(root: epath.Path) -> list[epath.Path]:
-    return [root if root.is_dir() else root.parent]
+    return [root if is_folder(root) else root.parent]
 
 
 PARQUET_FILES = Form(_parquet_splits, _parquet_rows, _places, "audio, text in its columns")

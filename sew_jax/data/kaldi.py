@@ -10,6 +10,7 @@ from etils import epath
 
 from sew_jax.data.manifests import Form, Row, working_folder
 from sew_jax.data.text_files import decode_lines, is_text, split_id
+from sew_jax.storage import exists
 
 LIST = "wav.scp"
 _CHANNELS = {"A": 0, "B": 1} | {str(channel): channel for channel in range(32)}
@@ -30,7 +31,7 @@ def _rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
             yield Row(f"{LIST}:{number}", problem=f"names recording {name} again")
             continue
         recordings[name] = Row(f"{LIST}:{number}", audio=rest, id=name, problem=_problem(name, rest))
-    if (folder / "segments").exists():
+    if exists(folder / "segments"):
         found = [_segment(number, line, recordings) for number, line in _numbered(folder / "segments")]
     else:
         found = list(recordings.values())
@@ -71,7 +72,7 @@ def _segment(number: int, line: tuple[str, str], recordings: dict[str, Row]) -> 
 
 
 def _table(path: epath.Path) -> dict[str, str | None]:
-    return dict(line for _, line in _numbered(path) if line[0]) if path.exists() else {}
+    return dict(line for _, line in _numbered(path) if line[0]) if exists(path) else {}
 
 
 def _numbered(path: epath.Path) -> Iterator[tuple[int, tuple[str, str]]]:

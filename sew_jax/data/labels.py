@@ -10,6 +10,7 @@ import numpy as np
 
 from sew_jax.buckets import as_path
 from sew_jax.data.sources import Source
+from sew_jax.data.text_files import read_text
 from sew_jax.data.transcripts import Transcripts
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
@@ -56,7 +57,7 @@ class Labels:
         """
         path = as_path(folder) / LABELS_FILE
         try:
-            names = json.loads(path.read_text(encoding="utf-8"))
+            names = json.loads(read_text(path))
         except (OSError, ValueError) as error:
             raise UserError(f"init_from: {path} cannot be read ({error}); was it edited?") from error
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -12,6 +12,7 @@ from etils import epath
 
 from sew_jax.data.manifests import Row
 from sew_jax.errors import UserError
+from sew_jax.storage import exists
 
 Objects = Iterable[tuple[int, dict[str, Any] | str]]  # (line, JSON object, or what is wrong with it)
 
@@ -121,7 +122,7 @@ def _recordings_beside(path: epath.Path, read: Callable[[epath.Path], Objects]) 
     names = dict.fromkeys((re.sub("supervisions", "recordings", path.name), "recordings.jsonl.gz", "recordings.jsonl"))
     for name in names:
         beside = path.parent / name
-        if name != path.name and beside.exists():
+        if name != path.name and exists(beside):
             return {str(row["id"]): row for _, row in read(beside) if isinstance(row, dict) and "sources" in row}
     raise UserError(f"data: {path} holds supervisions; put their recordings beside it, as {next(iter(names))}")
 

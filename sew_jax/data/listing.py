@@ -138,7 +138,7 @@ def _links_to_folders(root: epath.Path, folder: str, names: Iterable[str]) -> li
     return [
         Entry(printable(_relative(root, folder, name)), f"{folder}/{name}", problem=problem)
         for name in sorted(names)
-        if os.path.islink(f"{folder}/{name}") and os.path.isdir(f"{folder}/{name}")
+        if os.path.islink(f"{folder}/{name}") and is_folder(f"{folder}/{name}")
     ]
 
 
@@ -191,7 +191,7 @@ def _without_samples(text: str, path: str) -> str:
     if not re.match(r"\d+ \d+ ", text) or is_remote(path):
         return text
     stem = os.path.splitext(path)[0]
-    is_timit = any(os.path.exists(stem + suffix) for suffix in (".PHN", ".phn", ".WRD", ".wrd"))
+    is_timit = any(exists(stem + suffix) for suffix in (".PHN", ".phn", ".WRD", ".wrd"))
     return text.split(" ", 2)[2] if is_timit else text
 
 

@@ -22,6 +22,7 @@ from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
 from sew_jax.files import is_below
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import exists
 
 # What people call the same thing, in JSON lines, tables with a header, and datasets: the first that is there counts.
 AUDIO_KEYS = (
@@ -270,7 +271,7 @@ def _place(places: Sequence[epath.Path], name: str) -> epath.Path:
     if len(places) == 1:
         return places[0]
     try:
-        return next((p for p in places if (p / find_name(os.fspath(p), name)).exists()), places[0])
+        return next((p for p in places if exists(p / find_name(os.fspath(p), name))), places[0])
     except (OSError, ValueError):  # no name of a file
         return places[0]
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from etils import epath
 from ml_collections import ConfigDict
 
-from sew_jax.buckets import is_remote
+from sew_jax.buckets import children, is_remote, make_folder, remove
 from sew_jax.checks.check import check_config
 from sew_jax.console import Progress, format_duration, say
 from sew_jax.data import records
@@ -33,11 +33,14 @@ from sew_jax.data.packed import file_of
 from sew_jax.data.riegeli import find_records
 from sew_jax.data.sources import root_path
 from sew_jax.data.summary import plot_lengths, split_facts
+from sew_jax.data.text_files import read_text
 from sew_jax.data.tfds_listing import SCHEME, list_tfds
 from sew_jax.errors import UserError
+from sew_jax.files import write_whole
 from sew_jax.names import split_names
 from sew_jax.processes import die_with_parent
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import exists, patient, raise_if_away
 
 _SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many utterances each (but for the last)
 _SCREEN = 5.0  # seconds between lines of progress
@@ -84,6 +87,7 @@ def prepare(config: ConfigDict, workdir: epath.Path) -> None:
         _write_shards(shards, done, folder, unfinished, config.workers)
         facts, rejected = _finish(splits, shards, workdir, folder, unfinished, key)
     except OSError as error:
+        raise_if_away(error)
         raise UserError(
             f"workdir: {workdir} cannot be written, or data not be read ({error.strerror or error}); "
             "the same command goes on from there"
@@ -137,43 +141,49 @@ def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
     digest = hashlib.sha256(json.dumps({**config, "workers": None}, default=str, sort_keys=True).encode())
     for split, entries in splits.items():
         for entry in entries:
-            try:
-                stat = os.stat(file_of(entry.path))
-                version = (stat.st_size, stat.st_mtime_ns)
-            except OSError:
-                version = None  # remote, or missing: its problem says so
-            digest.update(repr((split, entry, version)).encode("utf-8", "backslashreplace"))
+            digest.update(repr((split, entry, _version(entry.path))).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+@patient
+def _version(path: str) -> tuple[int, int] | None:
+    """A file's size and time; None where it is remote, or missing: its problem says so."""
+    try:
+        stat = os.stat(file_of(path))
+    except OSError as error:
+        raise_if_away(error)
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _is_done(workdir: epath.Path, folder: epath.Path, unfinished: epath.Path, key: str) -> bool:
     """Whether the dataset is whole; raises UserError where it is one of other data."""
-    if not (folder / records.INFO).exists():
+    if not exists(folder / records.INFO):
         return False
     summary = workdir / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["input"] != key:
+    if not exists(summary) or json.loads(read_text(summary))["input"] != key:
         raise UserError(
             f"workdir: {folder} was prepared from other data or with other options; use another --workdir, or remove it"
         )
-    if unfinished.exists():
-        unfinished.rmtree()
+    remove(unfinished)
     return True
 
 
 def _start(unfinished: epath.Path, folder: epath.Path, key: str) -> set[str]:
     """Names of the shards that an earlier run of the same command has finished."""
     marker = unfinished / "input"
-    if marker.exists() and marker.read_text() != key:
+    if exists(marker) and read_text(marker) != key:
         raise UserError(
             f"workdir: {unfinished} was begun from other data or with other options; "
             "use another --workdir, or remove it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_SCRATCH}*"):  # of a run that was killed
-        left.rmtree()
-    marker.write_text(key)
-    return {path.name.removesuffix(".json") for path in unfinished.glob("*.json")}
+    make_folder(folder)
+    make_folder(unfinished)
+    for left in children(folder):
+        if left.name.startswith(_SCRATCH):  # of a run that was killed
+            remove(left)
+    write_whole(marker, key.encode())
+    return {path.name.removesuffix(".json") for path in children(unfinished) if path.suffix == ".json"}
 
 
 def _write_shards(
@@ -220,6 +230,7 @@ def _pool(workers: int) -> Iterator[Callable[..., Iterator[tuple[Shard, float]]]
         executor.shutdown(cancel_futures=True)
 
 
+@patient
 def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> float:
     """Writes one shard and, when it is in its place, the note that it is done; returns its seconds of audio."""
     rows, rejected = [], []
@@ -243,14 +254,11 @@ def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> flo
         for row, place in zip(rows, find_records(path, len(rows)), strict=True):
             row.update(place._asdict())
         if remote:
-            (folder / shard.name).write_bytes(path.read_bytes())
+            write_whole(folder / shard.name, path.read_bytes())
         else:
             os.replace(path, folder / shard.name)
     note = {"rows": rows, "rejected": rejected, "bytes": written}
-    target = unfinished / f"{shard.name}.json"
-    partial = target.with_name(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(note))
-    partial.replace(target)
+    write_whole(unfinished / f"{shard.name}.json", json.dumps(note).encode())
     return sum(row["samples"] for row in rows) / SAMPLE_RATE
 
 
@@ -262,7 +270,7 @@ def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) 
         bad = [{"id": e.id, "path": e.path, "reason": e.problem} for e in entries if e.problem]
         parts, counts, size = [], [], 0
         for name in names:
-            note = json.loads((unfinished / f"{name}.json").read_text())
+            note = json.loads(read_text(unfinished / f"{name}.json"))
             parts.append(pa.Table.from_pylist(note["rows"], records.PREPARED_SCHEMA))
             counts.append(len(note["rows"]))
             size += note["bytes"]
@@ -270,7 +278,7 @@ def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) 
         rejected += [{"split": split, **line} for line in bad]
         table = pa.concat_tables(parts)
         index = records.index_bytes(table)
-        (folder / records.index_name(split)).write_bytes(index)
+        write_whole(folder / records.index_name(split), index)
         tables.update(index)
         lengths[split] = table["samples"].to_numpy() / SAMPLE_RATE
         facts[split] = split_facts(table, listed=len(entries), rejected=len(bad))
@@ -281,11 +289,11 @@ def _finish(splits, shards: list[Shard], workdir, folder, unfinished, key: str) 
                 f"the first: {bad[0]['id']} {bad[0]['reason']}"
             )
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)
-    (workdir / "rejected.jsonl").write_bytes(lines.encode("utf-8", "backslashreplace"))
+    write_whole(workdir / "rejected.jsonl", lines.encode("utf-8", "backslashreplace"))
     summary = json.dumps({"input": key, "splits": facts}, ensure_ascii=False, indent=1)
-    (workdir / "summary.json").write_bytes(f"{summary}\n".encode())
-    (workdir / "lengths.png").write_bytes(plot_lengths(lengths))
+    write_whole(workdir / "summary.json", f"{summary}\n".encode())
+    write_whole(workdir / "lengths.png", plot_lengths(lengths))
     description = f"Speech at 16 kHz as FLAC, written by sew_jax; tables {tables.hexdigest()}"
     records.write_metadata(folder, written, description)
-    unfinished.rmtree()
+    remove(unfinished)
     return facts, rejected

@@ -28,7 +28,7 @@ from sew_jax.data.problems import AudioError
 from sew_jax.data.record_files import RecordFile, Records, open_records
 from sew_jax.errors import UserError
 from sew_jax.files import cache_folder, write_whole, writing_to
-from sew_jax.storage import exists, is_away, is_folder, names_in, patient
+from sew_jax.storage import exists, is_folder, names_in, patient, raise_if_away
 
 VERSION = "1.0.0"
 INDEX_SCHEMA = pa.schema(
@@ -94,6 +94,7 @@ def index_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+@patient
 def write_metadata(folder: epath.Path, splits: dict[str, tuple[list[int], int]], description: str) -> None:
     """Makes the files of a folder a dataset; `splits` give the records of each shard, and the bytes of all."""
     import tensorflow_datasets as tfds
@@ -178,8 +179,7 @@ class RecordStore:
             try:
                 tables.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
             except (OSError, pa.ArrowInvalid) as error:
-                if is_away(error):
-                    raise
+                raise_if_away(error)
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
         self.index = _with_labels(pa.concat_tables(tables))
         self._records: Records = None
@@ -227,8 +227,7 @@ def _record_files(local: str, folder: str, splits: Sequence[str]) -> list[Record
         counts_of = {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
         name, lengths = str(info["name"]), [(split, counts_of[split]) for split in splits]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_away(error):
-            raise
+        raise_if_away(error)
         raise UserError(f"data: {folder}/{INFO} cannot be read ({error!r}); run prepare again") from error
     if os.path.basename(name) != name:
         raise UserError(f"data: {folder}/{INFO} names files out of its folder ({name}); run prepare again")

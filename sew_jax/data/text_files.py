@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from sew_jax.buckets import as_path
+from sew_jax.storage import patient
 
 _KINDS = "UTF-8, or UTF-16 with a byte order mark"
 
@@ -61,6 +62,7 @@ def is_text(line: str) -> bool:
     return "\0" not in line
 
 
+@patient
 def read_text(path: str | os.PathLike) -> str:
     """A file's text. Raises OSError and TextError."""
     with as_path(path).open("rb") as file:

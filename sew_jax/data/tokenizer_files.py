@@ -14,6 +14,7 @@ from sew_jax.data.text_files import read_text
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
 from sew_jax.names import split_names
+from sew_jax.storage import is_file
 
 VOCABULARY_FILE, _TOKENIZER_FILE = "vocab.json", "tokenizer_config.json"
 _ADDED_FILE, _MAP_FILE = "added_tokens.json", "special_tokens_map.json"
@@ -89,7 +90,7 @@ def write_tokenizer(folder: Path, ids: dict[str, int], fields: dict[str, Any]) -
 
 def _read_beside(path: Path, name: str) -> dict[str, Any]:
     file = path.with_name(name)
-    return json.loads(read_text(file)) if file.is_file() else {}
+    return json.loads(read_text(file)) if is_file(file) else {}
 
 
 def _of_language(path: Path, vocabularies: dict[str, dict[str, int]], asked: str, named: str | None) -> dict[str, int]:

@@ -33,6 +33,7 @@ from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.hot_words import HotPhrases
 from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels, with_words
 from sew_jax.errors import UserError
+from sew_jax.storage import patient, raise_if_away
 
 _NO_SYMBOL = -1
 _UNKNOWN = "<unk>"  # what n-grams call each word that they lack
@@ -242,11 +243,13 @@ def sentence_log10(lm: str, sentences: Iterable[str]) -> list[float]:
     return totals
 
 
+@patient
 def _load(path: str, words: list[str]) -> KenLM:
     try:
         with _no_stderr():  # KenLM draws a bar there
             return KenLM(path, Dictionary(words))
     except (RuntimeError, ValueError, MemoryError) as error:
+        raise_if_away(error)
         lines = str(error).splitlines() or [type(error).__name__]
         raise not_a_model(path, lines[-1].strip()) from error
 

@@ -13,7 +13,8 @@ from sew_jax.data.text_files import open_lines
 from sew_jax.decoding.beam import sentence_log10
 from sew_jax.decoding.ngram import NGram, arpa, estimate
 from sew_jax.errors import UserError
-from sew_jax.files import local_folder, write_whole, writing_to
+from sew_jax.files import FOLDER_HINT, local_folder, write_whole, writing_to
+from sew_jax.storage import raise_if_away
 
 
 def build_lm(config: ConfigDict, workdir: Path) -> Path:
@@ -41,7 +42,7 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
     if len(model.orders) < config.order:
         say(f"  ! no sentence is long enough for order {config.order}; it is {len(model.orders)}")
     path = workdir / "lm.arpa"
-    with writing_to(workdir, "mend that or name another --workdir"), local_folder(workdir) as folder:
+    with writing_to(workdir, FOLDER_HINT), local_folder(workdir) as folder:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / path.name, arpa(model).encode())
         if config.eval_split:
@@ -73,6 +74,7 @@ def _lines(path: str) -> Iterator[str]:
         with open_lines(path) as file:
             yield from (line for line in file if line.strip())
     except OSError as error:
+        raise_if_away(error)
         raise UserError(f"text: {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"text: {path} is no text in UTF-8 or UTF-16 ({error})") from error

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.errors import UserError
+from sew_jax.storage import patient, raise_if_away
 
 _NO_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
 _BINARY = b"mmap lm http://kheafield.com/code format version"  # how a KenLM binary begins
@@ -122,6 +123,7 @@ def symbol_labels(vocabulary: Vocabulary) -> list[str]:
     return ["|" if symbol.isspace() else symbol for symbol in vocabulary.symbols]
 
 
+@patient
 def lm_words(path: str) -> tuple[str, ...] | None:
     """The vocabulary of an ARPA or a KenLM binary without special words; None for a binary that was built without it.
 
@@ -133,6 +135,7 @@ def lm_words(path: str) -> tuple[str, ...] | None:
             words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(path)
             return None if words is None else tuple(word for word in words if word not in _NO_WORDS)
     except OSError as error:  # also of gzip
+        raise_if_away(error)
         raise UserError(f"lm: {path} cannot be read ({error.strerror or error})") from error
     except (EOFError, ValueError, zlib.error) as error:  # a damaged gzip, bytes that are no text
         raise not_a_model(path, "") from error

@@ -16,6 +16,7 @@ from sew_jax.engines.run_times import RUNTIMES, Engine, missing_packages
 from sew_jax.errors import UserError
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff, why_withheld
 from sew_jax.metrics.measure import WER
+from sew_jax.storage import is_file, is_folder
 
 _BUDGET = re.compile(r"(?:(rtf|wer|accuracy)=)?(\d+\.?\d*|\.\d+)(%?)")
 
@@ -134,8 +135,8 @@ def installed(runtime: str) -> Sequence[str]:
 
 def _table_of(init_from: str) -> Path:
     folder = folder_of(init_from)
-    for place in (folder, folder.parent) if init_from and folder.is_dir() else ():
-        if (place / "tradeoff.json").is_file():
+    for place in (folder, folder.parent) if init_from and is_folder(folder) else ():
+        if is_file(place / "tradeoff.json"):
             return place
     raise UserError("budget: it needs a table; name the workdir of an evaluation of this model by tradeoff")
 

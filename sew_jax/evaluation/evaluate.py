@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from sew_jax.buckets import make_folder
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression, parse_table
 from sew_jax.console import format_duration, say
@@ -34,6 +35,7 @@ from sew_jax.evaluation.outputs import describe, format_table, write_outputs
 from sew_jax.evaluation.scoring import Scored, Search, points_of, score
 from sew_jax.evaluation.tradeoff import Point, mark_front
 from sew_jax.evaluation.tune_decoder import tune
+from sew_jax.files import FOLDER_HINT, writing_to
 from sew_jax.names import split_names
 from sew_jax.runtime.agreement import check_same, what_computes
 from sew_jax.runtime.sharding import make_mesh
@@ -55,6 +57,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     device = _describe_devices(mesh)
     say("sew_jax evaluate")
+    if jax.process_index() == 0:
+        with writing_to(workdir, FOLDER_HINT):  # said before anything long
+            make_folder(workdir)
     say(f"  devices   {device}")
     recognizer = _load(config, mesh)
     recognizers = _recognizers(config, recognizer)
@@ -76,9 +81,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
         for one in recognizers if pool else ():
             scored += _beam(config, one, table, sets, dev, pool)
     points = mark_front([point for part in sets for point in points_of(scored, part, device)])
+    say(format_table(points))  # first: it is there whatever the disk says
     if jax.process_index() == 0:
-        write_outputs(workdir, points, scored, describe(config, recognizers, sets, device))
-    say(format_table(points))
+        with writing_to(workdir, FOLDER_HINT):
+            write_outputs(workdir, points, scored, describe(config, recognizers, sets, device))
     files = "tradeoff.html, .json, .csv, .png and transcripts/"
     say(f"done in {format_duration(time.monotonic() - begin)}: {files} are in {workdir}")
     return points

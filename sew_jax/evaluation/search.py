@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sew_jax.buckets import make_folder
 from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import Progress, format_duration, say
@@ -19,7 +20,7 @@ from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.evaluation.pooling_search import Candidate, find_front, is_uniform, search_settings
 from sew_jax.evaluation.scoring import count_split_errors, split_macs
 from sew_jax.evaluation.tradeoff import Point
-from sew_jax.files import write_json
+from sew_jax.files import FOLDER_HINT, write_json, writing_to
 from sew_jax.runtime.sharding import make_mesh
 
 
@@ -35,6 +36,8 @@ def search(config: ConfigDict, workdir: Path) -> list[Point]:
     begin = time.monotonic()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     say("sew_jax search")
+    with writing_to(workdir, FOLDER_HINT):  # said before anything long
+        make_folder(workdir)
     recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
     squeezes = tuple(config.squeeze) or tuple(dict.fromkeys(setting.squeeze for setting in recognizer.trained))
     layers = recognizer.model.backbone.layers
@@ -51,15 +54,16 @@ def search(config: ConfigDict, workdir: Path) -> list[Point]:
         seed=config.seed,
     )
     front, uniform = find_front(tried), find_front([one for one in tried if is_uniform(one.setting)])
+    trials = [_object(one, measure.words, front, uniform) for one in tried]
+    with writing_to(workdir, FOLDER_HINT):
+        write_json(workdir / "search.json", {"dev_split": config.dev_split, "words": measure.words, "trials": trials})
     say(f"tried {len(tried)} settings in {format_duration(time.monotonic() - begin)}; both fronts are evaluated now")
 
     named = config.copy_and_resolve_references()
     with named.unlocked():
         named.settings = ",".join(dict.fromkeys(one.setting.name for one in (*uniform, *front)))
-    points, words = evaluate(named, workdir), measure.words
-    trials = [_object(one, words, front, uniform) for one in tried]
-    write_json(workdir / "search.json", {"dev_split": config.dev_split, "words": words, "trials": trials})
-    say(format_comparison(front, uniform, words, points))
+    points = evaluate(named, workdir)
+    say(format_comparison(front, uniform, measure.words, points))
     say(f"done in {format_duration(time.monotonic() - begin)}: search.json, and what evaluate leaves, are in {workdir}")
     return points
 

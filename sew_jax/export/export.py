@@ -23,7 +23,7 @@ from sew_jax.evaluation.budget import chosen_setting
 from sew_jax.evaluation.tradeoff import Point, read_tradeoff, to_objects
 from sew_jax.export.model_card import folder_use, onnx_use, programs_use, shared_record, transformers_use, write_card
 from sew_jax.export.stablehlo import write_programs
-from sew_jax.files import local_folder, write_json, writing_to
+from sew_jax.files import FOLDER_HINT, local_folder, write_json, writing_to
 from sew_jax.models.config import Data2VecConfig, PretrainHeadConfig
 from sew_jax.runtime.sharding import make_mesh
 
@@ -51,7 +51,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
             f"format: {config.format} is for text, and {pretrained.name} gives labels; hf and sew_jax take them"
         )
     points = _points(config.tradeoff, settings) if config.tradeoff else []
-    with writing_to(workdir, "mend that or name another --workdir"), local_folder(workdir) as folder:
+    with writing_to(workdir, FOLDER_HINT), local_folder(workdir) as folder:
         if config.format == "hf":
             said = _hugging_face(config, pretrained, settings, points, folder)
         elif config.format == "sew_jax":

@@ -21,8 +21,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import text
 
-from sew_jax.buckets import is_remote
-from sew_jax.files import local_folder, write_whole
+from sew_jax.buckets import children, is_remote, remove
+from sew_jax.files import write_whole
 from sew_jax.line_files import PART
 from sew_jax.storage import patient
 
@@ -154,16 +154,20 @@ def write_evaluation_events(folder: Path, plot_png: bytes, texts: Mapping[str, s
       plot_png: a PNG file's bytes.
       texts: tag -> Markdown.
     """
-    earlier = list(folder.glob(f"{_PREFIX}.out.tfevents.*{_EVALUATION}"))
     width, height = struct.unpack(">II", plot_png[16:24])  # of the header that each PNG file begins with
     image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=plot_png)
     summaries = [Summary(value=[Summary.Value(tag="tradeoff", image=image)])]
     summaries += [text(tag, markdown) for tag, markdown in texts.items()]
-    for path in earlier:
-        path.unlink()
-    with local_folder(folder) as place, contextlib.closing(EventsWriter(str(place / _PREFIX), _EVALUATION)) as writer:
-        for summary in summaries:
-            writer.write_event(Event(wall_time=time.time(), step=0, summary=summary))
+    with tempfile.TemporaryDirectory(prefix="sew_jax_") as scratch:
+        with contextlib.closing(EventsWriter(os.path.join(scratch, _PREFIX), _EVALUATION)) as writer:
+            for summary in summaries:
+                writer.write_event(Event(wall_time=time.time(), step=0, summary=summary))
+        (path,) = Path(scratch).iterdir()
+        write_whole(folder / path.name, path.read_bytes())
+    for earlier in children(folder):  # last, so that one is there whatever ends this
+        is_evaluation = earlier.name.startswith(f"{_PREFIX}.out.tfevents.") and earlier.name.endswith(_EVALUATION)
+        if is_evaluation and earlier.name != path.name:
+            remove(earlier)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sew_jax.files import write_whole
+from sew_jax.storage import exists
 
 _BEAT_S = 5.0
 SILENCE_S = 180.0  # of another machine's claim, after which its owner counts as dead
@@ -39,10 +40,10 @@ class Claim:
 
     def _keep(self, beat: float) -> None:
         while not self._ended.wait(beat):
-            if self._following.exists():
-                self._lost(self._path.stem)
-                return
             try:
+                if self._following.exists():
+                    self._lost(self._path.stem)
+                    return
                 os.utime(self._path)
             except OSError:  # storage that cannot be had at the moment; others wait longer than a beat
                 continue
@@ -90,7 +91,7 @@ class Claims:
 
     def _newest(self, piece: str) -> int:
         number = 0
-        while self._path(piece, number + 1).exists():
+        while exists(self._path(piece, number + 1)):
             number += 1
         return number
 

@@ -17,6 +17,7 @@ from sew_jax.decoding.recognizer import best_symbols, load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.metrics.wer import count_errors
+from sew_jax.storage import exists
 from sew_jax.study.plan import Model, finetune_key
 
 
@@ -29,7 +30,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
 
     def done(self, key: str) -> bool:
-        return key in self._read or self._path(key).exists()
+        return key in self._read or exists(self._path(key))
 
     def write(self, key: str, result: Mapping[str, Any]) -> None:
         with writing_to(self._folder, WORKDIR_HINT):

@@ -20,6 +20,7 @@ from sew_jax.evaluation.tradeoff import to_objects
 from sew_jax.files import WORKDIR_HINT, write_json, writing_to
 from sew_jax.names import split_names
 from sew_jax.runtime.sharding import make_mesh
+from sew_jax.storage import exists
 from sew_jax.study.claims import Claims
 from sew_jax.study.plan import (
     ARCHITECTURE,
@@ -256,7 +257,7 @@ def _sums(stages: Sequence[Stage], updates: str) -> tuple[str, str, str, str]:
 def _check_earlier(config: ConfigDict, workdir: Path) -> None:
     """Writes the config into the workdir, or checks it against the one there."""
     path, new = workdir / "study_config.json", _flat(json.loads(json.dumps(config.to_dict())))
-    if not path.exists():
+    if not exists(path):
         with writing_to(workdir, WORKDIR_HINT):
             write_json(path, new)
     old = json.loads(path.read_text(encoding="utf-8"))

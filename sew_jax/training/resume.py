@@ -17,7 +17,7 @@ from sew_jax.errors import UserError
 from sew_jax.models.config import BackboneConfig, head_type
 from sew_jax.names import split_names
 from sew_jax.runtime.distributed import same_everywhere
-from sew_jax.storage import is_there, patient
+from sew_jax.storage import is_there, patient, raise_if_away
 
 RECORD = (
     "config.json"  # for readers, and for runs that start from this one; what a run goes on from is in its checkpoints
@@ -53,6 +53,7 @@ def earlier_record(workdir: Path) -> dict[str, Any] | None:
     try:
         record = newest_record(workdir)
     except OSError as error:
+        raise_if_away(error)
         raise UserError(f"workdir: {workdir} cannot be read ({error.strerror}); use another --workdir") from error
     if not same_everywhere(json.dumps(record, sort_keys=True)):
         raise UserError(

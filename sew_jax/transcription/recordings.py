@@ -16,6 +16,7 @@ from sew_jax.data.problems import Problem
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.storage import exists, is_folder, patient, raise_if_away
 
 STDIN = "-"
 
@@ -52,7 +53,7 @@ def find_recordings(named: str) -> Selection:
     Raises:
       UserError: nothing is named.
     """
-    names = [named] if os.path.exists(named) else split_names(named)
+    names = [named] if exists(named) else split_names(named)
     if not names:
         raise UserError(
             "audio is empty; set --config.audio to files and folders, joined by commas, or to - (standard input)"
@@ -61,7 +62,7 @@ def find_recordings(named: str) -> Selection:
     for name in names:
         if name == STDIN:
             wanted.append((name, "stdin", sys.stdin.buffer.read()))
-        elif os.path.isdir(name):
+        elif is_folder(name):
             try:
                 below = _audio_below(name)
             except OSError as error:
@@ -78,9 +79,10 @@ def find_recordings(named: str) -> Selection:
             problems.append(one)
         else:
             recordings.append(one)
-    return Selection(recordings, problems, alone=len(names) == 1 and not os.path.isdir(names[0]))
+    return Selection(recordings, problems, alone=len(names) == 1 and not is_folder(names[0]))
 
 
+@patient
 def _audio_below(top: str) -> list[str]:
     def stop(error: OSError):
         raise error
@@ -94,15 +96,21 @@ def _audio_below(top: str) -> list[str]:
     return sorted(filter(is_audio_file, paths))
 
 
+@patient
+def _is_pipe(path: str) -> bool:
+    return stat.S_ISFIFO(os.stat(path).st_mode)
+
+
 def _measured(wanted: tuple[str, str, str | bytes]) -> Recording | Problem:
     name, stem, data = wanted
     try:
-        if isinstance(data, str) and stat.S_ISFIFO(os.stat(data).st_mode):  # can be read once, and not sought in
+        if isinstance(data, str) and _is_pipe(data):  # can be read once, and not sought in
             data = Path(data).read_bytes()
         return Recording(name, stem, data, audio.probe(data))
     except FileNotFoundError:
         return Problem(name, "does not exist")
     except OSError as error:
+        raise_if_away(error)
         return Problem(name, f"cannot be read ({error.strerror})")
     except AudioError as error:
         return Problem(name, str(error))

@@ -9,7 +9,7 @@ from sew_jax.buckets import make_folder
 from sew_jax.compression import Compression
 from sew_jax.decoding.greedy import Hypothesis
 from sew_jax.errors import UserError
-from sew_jax.files import write_whole, writing_to
+from sew_jax.files import FOLDER_HINT, write_whole, writing_to
 from sew_jax.rates import FRAME_SECONDS
 from sew_jax.transcription.recordings import Recording
 from sew_jax.transcription.subtitles import srt, vtt
@@ -130,7 +130,7 @@ class TranscriptWriter:
             text = _SUBTITLES[self._form](words)
             if not self._alone:
                 file = self._file(recording)
-                with writing_to(self._workdir, "mend that or name another --workdir"):
+                with writing_to(self._workdir, FOLDER_HINT):
                     make_folder(file.parent)
                     write_whole(file, text.encode())
                 text = f"{file}\n"

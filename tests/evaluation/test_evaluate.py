@@ -1,6 +1,8 @@
 """Error rates and times of a whole run, checked against what it leaves."""
 
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -177,6 +179,21 @@ def test_bad_input(runs, tmp_path, changes, message):
     changes = {k: str(runs / "pretrain") if v == "PRETRAIN" else v for k, v in changes.items()}
     with pytest.raises(UserError, match=message):
         evaluate(evaluation(runs, **changes), tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written(runs, tmp_path, monkeypatch, capfd):
+    """It is said before anything is computed; and what was computed on a disk that is full then is shown."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run cannot be written \(not a directory"):
+        evaluate(evaluation(runs, init_from="nothing"), tmp_path / "file/run")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sew_jax.evaluation.evaluate.write_outputs", full)
+    with pytest.raises(UserError, match=r"cannot be written \(no space left on device\); mend that or name another"):
+        evaluate(evaluation(runs, settings="s1q1k1", repeats=1), tmp_path)
+    assert "x real time" in capfd.readouterr().out
 
 
 def test_damaged_audio_is_named_and_left_out(runs, tmp_path, capfd):

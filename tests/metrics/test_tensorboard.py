@@ -1,11 +1,15 @@
 """Event files, read back by the format's own description: length, checksum, bytes, checksum."""
 
+import errno
 import math
+import os
 import struct
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sew_jax.evaluation.plot import plot_tradeoff
+from sew_jax.metrics import tensorboard
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.metrics.tensorboard import EventFile, write_evaluation_events
 from tests.evaluation.test_tradeoff import POINTS
@@ -121,6 +125,18 @@ def test_an_evaluation_replaces_the_one_before(tmp_path):
     texts = {tag: v.tensor.string_val[0].decode() for tag, v in values.items() if tag.endswith("text_summary")}
     assert all(v.metadata.plugin_data.plugin_name == "text" for tag, v in values.items() if tag in texts)
     assert texts == {"tradeoff/table/text_summary": "| a | table |", "transcripts/1-2/text_summary": "ONE"}
+
+
+def test_an_evaluation_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    (tmp_path / "events.out.tfevents.0000000001.here.evaluation").write_bytes(b"old")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tensorboard, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_evaluation_events(tmp_path, plot_tradeoff(POINTS), {})
+    assert [path.read_bytes() for path in files(tmp_path)] == [b"old"]
 
 
 def test_the_oracle_of_checksums():

@@ -1,6 +1,7 @@
 """A tiny study from its command to its page; what it plans, compares and concludes against hand calculations."""
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -318,6 +320,22 @@ def test_an_owner_that_was_taken_for_dead_is_told(tmp_path):
     lost = queue.Queue()
     claims = Claims(tmp_path, beat=0.02, lost=lost.put)
     claims.take("x")
+    (tmp_path / "x.2").write_text("{}")
+    assert lost.get(timeout=60) == "x"
+
+
+def test_an_owner_whose_storage_failed_for_a_moment_is_told_too(tmp_path, monkeypatch):
+    lost, failed, stat = queue.Queue(), threading.Event(), os.stat
+
+    def flaky(path, *arguments, **options):
+        if threading.current_thread() is not threading.main_thread() and not failed.is_set():
+            failed.set()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", flaky)
+    Claims(tmp_path, beat=0.02, lost=lost.put).take("x")
+    assert failed.wait(60)
     (tmp_path / "x.2").write_text("{}")
     assert lost.get(timeout=60) == "x"
 
