@@ -166,6 +166,12 @@ def test_what_a_bucket_does_not_take_is_one_line(folder, monkeypatch, capsys):
         check_place(folder, "workdir")
     with pytest.raises(UserError, match="there is no bucket 'other'"):
         check_bucket(as_path("s3://other/run"), "workdir")
+    config = pretrain.get_config()
+    with pytest.raises(UserError, match="there is no bucket 'other'"):  # from Python as on the command line
+        sew_jax.train(config, "s3://other/run")
+    config.num_steps = 0
+    with pytest.raises(UserError, match="num_steps: 0 must be"):
+        sew_jax.train(config, "s3://other/run")
     with pytest.raises(UserError, match="addresses begin with"):
         as_path("ftp://host/run")
     monkeypatch.setattr("jax.process_count", lambda: 2)
@@ -249,16 +255,6 @@ def test_errors_of_s3fs_are_known(google_bucket, monkeypatch):
         with pytest.raises(UserError, match="cannot be written"), writing_to("s3://bucket/a", "mend that"):
             action()
     google_bucket.forbidden = 0
-
-
-@pytest.mark.usefixtures("google_bucket")
-def test_python_looks_for_the_bucket_as_the_command_line_does():
-    with pytest.raises(UserError, match="there is no bucket 'nowhere'"):
-        sew_jax.train(pretrain.get_config(), "gs://nowhere/run")
-    wrong = pretrain.get_config()
-    wrong.num_steps = 0
-    with pytest.raises(UserError, match="num_steps: 0 must be"):  # nor is a config believed
-        sew_jax.train(wrong, "gs://bucket/run")
 
 
 def test_a_damaged_checkpoint_of_a_bucket_is_put_aside(google_bucket, monkeypatch):

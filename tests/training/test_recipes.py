@@ -101,5 +101,5 @@ def test_the_two_large_models(size, model, head):
 
 def test_each_size_has_a_recipe_and_is_named_where_one_is_unknown():
     assert pretrain.RECIPES.keys() == SIZES.keys()
-    with pytest.raises(UserError, match="choose one of base, large, large_lv60k"):
+    with pytest.raises(UserError, match="choose one of demo, base, large, large_lv60k"):
         pretrain.get_config("largest")
