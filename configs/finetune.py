@@ -25,6 +25,7 @@ docs/results.md). The recipes have not been run to the end here.
 from ml_collections import ConfigDict
 
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 
 # updates, learning rate, frozen fraction, channel mask, layer-drop (fairseq's and SEW's configurations)
 RECIPES = {
@@ -117,7 +118,7 @@ def get_config(arguments: str = "") -> ConfigDict:
 
 def _parts(arguments: str) -> tuple[str, bool]:
     """The recipe that is named, or nothing, and whether `stochastic` is."""
-    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    names = split_names(arguments)
     stochastic = STOCHASTIC in names
     recipe = "".join(name for name in names if name != STOCHASTIC)
     if recipe and recipe not in RECIPES:

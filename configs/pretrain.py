@@ -40,6 +40,7 @@ from ml_collections import ConfigDict
 from sew_jax.errors import UserError
 from sew_jax.models.config import ARCHITECTURE, HEAD_ARCHITECTURE, Data2VecConfig
 from sew_jax.models.sizes import model_options
+from sew_jax.names import split_names
 
 
 class Recipe(NamedTuple):
@@ -160,10 +161,6 @@ CONTINUED: dict[str, dict[str, Any]] = {
 }
 
 
-def _names(arguments: str) -> list[str]:
-    return [name.strip() for name in arguments.split(",") if name.strip()]
-
-
 _TABLES, _OBJECTIVES = ("stochastic", "fixed"), ("contrastive", "data2vec2", "distill")
 _SIZES = (*RECIPES, "inherit")
 
@@ -174,7 +171,7 @@ def size_of(arguments: str) -> str:
     Raises:
       UserError: a name is unknown, or two exclude each other.
     """
-    names = _names(arguments)
+    names = split_names(arguments)
     for name in names:
         if name not in (*_SIZES, *_TABLES, *_OBJECTIVES, "continued"):
             raise UserError(
@@ -189,11 +186,11 @@ def size_of(arguments: str) -> str:
 
 
 def get_config(arguments: str = "demo") -> ConfigDict:
-    size, fixed = size_of(arguments), "fixed" in _names(arguments)
+    size, fixed = size_of(arguments), "fixed" in split_names(arguments)
     small, published = size in ("demo", "cpu_hour"), "base" if size == "inherit" else size
     model, head = model_options(published)
     recipe = RECIPES[published]
-    distill = "distill" in _names(arguments)
+    distill = "distill" in split_names(arguments)
     if size == "inherit" or distill:  # None: as the checkpoint that init_from names
         model |= dict.fromkeys(ARCHITECTURE)
         head |= dict.fromkeys(HEAD_ARCHITECTURE)
@@ -261,11 +258,11 @@ def get_config(arguments: str = "demo") -> ConfigDict:
     config.input.max_bad = 10.0  # damaged utterances that may be skipped; below 1: their share
     config.input.workers = 0  # processes that read audio; 0 reads in threads
     config.input.threads = 4
-    if "data2vec2" in _names(arguments):
+    if "data2vec2" in split_names(arguments):
         _take_data2vec(config, DATA2VEC.get(published, _DATA2VEC_BASE))
     if distill:
         _take(config, DISTILL_SMALL if small else DISTILL)
-    if "continued" in _names(arguments):
+    if "continued" in split_names(arguments):
         _take(config, CONTINUED)
     return config
 

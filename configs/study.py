@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 
 from configs import demo, evaluate, finetune, pretrain
 from sew_jax.errors import UserError
+from sew_jax.names import split_names
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    names = [name.strip() for name in arguments.split(",") if name.strip()]
+    names = split_names(arguments)
     recipes = [name for name in names if name in finetune.RECIPES]
     if len(recipes) > 1:
         raise UserError(f"study:{arguments}: {' and '.join(recipes)} exclude each other; name one")

@@ -90,7 +90,7 @@ def count_macs(config: BackboneConfig, compression: Compression, samples: int) -
 
 
 def _distances(config: BackboneConfig, queries: int, keys: int, query_pool: int, kv_pool: int) -> int:
-    """Whose embeddings disentangled attention compares with queries and keys; a batch projects them once."""
+    """Distances whose embeddings disentangled attention compares with queries and keys; a batch projects them once."""
     if not config.rel_buckets or config.rel_form != "disentangled":
         return 0
     unit = math.gcd(query_pool, kv_pool)

@@ -10,103 +10,36 @@ import os
 import re
 import signal
 import socket
-import threading
-import time
 
 import numpy as np
 import pytest
 import soundfile
-from jax.errors import JaxRuntimeError
 
 import sew_jax
 from configs import serve as serve_config
 from sew_jax.checks.check import check_config
-from sew_jax.compression import Compression
 from sew_jax.decoding.beam_options import BeamOptions
-from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.incremental import make_decoder
-from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.outputs import write_tradeoff
-from sew_jax.serving.requests import BadRequest, Served
+from sew_jax.serving.requests import BadRequest
 from sew_jax.serving.serve import _listen, _open, _run, serve
-from sew_jax.transcription.chunking import make_chunking
 from sew_jax.transcription.recordings import Recording
 from sew_jax.transcription.subtitles import srt, vtt
 from sew_jax.transcription.transcriber import Transcriber
 from tests.evaluation.test_tradeoff import point
-from tests.runs import begin_finetuned
-
-for needed in ("starlette", "uvicorn", "multipart", "prometheus_client", "websockets", "httpx2"):
-    pytest.importorskip(needed)
-
-TestClient = importlib.import_module("starlette.testclient").TestClient
-make_app = importlib.import_module("sew_jax.serving.app").make_app
-Service = importlib.import_module("sew_jax.serving.service").Service
-
-SETTINGS = (Compression(), Compression(2))
-PATH = "/v1/audio/transcriptions"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("serving")
-    begin_finetuned(root)
-    others = [point("s2q2k1", 0.11, 1.0), point("s1q1k1", 0.1, 0.9, engine=("jax", "bfloat16"))]
-    write_tradeoff([point(), point("s2q1k1", 0.12, 1.0), *others], root)  # the others are not served
-    return root
-
-
-@pytest.fixture(scope="module")
-def transcribers(runs):
-    recognizer = sew_jax.load(runs / "finetune")._recognizer
-    decode = make_decoder(recognizer.vocabulary, None)
-    return {s: Transcriber(recognizer, s, make_chunking(2.0, 0.5, s, 1), decode, {32_000: 8}) for s in SETTINGS}
-
-
-def open_service(runs, transcribers, queue=4):
-    served = Served(
-        str(runs / "finetune"),
-        SETTINGS,
-        "",
-        Engine("jax", "float32"),
-        300_000,
-        20.0,
-        BeamOptions(hot_boost=40.0),
-        False,
-    )
-    decoders = Decoders(transcribers[SETTINGS[0]]._recognizer.vocabulary)
-    return Service(served, transcribers, {s: make_chunking(1.0, 0.25, s, 1) for s in SETTINGS}, decoders, queue)
-
-
-@pytest.fixture(scope="module")
-def service(runs, transcribers):
-    service = open_service(runs, transcribers)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(service):
-    with TestClient(make_app(service), raise_server_exceptions=False) as client:
-        yield client
-
-
-def sound(seconds, seed=0, form="FLAC"):
-    wave = np.random.default_rng(seed).normal(size=round(16_000 * seconds)) * 3000
-    file = io.BytesIO()
-    soundfile.write(file, wave.astype(np.int16), 16_000, format=form, subtype="PCM_16")
-    return file.getvalue()
-
-
-def said(transcribers, data, setting=SETTINGS[0]):
-    """(samples, hypothesis) as the transcriber gives it."""
-    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
-    [(_, [hypothesis])] = transcribers[setting].transcribe([Recording("x", "x", wave, len(wave))])
-    return len(wave), hypothesis
-
-
-def ask(client, data=None, name="a.flac", **fields):
-    return client.post(PATH, files={"file": (name, sound(1) if data is None else data)}, data=fields)
+from tests.serving.services import (
+    PATH,
+    SETTINGS,
+    Faulty,
+    Held,
+    TestClient,
+    ask,
+    make_app,
+    open_service,
+    said,
+    sound,
+    wait_until,
+)
 
 
 def test_every_form_holds_what_the_transcriber_says(client, transcribers):
@@ -259,89 +192,10 @@ def counted(metrics, status):
     return float(found[1]) if found else 0.0
 
 
-def test_a_stream_says_what_it_heard_so_far_and_all_of_it_in_the_end(client, transcribers, service):
-    data, setting = sound(4.1), SETTINGS[1]
-    wave, _ = soundfile.read(io.BytesIO(data), dtype="int16")
-    chunking, texts = service._streaming[setting], []
-    with client.websocket_connect("/v1/audio/stream") as stream:
-        stream.send_json({"type": "start", "setting": setting.name})
-        for part in np.split(wave, [100, 8000, 30_000, 50_001]):
-            stream.send_bytes(part.tobytes())
-        stream.send_json({"type": "end"})
-        while (message := stream.receive_json())["type"] == "partial":
-            texts.append(message)
-    whole = Transcriber(
-        transcribers[setting]._recognizer, setting, chunking, transcribers[setting]._decode, {32_000: 8}
-    )
-    [(_, [expected])] = whole.transcribe([Recording("x", "x", wave, len(wave))])
-    assert message["type"] == "final" and message["text"] == expected.text != "" and message["seconds"] == 4.1
-    assert [w["word"] for w in message["words"]] == [w.text for w in expected.words]
-    assert len(texts) >= 3 and [t["seconds"] for t in texts] == sorted(t["seconds"] for t in texts)
-    said_before = texts[-1]["text"].split()[:-1]  # its last word may go on
-    assert said_before and expected.text.split()[: len(said_before)] == said_before
-
-
-@pytest.mark.parametrize(
-    ("messages", "wrong"),
-    [
-        ([b"\0\0"], "a stream begins with a text"),
-        (["hello"], "must be JSON"),
-        (["[]"], "must be an object"),
-        (['{"rate": 7}'], "rate: 7 is no sample rate"),
-        (['{"speed": 7}'], "field 'speed' is unknown"),
-        (['{"setting": "s4q1k1"}'], "not served"),
-        (['{"hot_words": ["A"]}'], "hot_words: it must be a text"),
-        (['{"hot_words": "Ä"}'], "which the vocabulary lacks"),
-        (['{"type": "start"}', b"\0"], "half of one"),
-        (['{"type": "start"}', '{"type": "stop"}'], "audio comes as bytes"),
-    ],
-    ids=str,
-)
-def test_bad_streams_are_told_what_is_wrong(client, service, messages, wrong):
-    with client.websocket_connect("/v1/audio/stream") as stream:
-        for message in messages:
-            stream.send_bytes(message) if isinstance(message, bytes) else stream.send_text(message)
-        answer = stream.receive_json()
-        assert answer["type"] == "error" and wrong in answer["error"]["message"]
-        assert stream.receive()["code"] == 1008
-    assert service._accepted == 0
-
-
-def test_a_stream_ends_where_it_is_as_long_as_it_may_be(client):
-    with client.websocket_connect("/v1/audio/stream") as stream:
-        stream.send_json({"rate": 8000})
-        stream.send_bytes(np.zeros(8000 * 21, np.int16).tobytes())
-        while (message := stream.receive_json())["type"] == "partial":
-            pass
-        assert message["seconds"] == 20.0 and stream.receive()["code"] == 1009
-
-
-def wait_until(true):
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def waiting(service):
     """Chunks."""
     with service._batcher._changed:
         return sum(map(len, service._batcher._waiting.values()))
-
-
-class Held:
-    """A transcriber whose batches wait (for seconds at most) until they are let go, and which notes their sizes."""
-
-    def __init__(self, transcriber):
-        self._transcriber, self.let, self.sizes = transcriber, threading.Event(), []
-
-    def __getattr__(self, name):
-        return getattr(self._transcriber, name)
-
-    def run(self, bucket, waves):
-        self.sizes.append(len(waves))
-        self.let.wait(40)
-        return self._transcriber.run(bucket, waves)
 
 
 def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, transcribers):
@@ -379,16 +233,6 @@ def test_requests_that_wait_share_batches_and_past_the_bound_there_is_429(runs, 
     assert float(re.search(r'sew_jax_audio_seconds_total{setting="s2q1k1"} (\S+)', metrics)[1]) == pytest.approx(4.5)
 
 
-class Faulty(Held):
-    """A transcriber whose first batch fails, as programs do where memory runs out."""
-
-    def run(self, bucket, waves):
-        if not self.let.is_set():
-            self.let.set()
-            raise JaxRuntimeError("out of memory")
-        return self._transcriber.run(bucket, waves)
-
-
 def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcribers):
     service = open_service(runs, {s: Faulty(t) for s, t in transcribers.items()})
     try:
@@ -397,37 +241,6 @@ def test_a_fault_of_a_program_is_an_answer_and_the_next_is_served(runs, transcri
             assert ask(client).status_code == 200
     finally:
         service.close()
-
-
-@pytest.mark.parametrize("ends", ["by itself", "by the client", "by leaving"])
-def test_a_fault_of_a_program_ends_a_stream_and_is_logged(runs, transcribers, capsys, ends):
-    """A client's leaving is another status: starlette's error for it and a program's are of one class."""
-    faulty = {s: Faulty(t) for s, t in transcribers.items()}
-    service, wave = open_service(runs, faulty), np.ones(20_000, np.int16).tobytes()
-    try:
-        with TestClient(make_app(service)) as client:
-
-            def wait_for(status):  # within a stream's block, whose end cancels what answers it
-                line = f'sew_jax_requests_total{{endpoint="stream",status="{status}"}} 1.0'
-                wait_until(lambda: line in client.get("/metrics").text)
-
-            with client.websocket_connect("/v1/audio/stream") as stream:
-                stream.send_json({"type": "start"})
-                stream.send_bytes(wave)
-                wait_until(faulty[SETTINGS[0]].let.is_set)
-                if ends == "by leaving":
-                    stream.close()
-                else:
-                    stream.send_json({"type": "end"}) if ends == "by the client" else stream.send_bytes(wave)
-                    assert stream.receive_json()["error"]["code"] == "internal" and stream.receive()["code"] == 1011
-                wait_for(500)
-            with client.websocket_connect("/v1/audio/stream") as stream:
-                stream.send_json({"type": "start"})
-                stream.close()
-                wait_for(499)
-    finally:
-        service.close()
-    assert "! /v1/audio/stream: JaxRuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_it_answers_what_it_accepted_and_then_ends(runs, transcribers):
