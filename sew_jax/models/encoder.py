@@ -8,6 +8,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from sew_jax.compression import Compression
 from sew_jax.models.attention import Attention
@@ -107,8 +108,10 @@ class Encoder(nn.Module):
         self, x_BxWxD, length_B, compression: Compression, deterministic: bool, seed_Bx2, time_BxWx1=None
     ) -> list[jax.Array]:
         """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
-        config, squeeze = self.config, compression.squeeze
-        state = (x_BxWxD, start_track(length_B, x_BxWxD.shape[1], time_BxWx1) if compression.merges else None)
+        config, squeeze, windows = self.config, compression.squeeze, x_BxWxD.shape[1]
+        if config.dtype == "bfloat16" and not compression.merges and config.positions == "conv":
+            x_BxWxD = _in_eights(x_BxWxD)
+        state = (x_BxWxD, start_track(length_B, windows, time_BxWx1) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1], time_BxWx1)
         layer, names = rematerialized(Layer, config.remat), [f"layer_{i}" for i in range(config.layers)]
@@ -131,7 +134,7 @@ class Encoder(nn.Module):
             of_layers = list(zip(self._kept(deterministic), _seeds(seed_Bx2, names), strict=True))
             as_function = functools.partial(_apply_layer, layer(config, parent=None), run)
             states = [state, *run_layers(as_function, params, state, of_layers, settings, config.loop_layers)]
-        return [unmerge(x_BxVxD, track) if track else x_BxVxD for x_BxVxD, track in states]
+        return [unmerge(x_BxVxD, track) if track else x_BxVxD[:, :windows] for x_BxVxD, track in states]
 
     def _kept(self, deterministic: bool) -> list:
         """Of each layer whether it is computed; None where layers are not drawn."""
@@ -177,6 +180,15 @@ class Encoder(nn.Module):
                 out = out.reshape(batch, windows, factor, width)[:, :, source].reshape(batch, windows * squeeze, width)
         missing = max(frames - out.shape[1], 0)
         return jnp.pad(out, ((0, 0), (0, missing), (0, 0)))[:, :frames]
+
+
+def _in_eights(x_BxWxD):
+    """With frames of zeros behind the others up to a multiple of 8, which nobody attends to.
+
+    cuBLAS wants products of bfloat16 in eights: XLA would pad and cut the operands of each.
+    """
+    frames = x_BxWxD.shape[1]
+    return x_BxWxD if is_symbolic_dim(frames) else jnp.pad(x_BxWxD, ((0, 0), (0, -frames % 8), (0, 0)))
 
 
 def _seeds(seed_Bx2, names: list[str]) -> list:
