@@ -1,13 +1,17 @@
-"""Convolution over time with a stride, whose gradients are matrix products on a CPU.
+"""Convolution over time with a stride: on a TPU matrix products, on a CPU its gradients.
 
-B utterances, N input frames, T output frames, K taps, C channels in, D channels out.
+For a TPU XLA lays strided convolutions out with time as batch, and copies the model's largest arrays to do so; products
+read them as they lie (docs/scaling.md). B utterances, N input frames, T output frames, K taps, C channels in, D
+channels out.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import kaiming_normal, torch_uniform
 from sew_jax.models.products import cpu_multiplies_bfloat16, cpu_product, wide_on_cpu
@@ -42,24 +46,36 @@ def _convolve(x_BxNxC, kernel_KxCxD, stride: int):
 
 
 def _convolve_wave(x_BxNx1, kernel_Kx1xD, stride: int):
-    return wide_on_cpu(functools.partial(_convolve, stride=stride), x_BxNx1, kernel_Kx1xD)
+    def by_xla(x_BxNx1, kernel_Kx1xD):
+        return wide_on_cpu(functools.partial(_convolve, stride=stride), x_BxNx1, kernel_Kx1xD)
+
+    if is_symbolic_dim(x_BxNx1.shape[1]):  # an exported program does not know where windows end
+        return by_xla(x_BxNx1, kernel_Kx1xD)
+    on_tpu = functools.partial(_multiply_windows, stride=stride)
+    return jax.lax.platform_dependent(x_BxNx1, kernel_Kx1xD, tpu=on_tpu, default=by_xla)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_conv(x_BxNxC, kernel_KxCxD, stride: int):
     """y[t] = sum over k of x[stride * t + k] @ kernel[k], without padding: (B, T, D)."""
     by_xla = functools.partial(_convolve, stride=stride)
-    if x_BxNxC.dtype == jnp.bfloat16 and cpu_multiplies_bfloat16():
-        by_products = functools.partial(_convolve_by_products, stride=stride)
-        return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, cpu=by_products, default=by_xla)
-    return wide_on_cpu(by_xla, x_BxNxC, kernel_KxCxD)
+
+    def on_cpu(x_BxNxC, kernel_KxCxD):
+        if x_BxNxC.dtype != jnp.bfloat16 or not cpu_multiplies_bfloat16():
+            return wide_on_cpu(by_xla, x_BxNxC, kernel_KxCxD)
+        x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
+        return _multiply_taps(x_BxNxC, kernel_KxCxD, stride=stride, product=cpu_product)
+
+    forms: dict[str, Callable] = {"cpu": on_cpu, "default": by_xla}
+    if not is_symbolic_dim(x_BxNxC.shape[1]):
+        forms["tpu"] = functools.partial(_multiply_taps, stride=stride, product=_product)
+    return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, **forms)
 
 
-def _convolve_by_products(x_BxNxC, kernel_KxCxD, *, stride: int):
+def _multiply_taps(x_BxNxC, kernel_KxCxD, *, stride: int, product: Callable):
     """A product for each `stride` taps, whose frames lie side by side, and one for each tap that is left over."""
     (batch, frames, _), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
     windows = (frames - taps) // stride + 1
-    x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
     total_BxTxD, tap = jnp.zeros((), jnp.float32), 0
     while tap < taps:
         count = stride if tap + stride <= taps else 1
@@ -67,9 +83,38 @@ def _convolve_by_products(x_BxNxC, kernel_KxCxD, *, stride: int):
             frame_BxTxI = x_BxNxC[:, tap : tap + windows * stride].reshape(batch, windows, -1)
         else:
             frame_BxTxI = x_BxNxC[:, tap : tap + (windows - 1) * stride + 1 : stride]
-        total_BxTxD += cpu_product(frame_BxTxI, kernel_KxCxD[tap : tap + count].reshape(-1, width))
+        total_BxTxD += product(frame_BxTxI, kernel_KxCxD[tap : tap + count].reshape(-1, width))
         tap += count
     return total_BxTxD.astype(x_BxNxC.dtype)
+
+
+def _multiply_windows(x_BxNxC, kernel_KxCxD, *, stride: int):
+    """One product of windows, all taps of each side by side: where channels are few."""
+    (batch, frames, channels), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
+    windows = (frames - taps) // stride + 1
+    whole_BxNxC = jnp.pad(x_BxNxC, ((0, 0), (0, -frames % stride), (0, 0)))
+    step_BxMxI = whole_BxNxC.reshape(batch, -1, stride * channels)
+    shifted = [step_BxMxI[:, i : i + windows] for i in range(-(-taps // stride))]
+    window_BxTxI = jnp.concatenate(shifted, -1)[:, :, : taps * channels]
+    return _product(window_BxTxI, kernel_KxCxD.reshape(-1, width)).astype(x_BxNxC.dtype)
+
+
+@jax.custom_vjp
+def _product(a_BxTxI, b_IxD):
+    """a @ b in float32; operands of its gradients are of the dtype of a, where they would be of its own."""
+    return jnp.matmul(a_BxTxI, b_IxD, preferred_element_type=jnp.float32)
+
+
+def _product_forward(a_BxTxI, b_IxD):
+    return _product(a_BxTxI, b_IxD), (a_BxTxI, b_IxD)
+
+
+def _product_backward(kept, dy_BxTxD):
+    a_BxTxI, b_IxD = kept
+    return jax.vjp(jnp.matmul, a_BxTxI, b_IxD)[1](dy_BxTxD.astype(a_BxTxI.dtype))
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _forward(x_BxNxC, kernel_KxCxD, stride: int):
@@ -80,10 +125,12 @@ def _backward(stride: int, kept, dy_BxTxD):
     def by_xla(x, kernel, dy):
         return jax.vjp(functools.partial(_convolve, stride=stride), x, kernel)[1](dy)
 
+    def on_tpu(x, kernel, dy):
+        return jax.vjp(functools.partial(_multiply_taps, stride=stride, product=_product), x, kernel)[1](dy)
+
     # XLA's CPU backend convolves dilated gradients: for wav2vec 2.0's layers 1.1 to 1.8 times as long as products
-    return jax.lax.platform_dependent(
-        *kept, dy_BxTxD, cpu=functools.partial(_by_products, stride=stride), default=by_xla
-    )
+    on_cpu = functools.partial(_by_products, stride=stride)
+    return jax.lax.platform_dependent(*kept, dy_BxTxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 strided_conv.defvjp(_forward, _backward)

@@ -25,6 +25,23 @@ def test_it_is_the_sum_of_its_definition(case):
     np.testing.assert_allclose(strided_conv.strided_conv(x, kernel, stride), expected, rtol=1e-5, atol=1e-5)
 
 
+def in_products(x, kernel, stride):
+    """As on a TPU."""
+    return strided_conv._multiply_taps(x, kernel, stride=stride, product=strided_conv._product)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("form", [in_products, strided_conv._multiply_windows])
+def test_each_form_and_its_gradients_are_the_convolution(form, case):
+    x, kernel, stride = arguments(*case)
+
+    def cubes(convolve):
+        return jax.value_and_grad(lambda x, kernel: (convolve(x, kernel, stride=stride) ** 3).sum(), (0, 1))(x, kernel)
+
+    ours, theirs = cubes(form), cubes(strided_conv._convolve)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_by_products_are_those_of_the_convolution(case):
     x, kernel, stride = arguments(*case)
