@@ -63,18 +63,18 @@ class Backbone(nn.Module):
         more than layers, the context is not the last layer's but their mean by these (see `Encoder`).
         """
         config = self.config
-        raw, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
+        raw_BxTxC, frames_B = Frontend(config, name="frontend")(wave_BxN, length_B)
         if config.frontend_learns:
-            raw = _scale_gradient(raw, config.feature_grad_scale)
-        valid = mask_from_lengths(frames_B, raw.shape[1])
-        count = jnp.maximum(valid.sum(), 1) * raw.shape[-1]
-        penalty = jnp.square(raw.astype(jnp.float32)).sum() / count  # the tail is zero already
+            raw_BxTxC = _scale_gradient(raw_BxTxC, config.feature_grad_scale)
+        valid_BxT = mask_from_lengths(frames_B, raw_BxTxC.shape[1])
+        count = jnp.maximum(valid_BxT.sum(), 1) * raw_BxTxC.shape[-1]
+        penalty = jnp.square(raw_BxTxC.astype(jnp.float32)).sum() / count  # the tail is zero already
 
-        features = layer_norm(config.dtype, name="feature_norm")(raw)
-        x_BxTxD = features
+        features_BxTxC = layer_norm(config.dtype, name="feature_norm")(raw_BxTxC)
+        x_BxTxD = features_BxTxC
         if feature_width(config) != config.width:
             x_BxTxD = torch_dense(config.width, feature_width(config), config.dtype, name="feature_projection")(
-                features
+                features_BxTxC
             )
         inputs_BxTxD = x_BxTxD
         x_BxTxD = Dropout(config.input_dropout)(x_BxTxD, deterministic, row_B)
@@ -95,7 +95,7 @@ class Backbone(nn.Module):
         context = encode(x_BxTxD, compression)
         detached = jax.lax.stop_gradient(x_BxTxD)
         beside = tuple(encode(detached, other) for other in others)
-        return Hidden(context, features, penalty, frames_B, beside, inputs_BxTxD)
+        return Hidden(context, features_BxTxC, penalty, frames_B, beside, inputs_BxTxD)
 
 
 def _scale_gradient(x, scale: float):

@@ -46,19 +46,22 @@ class Quantizer(nn.Module):
 
     @nn.compact
     def __call__(self, features_BxMxC, temperature, deterministic: bool, row_B=None) -> Quantized:
+        batch, frames, _ = features_BxMxC.shape
         groups, codes = self.config.codebooks, self.config.codes
         logits = exact_dense(groups * codes, nn.initializers.normal(1.0), name="logits")(features_BxMxC)
-        logits = logits.reshape(*logits.shape[:2], groups, codes)
-        best = logits.argmax(-1)
-        chosen = best
+        logit_BxMxGxV = logits.reshape(batch, frames, groups, codes)
+        best_BxMxG = chosen_BxMxG = logit_BxMxGxV.argmax(-1)
         if deterministic:
-            weights = jax.nn.one_hot(chosen, codes)
+            weight_BxMxGxV = jax.nn.one_hot(chosen_BxMxG, codes)
         else:
-            key_B = row_keys(self.make_rng("gumbel"), rows_or_places(row_B, logits.shape[0]))
-            noisy = (logits + draw_rows(jax.random.gumbel, key_B, logits.shape[1:])) / temperature
-            chosen, soft = noisy.argmax(-1), jax.nn.softmax(noisy)
-            weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(chosen, codes) - soft)
+            key_B = row_keys(self.make_rng("gumbel"), rows_or_places(row_B, batch))
+            noise_BxMxGxV = draw_rows(jax.random.gumbel, key_B, logit_BxMxGxV.shape[1:])
+            noisy_BxMxGxV = (logit_BxMxGxV + noise_BxMxGxV) / temperature
+            chosen_BxMxG, soft_BxMxGxV = noisy_BxMxGxV.argmax(-1), jax.nn.softmax(noisy_BxMxGxV)
+            hard_BxMxGxV = jax.nn.one_hot(chosen_BxMxG, codes)
+            weight_BxMxGxV = soft_BxMxGxV + jax.lax.stop_gradient(hard_BxMxGxV - soft_BxMxGxV)
         shape = (groups, codes, self.config.code_width // groups)
-        codebook = self.param("codebook", nn.initializers.uniform(1.0), shape)
-        vectors = jnp.einsum("bmgv,gve->bmge", weights, codebook, precision=EXACT)
-        return Quantized(vectors.reshape(*vectors.shape[:2], -1), chosen, best, jax.nn.softmax(logits))
+        codebook_GxVxE = self.param("codebook", nn.initializers.uniform(1.0), shape)
+        vector_BxMxGxE = jnp.einsum("bmgv,gve->bmge", weight_BxMxGxV, codebook_GxVxE, precision=EXACT)
+        vectors_BxMxQ = vector_BxMxGxE.reshape(batch, frames, -1)
+        return Quantized(vectors_BxMxQ, chosen_BxMxG, best_BxMxG, jax.nn.softmax(logit_BxMxGxV))
