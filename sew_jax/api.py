@@ -31,7 +31,7 @@ from sew_jax.evaluation.tradeoff import Point
 from sew_jax.names import in_language
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
-from sew_jax.storage import told
+from sew_jax.storage import errors_in_words
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
 from sew_jax.transcription.given_audio import Audio, recording_of, wave_of
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
@@ -100,7 +100,7 @@ def _run(run: Callable[..., Any], config: ConfigDict, workdir: str | os.PathLike
     if config.get("mode") not in modes:
         raise UserError(f"mode: {config.get('mode')!r} is that of another config; take {' or '.join(modes)}.py")
     check_config(config)
-    with told():
+    with errors_in_words():
         folder = as_path(workdir)
         check_bucket(folder, "workdir")
         return run(in_language(config), folder)

@@ -22,7 +22,7 @@ from sew_jax.config_files import find_config, importable
 from sew_jax.console import typed
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.names import in_language
-from sew_jax.storage import told
+from sew_jax.storage import errors_in_words
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARGS], and its keys as --config.KEY=VALUE")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where outputs go; by default runs/NAME")
@@ -69,7 +69,7 @@ def main() -> int:
         mode = config.mode
         check_config(config)
         config = in_language(config)
-        with told(), typed(argv[1:]):
+        with errors_in_words(), typed(argv[1:]):
             check_bucket(workdir, "workdir")
             _run(config, workdir)
     except (UserError, Unavailable) as error:
@@ -205,7 +205,7 @@ def _on_devices(run: Callable[[], object]) -> None:
     speak_as(jax.process_index())
     quiet_orbax()
     try:
-        with told():
+        with errors_in_words():
             run()
     except BaseException as error:
         distributed.abandon(error)

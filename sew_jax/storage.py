@@ -248,7 +248,7 @@ def unavailable(error: BaseException) -> Unavailable:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def errors_in_words() -> Iterator[None]:
     """Turns whatever says that storage is away into `Unavailable`, and what says that it refuses into `UserError`."""
     try:
         yield

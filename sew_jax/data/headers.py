@@ -163,14 +163,14 @@ def _ends_well(data: Sliced, at: int, order: str, size_bytes: int) -> bool:
 
 
 def _of_rf64(data: Sliced, begin: int) -> _Audio | None:
-    told = None  # where the size of 64 bits is
+    size_at = None  # where the size of 64 bits is
     for chunk in _chunks(data, begin + 12, "<", 4):
         if chunk.name == b"ds64":
-            told = chunk.begin + 8
+            size_at = chunk.begin + 8
         if chunk.name == b"data":
-            if chunk.size != 2**32 - 1 or told is None:
+            if chunk.size != 2**32 - 1 or size_at is None:
                 return _Audio(chunk.begin, chunk.size, "<", chunk.begin - 4, 4)
-            return _Audio(chunk.begin, struct.unpack("<Q", data[told : told + 8])[0], "<", told, 8)
+            return _Audio(chunk.begin, struct.unpack("<Q", data[size_at : size_at + 8])[0], "<", size_at, 8)
     return None
 
 

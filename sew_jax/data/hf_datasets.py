@@ -108,12 +108,12 @@ def _table_rows(
             rows.append((number, values, name if isinstance(name, str) else None))
             names.append(name)
             number += 1
-    told = len(set(names)) == len(names) and None not in names
+    unique = len(set(names)) == len(names) and None not in names
     for number, values, name in rows:
         where = f"{path.name}#{number}"
         row = row_of({key: value for key, value in values.items() if key not in AUDIO_KEYS} | {"audio": "x"}, where)
         packed = row_path(scheme, os.fspath(path), audio, number)
-        stem = f"{path.name.rsplit('.', 1)[0]}-{number:06d}" if not (told and name) else os.path.splitext(name)[0]
+        stem = f"{path.name.rsplit('.', 1)[0]}-{number:06d}" if not (unique and name) else os.path.splitext(name)[0]
         yield row._replace(audio=packed, packed=True, id=row.id or f"{split}/{stem}", split=split)
 
 

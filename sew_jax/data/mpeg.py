@@ -104,12 +104,12 @@ def mpeg_parts(data: Bytes) -> list[Pieces] | None:
         missing = 0 if stream.said is None else stream.said - stream.frames
         if missing > 1 or (missing == 1 and not whole):  # some programs count the Xing frame, too
             raise AudioError(f"is truncated: {stream.frames} of {stream.said} frames are there")
-    told = [stream.said == stream.frames or stream.layer != 3 for stream in streams]  # a Xing frame is of layer 3
-    if not streams or (told == [True] and streams[0].begin in (0, _plain_tag(data))):
+    stated = [stream.said == stream.frames or stream.layer != 3 for stream in streams]  # a Xing frame is of layer 3
+    if not streams or (stated == [True] and streams[0].begin in (0, _plain_tag(data))):
         return None
     return [
         [(stream.begin, stream.end)] if says else [_count_frame(data, stream), (stream.sound, stream.end)]
-        for stream, says in zip(streams, told, strict=True)
+        for stream, says in zip(streams, stated, strict=True)
     ]
 
 
@@ -137,24 +137,24 @@ def _streams(data: Bytes) -> tuple[list[_Stream], bool]:
                 begin = sound = after
             at = after
             continue
-        told = _told(data, at, head)
-        if told is not None or full or (frames and head.kind != kind):
+        stated = _stated_frames(data, at, head)
+        if stated is not None or full or (frames and head.kind != kind):
             if frames:
                 found.append(_Stream(kind[1], begin, sound, at, frames, said))
             begin = sound = at
             frames, said = 0, None
         kind = head.kind
         at += head.length
-        if told is None:
+        if stated is None:
             frames += 1
         else:  # a frame without sound
-            sound, said = at, told or None
+            sound, said = at, stated or None
     if frames:
         found.append(_Stream(kind[1], begin, sound, min(at, end), frames, said))
     return found, whole
 
 
-def _told(data: Bytes, at: int, head: Header) -> int | None:
+def _stated_frames(data: Bytes, at: int, head: Header) -> int | None:
     """How many frames the first frame of a stream promises, 0 where it does not say; None: it is no such frame."""
     if head.kind[1] != 3:
         return None

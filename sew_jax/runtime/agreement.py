@@ -16,7 +16,7 @@ from sew_jax.buckets import look_again, make_folder
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
 from sew_jax.runtime.versions import versions
-from sew_jax.storage import exists, patient, told
+from sew_jax.storage import errors_in_words, exists, patient
 
 _T = TypeVar("_T")
 _PATIENCE_S = 30.0  # network file systems show a new file within seconds
@@ -32,7 +32,7 @@ def at_all_processes(work: Callable[[], _T]) -> _T:
     """
     result, problem = None, None
     try:
-        with told():
+        with errors_in_words():
             result = work()
     except (UserError, Unavailable) as error:
         problem = error

@@ -33,7 +33,7 @@ if not sys.stdin.buffer.read():
 
 _watchers: list[subprocess.Popen] = []  # the children of `_last_words`
 _leaves = threading.Event()  # this process ends by itself
-_told: list[int] = []  # the status that it has told the others
+_sent_status: list[int] = []  # the status that it has told the others
 _ENDED = "sew_jax/ended"  # key of the service where the processes found each other: who ends by itself, and how
 _LOOK_S, _GRACE_S = 1.0, 1.5  # between two looks at it; for what a process may be about to say itself
 
@@ -105,14 +105,14 @@ def tell_end(status: int) -> None:
     if status != 1:
         _dismiss()
     client = global_state.client
-    if client is None or _told:
+    if client is None or _sent_status:
         return
     try:
         client.key_value_set(_ENDED, f"{jax.process_index()} {status}")
     except Exception:  # another one was first, or the first process is gone
         with contextlib.suppress(Exception):
             status = int(client.key_value_try_get(_ENDED).split()[1]) if status == 1 else status
-    _told.append(status)
+    _sent_status.append(status)
     if jax.process_index() == 0:  # the service ends with it, and what it was told
         time.sleep(_PATIENCE_S)
 
@@ -230,7 +230,7 @@ def abandon(error: BaseException) -> None:
     if isinstance(error, (UserError, Unavailable)):
         _dismiss()
     if jax.process_count() > 1:
-        status = _told[0] if _told else getattr(error, "status", 1)
+        status = _sent_status[0] if _sent_status else getattr(error, "status", 1)
         atexit.register(_exit_at_once, status)  # the last to be registered runs first: before JAX waits for all
 
 

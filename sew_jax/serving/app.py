@@ -93,7 +93,7 @@ async def _transcribed(request: Request, service: Service, executor: concurrent.
     return Response(text, media_type=media_type)
 
 
-def _bounded(receive: Receive, most: int, told: int) -> Receive:
+def _bounded(receive: Receive, most: int, limit: int) -> Receive:
     """The body, of which no more is read than may be."""
     read = 0
 
@@ -102,7 +102,7 @@ def _bounded(receive: Receive, most: int, told: int) -> Receive:
         message = await receive()
         read += len(message.get("body", b""))
         if read > most:
-            raise _too_large(told)
+            raise _too_large(limit)
         return message
 
     return bounded

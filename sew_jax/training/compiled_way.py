@@ -121,14 +121,14 @@ _HEAD = (
 
 def _row(way: Way, draw: Draw, said: Compiled, estimates: Estimates) -> tuple[str, ...]:
     estimated = (estimates.held[way.fsdp] + estimates.of(way)) / _GIB
-    told = ("too large", "-") if said.needs is None else (f"{said.needs / _GIB:.2f}", f"{said.work / _GIB:.2f}")
+    gib = ("too large", "-") if said.needs is None else (f"{said.needs / _GIB:.2f}", f"{said.work / _GIB:.2f}")
     collectives = ", ".join(f"{count} {name}" for name, count in sorted(said.collectives.items())) or "-"
     return (
         str(way.fsdp),
         way.remat,
         str(way.accumulate),
         str(draw),
-        *told,
+        *gib,
         f"{estimated:.2f}",
         f"{said.flop / 1e12:.3g}",
         f"{said.accessed / 1e9:.4g}",

@@ -1,6 +1,6 @@
 """Pre-training by distillation: a trained encoder's own features, learnt at each setting of a table.
 
-No labels and no masks: both hear the same audio. Each layer is compared with the same layer of the encoder as it was
+No labels and no masks: both get the same audio. Each layer is compared with the same layer of the encoder as it was
 (DPHuBERT, arXiv:2305.17651, whose student has a counterpart of each layer, too, compares some), in units in which each
 channel of an utterance counts alike, as data2vec's targets do, so that neither loud layers nor loud channels decide.
 B utterances, T frames, D width.
@@ -48,7 +48,7 @@ def _frozen_until(path: str) -> float:
 def distill_micro_loss(model: FeatureModel, teacher: Teacher, sandwich: Sandwich = LARGEST_ALONE) -> MicroLoss:
     """Relative error of all layers' states, the output in place of the last one's; the weight is the number of frames.
 
-    Settings beside the largest hear the same audio, and count `weight_beside` each.
+    Settings beside the largest get the same audio, and count `weight_beside` each.
     """
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
