@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         """What the first layer is given and what each one gives; of merged frames each is given back: (B, W, D)."""
         config, squeeze, windows = self.config, compression.squeeze, x_BxWxD.shape[1]
         if config.dtype == "bfloat16" and not compression.merges and config.positions == "conv":
-            x_BxWxD = _in_eights(x_BxWxD)
+            x_BxWxD = _in_eights(x_BxWxD)  # merging would count frames of zeros, and they have no times
         state = (x_BxWxD, start_track(length_B, windows, time_BxWx1) if compression.merges else None)
         pools, shares = compression.layer_pools(config.layers), compression.layer_merges(config.layers)
         relative_by_pools = self._relative(pools, squeeze, x_BxWxD.shape[1], time_BxWx1)
@@ -185,7 +185,8 @@ class Encoder(nn.Module):
 def _in_eights(x_BxWxD):
     """With frames of zeros behind the others up to a multiple of 8, which nobody attends to.
 
-    cuBLAS wants products of bfloat16 in eights: XLA would pad and cut the operands of each.
+    cuBLAS wants products of bfloat16 in eights: XLA would pad and cut the operands of each. Frames that a layer pools
+    may be in fours. An exported program does not know how many there are.
     """
     frames = x_BxWxD.shape[1]
     return x_BxWxD if is_symbolic_dim(frames) else jnp.pad(x_BxWxD, ((0, 0), (0, -frames % 8), (0, 0)))

@@ -1,4 +1,4 @@
-"""Convolution over time with a stride: on a TPU matrix products, on a CPU its gradients.
+"""Convolution over time with a stride: matrix products on a TPU, and on a CPU where they are quicker.
 
 For a TPU XLA lays strided convolutions out with time as batch, and copies the model's largest arrays to do so; products
 read them as they lie (docs/scaling.md). B utterances, N input frames, T output frames, K taps, C channels in, D
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.export import is_symbolic_dim
 
 from sew_jax.models.layers import kaiming_normal, torch_uniform
+from sew_jax.models.lengths import conv_length
 from sew_jax.models.products import cpu_multiplies_bfloat16, cpu_product, wide_on_cpu
 
 
@@ -30,7 +30,6 @@ class StridedConv(nn.Module):
     def __call__(self, x_BxNxC):
         shape = (self.kernel, x_BxNxC.shape[-1], self.channels)
         kernel_KxCxD = self.param("kernel", kaiming_normal, shape).astype(self.dtype)
-        # a wave has one channel, for which products do not pay
         convolve = strided_conv if x_BxNxC.shape[-1] > 1 else _convolve_wave
         y_BxTxD = convolve(x_BxNxC.astype(self.dtype), kernel_KxCxD, self.stride)
         if self.use_bias:
@@ -46,13 +45,11 @@ def _convolve(x_BxNxC, kernel_KxCxD, stride: int):
 
 
 def _convolve_wave(x_BxNx1, kernel_Kx1xD, stride: int):
-    def by_xla(x_BxNx1, kernel_Kx1xD):
-        return wide_on_cpu(functools.partial(_convolve, stride=stride), x_BxNx1, kernel_Kx1xD)
-
-    if is_symbolic_dim(x_BxNx1.shape[1]):  # an exported program does not know where windows end
-        return by_xla(x_BxNx1, kernel_Kx1xD)
+    """The same of one channel, for which products do not pay on a CPU, nor two of them on a TPU."""
+    by_xla = functools.partial(_convolve, stride=stride)
     on_tpu = functools.partial(_multiply_windows, stride=stride)
-    return jax.lax.platform_dependent(x_BxNx1, kernel_Kx1xD, tpu=on_tpu, default=by_xla)
+    on_cpu = functools.partial(wide_on_cpu, by_xla)
+    return jax.lax.platform_dependent(x_BxNx1, kernel_Kx1xD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -66,23 +63,21 @@ def strided_conv(x_BxNxC, kernel_KxCxD, stride: int):
         x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
         return _multiply_taps(x_BxNxC, kernel_KxCxD, stride=stride, product=cpu_product)
 
-    forms: dict[str, Callable] = {"cpu": on_cpu, "default": by_xla}
-    if not is_symbolic_dim(x_BxNxC.shape[1]):
-        forms["tpu"] = functools.partial(_multiply_taps, stride=stride, product=_product)
-    return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, **forms)
+    on_tpu = functools.partial(_multiply_taps, stride=stride, product=_product)
+    return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 def _multiply_taps(x_BxNxC, kernel_KxCxD, *, stride: int, product: Callable):
     """A product for each `stride` taps, whose frames lie side by side, and one for each tap that is left over."""
-    (batch, frames, _), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
-    windows = (frames - taps) // stride + 1
+    (batch, frames, channels), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
+    windows = conv_length(frames, taps, stride)
     total_BxTxD, tap = jnp.zeros((), jnp.float32), 0
     while tap < taps:
         count = stride if tap + stride <= taps else 1
         if count == stride:
-            frame_BxTxI = x_BxNxC[:, tap : tap + windows * stride].reshape(batch, windows, -1)
+            frame_BxTxI = x_BxNxC[:, tap : tap + windows * stride].reshape(batch, windows, stride * channels)
         else:
-            frame_BxTxI = x_BxNxC[:, tap : tap + (windows - 1) * stride + 1 : stride]
+            frame_BxTxI = x_BxNxC[:, tap::stride][:, :windows]
         total_BxTxD += product(frame_BxTxI, kernel_KxCxD[tap : tap + count].reshape(-1, width))
         tap += count
     return total_BxTxD.astype(x_BxNxC.dtype)
@@ -91,7 +86,7 @@ def _multiply_taps(x_BxNxC, kernel_KxCxD, *, stride: int, product: Callable):
 def _multiply_windows(x_BxNxC, kernel_KxCxD, *, stride: int):
     """One product of windows, all taps of each side by side: where channels are few."""
     (batch, frames, channels), (taps, _, width) = x_BxNxC.shape, kernel_KxCxD.shape
-    windows = (frames - taps) // stride + 1
+    windows = conv_length(frames, taps, stride)
     whole_BxNxC = jnp.pad(x_BxNxC, ((0, 0), (0, -frames % stride), (0, 0)))
     step_BxMxI = whole_BxNxC.reshape(batch, -1, stride * channels)
     shifted = [step_BxMxI[:, i : i + windows] for i in range(-(-taps // stride))]
@@ -101,7 +96,7 @@ def _multiply_windows(x_BxNxC, kernel_KxCxD, *, stride: int):
 
 @jax.custom_vjp
 def _product(a_BxTxI, b_IxD):
-    """a @ b in float32; operands of its gradients are of the dtype of a, where they would be of its own."""
+    """a @ b in float32; operands of its gradients are of the dtype of a, where they would be float32, too."""
     return jnp.matmul(a_BxTxI, b_IxD, preferred_element_type=jnp.float32)
 
 

@@ -85,8 +85,9 @@ def test_a_fresh_process_gets_the_numbers_of_the_model(name, settings, tmp_path)
                 np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_programs_are_for_every_platform(tmp_path):
-    export(config("wav2vec2_ctc"), tmp_path)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_programs_are_for_every_platform(dtype, tmp_path):
+    export(config("wav2vec2_ctc", dtype=dtype), tmp_path)
     files = "README.md s1q1k1.stablehlo weights.npz vocab.json tokenizer_config.json"
     assert {p.name for p in tmp_path.iterdir()} == set(files.split())
     program = jax.export.deserialize(bytearray((tmp_path / "s1q1k1.stablehlo").read_bytes()))

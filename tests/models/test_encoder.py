@@ -166,6 +166,29 @@ def test_bfloat16_is_close_and_its_parameters_stay_float32(frontend):
     assert np.sqrt(np.mean((exact - rounded) ** 2)) < 0.03 * exact.std()
 
 
+@pytest.mark.parametrize("name", ["s1q1k1", "s2q2k3", "r0.4q1k1"])
+def test_frames_of_bfloat16_come_in_eights_and_change_nothing(name, monkeypatch):
+    config, setting = small("logmel", dtype="bfloat16", compressor=True), Compression.parse(name)
+    encoder, run_layers, seen = Encoder(config), module.run_layers, []
+    x, length = noise((2, 37, config.width)), np.array([37, 22])
+    params = draw(encoder, x, length, setting, True)
+    weights = np.full(config.layers + 1, 1 / (config.layers + 1), np.float32)
+
+    def outputs():  # a new function, which nothing traced is kept of
+        return jax.jit(lambda p: encoder.apply({"params": p}, x, length, setting, True, layer_weights=weights))(params)
+
+    def spy(function, params, state, *rest):
+        seen.append(state[0].shape[1])
+        return run_layers(function, params, state, *rest)
+
+    monkeypatch.setattr(module, "run_layers", spy)
+    padded = outputs()
+    monkeypatch.setattr(module, "_in_eights", lambda x: x)
+    np.testing.assert_allclose(padded, outputs(), rtol=0, atol=0.02 * np.abs(padded).max())
+    frames = {"s1q1k1": 37, "s2q2k3": 19, "r0.4q1k1": 15}[name]
+    assert seen == [-(-frames // 8) * 8, frames]
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("taps", [6, 7])
 @pytest.mark.parametrize("form", [convolve_group_by_group, convolve_by_spectrum])

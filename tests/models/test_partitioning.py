@@ -16,7 +16,7 @@ from sew_jax.models.spectral_conv import convolve_by_spectrum
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
 
-ROWS, FRAMES = 56, 37  # numbers that nothing else in the program has
+ROWS, FRAMES = 56, 104  # numbers that nothing else in the program has; frames in eights, which bfloat16 has them in
 SAMPLES = 400 + 320 * (FRAMES - 1)
 
 
