@@ -45,7 +45,7 @@ def _convolve(x_BxNxC, kernel_KxCxD, stride: int):
 
 
 def _convolve_wave(x_BxNx1, kernel_Kx1xD, stride: int):
-    """The same of one channel, for which products do not pay on a CPU, nor two of them on a TPU."""
+    """The same of one channel: on a TPU one product of all taps, on a CPU none, where they do not pay."""
     by_xla = functools.partial(_convolve, stride=stride)
     on_tpu = functools.partial(_multiply_windows, stride=stride)
     on_cpu = functools.partial(wide_on_cpu, by_xla)
@@ -63,7 +63,8 @@ def strided_conv(x_BxNxC, kernel_KxCxD, stride: int):
         x_BxNxC = jax.lax.optimization_barrier(x_BxNxC)  # else what computes x is computed again for each slice
         return _multiply_taps(x_BxNxC, kernel_KxCxD, stride=stride, product=cpu_product)
 
-    on_tpu = functools.partial(_multiply_taps, stride=stride, product=_product)
+    exact = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    on_tpu = functools.partial(_multiply_taps, stride=stride, product=exact)
     return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
@@ -91,25 +92,7 @@ def _multiply_windows(x_BxNxC, kernel_KxCxD, *, stride: int):
     step_BxMxI = whole_BxNxC.reshape(batch, -1, stride * channels)
     shifted = [step_BxMxI[:, i : i + windows] for i in range(-(-taps // stride))]
     window_BxTxI = jnp.concatenate(shifted, -1)[:, :, : taps * channels]
-    return _product(window_BxTxI, kernel_KxCxD.reshape(-1, width)).astype(x_BxNxC.dtype)
-
-
-@jax.custom_vjp
-def _product(a_BxTxI, b_IxD):
-    """a @ b in float32; operands of its gradients are of the dtype of a, where they would be float32, too."""
-    return jnp.matmul(a_BxTxI, b_IxD, preferred_element_type=jnp.float32)
-
-
-def _product_forward(a_BxTxI, b_IxD):
-    return _product(a_BxTxI, b_IxD), (a_BxTxI, b_IxD)
-
-
-def _product_backward(kept, dy_BxTxD):
-    a_BxTxI, b_IxD = kept
-    return jax.vjp(jnp.matmul, a_BxTxI, b_IxD)[1](dy_BxTxD.astype(a_BxTxI.dtype))
-
-
-_product.defvjp(_product_forward, _product_backward)
+    return window_BxTxI @ kernel_KxCxD.reshape(-1, width)
 
 
 def _forward(x_BxNxC, kernel_KxCxD, stride: int):
@@ -120,8 +103,8 @@ def _backward(stride: int, kept, dy_BxTxD):
     def by_xla(x, kernel, dy):
         return jax.vjp(functools.partial(_convolve, stride=stride), x, kernel)[1](dy)
 
-    def on_tpu(x, kernel, dy):
-        return jax.vjp(functools.partial(_multiply_taps, stride=stride, product=_product), x, kernel)[1](dy)
+    def on_tpu(x, kernel, dy):  # not of float32 sums, whose gradients would be products of float32
+        return jax.vjp(functools.partial(_multiply_taps, stride=stride, product=jnp.matmul), x, kernel)[1](dy)
 
     # XLA's CPU backend convolves dilated gradients: for wav2vec 2.0's layers 1.1 to 1.8 times as long as products
     on_cpu = functools.partial(_by_products, stride=stride)

@@ -26,27 +26,25 @@ def test_it_is_the_sum_of_its_definition(case):
     np.testing.assert_allclose(strided_conv.strided_conv(x, kernel, stride), expected, rtol=1e-5, atol=1e-5)
 
 
-def by_taps(x, kernel, stride):
-    """As on a TPU."""
-    return strided_conv._multiply_taps(x, kernel, stride=stride, product=strided_conv._product)
+def tpus_branch(*arguments, tpu, **others):
+    return tpu(*arguments)
 
 
 def outputs_and_gradients(convolve, case, dtype):
     """In float32, whatever `dtype` it is computed in; of whole numbers that bfloat16 holds."""
     x, kernel, stride = arguments(*case)
     x, kernel = (jnp.round(4 * a).astype(dtype) for a in (x, kernel))
-    y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride=stride), x, kernel)
+    y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
     return jax.tree.map(lambda a: a.astype(jnp.float32), (y, pull(jnp.ones_like(y))))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", [*CASES, (2, 3, 2), (4, 10, 5)], ids=str)
-@pytest.mark.parametrize("form", [by_taps, strided_conv._multiply_windows])
-def test_each_form_and_its_gradients_are_the_convolution(form, case, dtype):
-    ours, exact = (
-        outputs_and_gradients(form, case, dtype),
-        outputs_and_gradients(strided_conv._convolve, case, "float32"),
-    )
+@pytest.mark.parametrize("form", ["strided_conv", "_convolve_wave"])
+def test_a_tpus_form_and_its_gradients_are_the_convolution(form, case, dtype, monkeypatch):
+    exact = outputs_and_gradients(strided_conv._convolve, case, "float32")
+    monkeypatch.setattr(jax.lax, "platform_dependent", tpus_branch)
+    ours = outputs_and_gradients(getattr(strided_conv, form), case, dtype)
     # of overlapping windows gradients of x are rounded once for each product and once more
     tolerance = {"float32": 1e-6, "bfloat16": 2 * 2**-8}[dtype]
     scales = jax.tree.map(lambda a: np.abs(a).max(initial=1), exact)
