@@ -110,17 +110,18 @@ class ConvExtractor(nn.Module):
     @nn.compact
     def __call__(self, wave_BxN, length_B):
         config = self.config
-        x = wave_BxN[:, :, None].astype(config.dtype)
+        x_BxNxC = wave_BxN[:, :, None].astype(config.dtype)
         for i, (channels, kernel, stride) in enumerate(conv_stack(config)):
-            x = StridedConv(channels, kernel, stride, config.conv_bias, config.dtype, name=f"conv_{i}")(x)
+            conv = StridedConv(channels, kernel, stride, config.conv_bias, config.dtype, name=f"conv_{i}")
+            x_BxNxC = conv(x_BxNxC)
             length_B = conv_length(length_B, kernel, stride)
             if config.conv_norm == "layer":
-                x = layer_norm(config.dtype, name=f"norm_{i}")(x)
+                x_BxNxC = layer_norm(config.dtype, name=f"norm_{i}")(x_BxNxC)
             elif i == 0:
                 # computed again in the backward pass: kept, it is several float32 copies of the model's largest array
-                x = nn.remat(TimeNorm)(name="norm_0")(x, length_B)
-            x = gelu(x)
-        return x
+                x_BxNxC = nn.remat(TimeNorm)(name="norm_0")(x_BxNxC, length_B)
+            x_BxNxC = gelu(x_BxNxC)
+        return x_BxNxC
 
 
 class FbankConvs(nn.Module):
