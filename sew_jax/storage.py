@@ -197,25 +197,19 @@ def _read_through(folder: str) -> None:
 @patient
 def exists(path: Any) -> bool:
     """As the path's own `exists`, which takes storage that does not answer for a file that is not there."""
-    return path.exists() if "://" in os.fspath(path) else _mode(path) is not None
+    return _kind(path) is not None
 
 
 @patient
 def is_folder(path: Any) -> bool:
     """As the path's own `is_dir`; see `exists`."""
-    if "://" in os.fspath(path):
-        return path.is_dir()
-    mode = _mode(path)
-    return mode is not None and stat.S_ISDIR(mode)
+    return _kind(path) == stat.S_IFDIR
 
 
 @patient
 def is_file(path: Any) -> bool:
     """As the path's own `is_file`; see `exists`."""
-    if "://" in os.fspath(path):
-        return path.exists() and not path.is_dir()
-    mode = _mode(path)
-    return mode is not None and stat.S_ISREG(mode)
+    return _kind(path) == stat.S_IFREG
 
 
 @patient
@@ -224,9 +218,15 @@ def names_in(folder: Any) -> list[str]:
     return sorted(p.name for p in folder.iterdir()) if "://" in os.fspath(folder) else sorted(os.listdir(folder))
 
 
-def _mode(path: Any) -> int | None:
+def _kind(path: Any) -> int | None:
+    """`stat.S_IFREG`, `stat.S_IFDIR` or another of what a path names; nothing where nothing is there."""
+    if "://" in os.fspath(path):
+        try:
+            return stat.S_IFDIR if path.stat().is_directory else stat.S_IFREG
+        except FileNotFoundError:
+            return None
     try:
-        return os.stat(path).st_mode
+        return stat.S_IFMT(os.stat(path).st_mode)
     except (OSError, ValueError) as error:
         raise_if_away(error)
         return None

@@ -1,6 +1,7 @@
 """What writes to a workdir, under gs:// as on a disk; and what the libraries' own errors are taken for."""
 
 import contextlib
+import itertools
 import json
 import os
 
@@ -15,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import sew_jax
 from configs import pretrain
 from sew_jax import line_files, storage
-from sew_jax.buckets import as_path, check_bucket, move_folder, remove, state_of
+from sew_jax.buckets import as_path, check_bucket, look_again, move_folder, remove, state_of
 from sew_jax.checkpoints.checkpointer import Checkpoints, check_place, load_params, newest_record
 from sew_jax.checkpoints.leftovers import Leftovers
 from sew_jax.data.problems import Problem, write_problems
@@ -216,6 +217,29 @@ def test_errors_of_gcsfs_are_known(google_bucket):
             path.write_bytes(b"2")
     google_bucket.forbidden = 0
     assert path.read_bytes() == b"1"
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_an_empty_one(google_bucket, monkeypatch):
+    """fsspec's `isdir` and `isfile` would."""
+    folder, file, none = (as_path(f"gs://bucket/{name}") for name in ("run", "run/a", "none"))
+    file.write_bytes(b"1")
+    looks = (storage.exists, storage.is_folder, storage.is_file)
+    assert [look(path) for path in (folder, file, none) for look in looks] == [
+        *[True, True, False],
+        *[True, False, True],
+        *[False] * 3,
+    ]
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
+    for fault in ("away", "gone"):
+        setattr(google_bucket, fault, True)
+        for look, path in itertools.product(looks, (folder, file, none)):
+            look_again(path)
+            with pytest.raises(Unavailable):
+                look(path)
+        setattr(google_bucket, fault, False)
+    google_bucket.forbidden = 403
+    look_again(folder)
+    assert refusal(errors_of(lambda: storage.is_folder(folder)))
 
 
 def test_errors_of_tensorstore_and_google_are_known(google_bucket):
