@@ -40,7 +40,7 @@ from sew_jax.files import write_whole
 from sew_jax.names import split_names
 from sew_jax.processes import die_with_parent
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.storage import exists, patient, raise_if_away
+from sew_jax.storage import exists, is_away, patient, raise_if_away
 
 _SHARDS, _SMALLEST = 256, 16  # at most so many shards a split; at least so many utterances each (but for the last)
 _SCREEN = 5.0  # seconds between lines of progress
@@ -230,7 +230,7 @@ def _pool(workers: int) -> Iterator[Callable[..., Iterator[tuple[Shard, float]]]
         executor.shutdown(cancel_futures=True)
 
 
-@patient
+@patient(seen_before=True)
 def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> float:
     """Writes one shard and, when it is in its place, the note that it is done; returns its seconds of audio."""
     rows, rejected = [], []
@@ -244,6 +244,8 @@ def write_shard(shard: Shard, folder: epath.Path, unfinished: epath.Path) -> flo
                     kept += row["samples"] / SAMPLE_RATE
                     yield row, flac
             except AudioError as error:
+                if is_away(error, seen_before=True):
+                    raise
                 reason = f"{error}; its first {kept:.2f} s are kept" if kept else str(error)
                 rejected.append({"id": entry.id, "path": entry.path, "reason": reason})
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import pickle
 import random
@@ -19,7 +20,9 @@ import pytest
 import soundfile
 
 from configs.prepare import get_config
+from sew_jax import storage
 from sew_jax.data import records
+from sew_jax.data.convert import convert
 from sew_jax.data.prepare import prepare
 from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
@@ -232,6 +235,26 @@ def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path):
     assert 0 < len(list(notes.glob("*.json"))) < 20
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     assert tree(tmp_path / "killed") == tree(whole)
+
+
+def test_a_mount_that_goes_away_and_comes_back_leaves_nobody_out(tmp_path, monkeypatch):
+    corpus = many(tmp_path / "corpus" / "train", 40)
+    whole = prepared(corpus, tmp_path / "whole")
+    away, calls = tmp_path / "away", itertools.count()
+
+    def waited(error):
+        away.rename(corpus)
+
+    def flaky(entry, limits):
+        if next(calls) == 20:
+            corpus.rename(away)
+        yield from convert(entry, limits)
+
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(storage, "_say_waiting", waited)
+    monkeypatch.setattr("sew_jax.data.prepare.convert", flaky)
+    assert tree(prepared(corpus, tmp_path / "out")) == tree(whole)
+    assert next(calls) > 40  # the shard was written again
 
 
 def test_a_finished_one_is_left_alone_and_other_data_are_refused(corpus, tmp_path, capsys):
