@@ -31,7 +31,15 @@ from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.greedy import Hypothesis, words_of_path
 from sew_jax.decoding.hot_words import HotPhrases
-from sew_jax.decoding.lexicon import Lexicon, not_a_model, open_lexicon, spell_phrases, symbol_labels, with_words
+from sew_jax.decoding.lexicon import (
+    Lexicon,
+    not_a_model,
+    open_lexicon,
+    spell_phrases,
+    symbol_labels,
+    with_words,
+    words_of_phrase,
+)
 from sew_jax.errors import UserError
 from sew_jax.storage import patient, raise_if_away
 
@@ -150,11 +158,13 @@ class Beam:
         spelt = spell_phrases(self._vocabulary, list(phrases))
         if self._trie:
             labels = {word: i for i, word in enumerate(self._words)}
-            return {tuple(labels[word] for word in phrase.split()): len(phrase.split()) for phrase in spelt}
+            said = (words_of_phrase(self._vocabulary, phrase, labels) for phrase in spelt)
+            return {tuple(labels[word] for word in words): len(words) for words in said}
         # between delimiters, so that no longer word holds it; a search begins as if one had just been
         end = self._vocabulary.word_end
         around = () if end is None else (end,)
-        return {(*around, *symbols): len(phrase.split()) for phrase, symbols in spelt.items()}
+        said = (words_of_phrase(self._vocabulary, phrase, ()) for phrase in spelt)
+        return {(*around, *symbols): len(words) for words, symbols in zip(said, spelt.values(), strict=True)}
 
     def _use(self, options: BeamOptions) -> None:
         vocabulary, self._options = self._vocabulary, options

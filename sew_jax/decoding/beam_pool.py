@@ -37,7 +37,7 @@ class BeamPool:
     """
 
     def __init__(self, vocabulary: Vocabulary, options: BeamOptions, workers: int):
-        self.options, self._executor = options, None
+        self.options, self._vocabulary, self._executor = options, vocabulary, None
         lexicon = open_lexicon(vocabulary, options.lm, options.lexicon, options.hot_words)
         say(f"  beam      {options.beam}, n-gram {options.lm or 'none'}, lexicon {lexicon}")
         workers = workers if workers >= 0 else os.cpu_count() or 1
@@ -58,7 +58,7 @@ class BeamPool:
     def decode(
         self, log_probs: Sequence[np.ndarray], options: BeamOptions | None = None, *, quiet: bool = False
     ) -> list[list[Hypothesis]]:
-        """The hypotheses of each utterance, in order.
+        """The hypotheses of each utterance, in order, with texts as errors are counted on.
 
         Args:
           log_probs: (frames, symbols) of each.
@@ -69,7 +69,7 @@ class BeamPool:
         results: list = [None] * len(log_probs)
         progress, shown = Progress(len(log_probs)), time.monotonic()
         for done, (i, hypotheses) in enumerate(self._run(log_probs, options), 1):
-            results[i] = hypotheses
+            results[i] = [h._replace(text=self._vocabulary.normalize(h.text)) for h in hypotheses]
             progress.update(done)
             if not quiet and time.monotonic() - shown > _SCREEN:
                 shown = time.monotonic()

@@ -5,7 +5,7 @@ import mmap
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sew_jax.data.text_files import read_text
@@ -73,8 +73,15 @@ def with_words(vocabulary: Vocabulary, lexicon: Lexicon, phrases: Sequence[str])
     if not lexicon.entries:
         return lexicon
     known = dict(lexicon.entries)
-    new = (word for phrase in spelt for word in phrase.split() if word not in known)
+    new = (word for phrase in spelt for word in words_of_phrase(vocabulary, phrase, known) if word not in known)
     return lexicon._replace(entries=(*lexicon.entries, *_spell(vocabulary, new).entries))
+
+
+def words_of_phrase(vocabulary: Vocabulary, phrase: str, known: Container[str]) -> tuple[str, ...]:
+    """Words of a hot phrase by the names of `known`, a lexicon's words; what it lacks is written as it is spelt."""
+    return tuple(
+        name for word in phrase.split() for name in ([word] if word in known else vocabulary.normalize(word).split())
+    )
 
 
 def spell_phrases(vocabulary: Vocabulary, phrases: Sequence[str]) -> dict[str, list[int]]:

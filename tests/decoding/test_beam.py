@@ -16,8 +16,8 @@ from sew_jax.decoding.beam import Beam
 from sew_jax.decoding.beam_options import BeamOptions
 from sew_jax.decoding.beam_pool import BeamPool
 from sew_jax.decoding.decoders import Decoders
-from sew_jax.decoding.greedy import best_path
-from sew_jax.decoding.lexicon import lm_words, open_lexicon
+from sew_jax.decoding.greedy import best_path, greedy
+from sew_jax.decoding.lexicon import lm_words, open_lexicon, words_of_phrase
 from sew_jax.decoding.ngram import arpa, estimate
 from sew_jax.errors import UserError
 from tests.ngrams import log10_of_sentence, read_arpa
@@ -162,6 +162,30 @@ def test_a_hot_word_is_found_that_the_lexicon_lacks_and_the_ear_doubts(tmp_path)
     assert Beam(letters, BeamOptions(**hot))(log_prob)[0].text == "TO SEW"
     with BeamPool(letters, BeamOptions(**hot), workers=0) as pool:
         assert pool.decode([log_prob])[0][0].text == "TO SEW"
+
+
+def test_hot_words_are_known_however_they_are_written(tmp_path):
+    """A lexicon's own word is meant by what is spelt alike, and what the normaliser drops is no word."""
+    letters = Vocabulary(LETTERS, normalizer="upper,basic")
+    (tmp_path / "lm.arpa").write_text(arpa(estimate(["TO SEE", "SO SEE"], 2)))
+    log_prob = spoken("TO|SEE|", letters, sure=0.5)
+    for more in ({"lm": str(tmp_path / "lm.arpa")}, {}):
+        found = [
+            Beam(letters, BeamOptions(**more, hot_words=(words,)))(log_prob)[0]
+            for words in ("TO SEE", "to see", "TO & SEE", "to - see!")
+        ]
+        assert len(set(found)) == 1 and found[0].text == "TO SEE"
+        assert found[0].score > Beam(letters, BeamOptions(**more))(log_prob)[0].score
+    assert words_of_phrase(letters, "to see & so", {"to", "SEE"}) == ("to", "SEE", "SO")
+
+
+@pytest.mark.parametrize("normalizer", ["lower", "basic", "lower,basic"])
+def test_hypotheses_are_compared_as_the_best_path_is(normalizer):
+    vocabulary = Vocabulary((*LETTERS, ",", "."), normalizer=normalizer)
+    log_prob = spoken("HELLO,|WORLD|", vocabulary)
+    with BeamPool(vocabulary, BeamOptions(nbest=2), workers=0) as pool:
+        (found,) = pool.decode([log_prob])
+    assert found[0].text == greedy(log_prob.argmax(-1), vocabulary) == vocabulary.normalize("HELLO, WORLD")
 
 
 @pytest.mark.parametrize("kind", ["lexicon and words", "lexicon", "free", "symbols"])
