@@ -111,9 +111,13 @@ async def _run(service: Any, listening: socket.socket, on_ready: Callable[[], No
         async def shutdown(self, sockets=None) -> None:
             for server in self.servers:
                 server.close()
-            await app.state.drain()
+            draining = asyncio.ensure_future(app.state.drain())
+            while not (draining.done() or self.force_exit):
+                await asyncio.wait([draining], timeout=0.1)
+            draining.cancel()
             await super().shutdown(sockets)
 
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off", "timeout_keep_alive": 30}
-    config = uvicorn.Config(app, ws="websockets-sansio", ws_max_size=2**20, **options)
+    options |= {"ws": "websockets-sansio", "ws_max_size": 2**20, "ws_ping_interval": None}
+    config = uvicorn.Config(app, **options)
     await Server(config).serve(sockets=[listening])

@@ -78,10 +78,8 @@ class _Stream:
         await loop.run_in_executor(self._executor, self._service.decoder, search)  # says what is wrong at once
 
         def tell(text: str, seconds: float) -> None:
-            sent = asyncio.run_coroutine_threadsafe(
-                self._socket.send_json({"type": "partial", "text": text, "seconds": round(seconds, 2)}), loop
-            )
-            sent.exception()  # waits; that the socket is closed is found where it is read
+            partial = {"type": "partial", "text": text, "seconds": round(seconds, 2)}
+            asyncio.run_coroutine_threadsafe(_send(self._socket, partial), loop).result()
 
         work = loop.run_in_executor(self._executor, self._service.stream, self._take(), setting, search, tell)
         try:
@@ -100,9 +98,7 @@ class _Stream:
             final["nbest"] = scored(transcript)
         code = {"end": _ENDED, "long": _TOO_LONG, "closing": 1001}[why]
         reason = {"long": "the stream is as long as it may be", "closing": "closing"}.get(why)
-        with _by_socket():
-            await self._socket.send_json(final)
-            await self._socket.close(code, reason)
+        await _send(self._socket, final, code, reason)
 
     async def _start(self) -> tuple[Compression, int, BeamOptions | None]:
         asked = await self._next()
@@ -152,13 +148,16 @@ class _Stream:
 
     async def _next(self) -> bytes | dict[str, Any] | None:
         """What comes next: audio, or a message; None where the server is closing."""
+        if self.ending.is_set():  # what has come already still counts, for a while
+            self._closes_at = self._closes_at or time.monotonic() + _LAST_WORDS
+            if time.monotonic() > self._closes_at:
+                return None
         coming = asyncio.ensure_future(self._socket.receive())
         ending = asyncio.ensure_future(self.ending.wait())
         try:
             await asyncio.wait([coming, ending], timeout=_LONGEST_WAIT, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done() and ending.done():  # what has come already still counts, for a while
-                self._closes_at = self._closes_at or time.monotonic() + _LAST_WORDS
-                await asyncio.wait([coming], timeout=min(0.1, max(self._closes_at - time.monotonic(), 0)))
+            if not coming.done() and ending.done():
+                await asyncio.wait([coming], timeout=0.1)
                 if not coming.done():
                     return None
             if not coming.done():
@@ -189,9 +188,26 @@ class _Stream:
 
 async def _fail(socket: WebSocket, error: BadRequest) -> None:
     code = {429: _BUSY, 503: _BUSY, 500: _FAILED}.get(error.status, _REFUSED)
-    with contextlib.suppress(WebSocketDisconnect), _by_socket():  # it may have left
-        await socket.send_json({"type": "error", **error.body})
-        await socket.close(code)
+    with contextlib.suppress(WebSocketDisconnect):  # it may have left
+        await _send(socket, {"type": "error", **error.body}, code)
+
+
+async def _send(socket: WebSocket, message: dict[str, Any], code: int = 0, reason: str | None = None) -> None:
+    """A message, and with a code the end.
+
+    Pings would not tell a client that has left from one whose answer stands behind audio that waits to be read.
+
+    Raises:
+      WebSocketDisconnect: the client has left, or has not read what was sent for too long.
+    """
+    try:
+        async with asyncio.timeout(_LONGEST_WAIT):
+            with _by_socket():
+                await socket.send_json(message)
+                if code:
+                    await socket.close(code, reason)
+    except TimeoutError as error:
+        raise WebSocketDisconnect from error
 
 
 @contextlib.contextmanager
