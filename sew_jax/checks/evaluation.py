@@ -104,6 +104,8 @@ def _weights_are_of_something(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _dev_is_not_test(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    if not split_names(config.split):
+        yield "split", f"it takes in all of the data, also dev_split={config.dev_split}; name the splits to report on"
     if set(split_names(config.dev_split)) & set(split_names(config.split)):
         problem = f"{config.dev_split!r} is also a split to report on, which would flatter what was searched"
         yield "dev_split", problem

@@ -54,6 +54,9 @@ def build_lm(config: ConfigDict, workdir: Path) -> Path:
 def _say_perplexity(config: ConfigDict, model: NGram, path: Path) -> None:
     """Of the split that is held out, ends of sentences included."""
     held_out = [line.split() for line in _transcripts(config, config.eval_split) if line]
+    if not held_out:
+        say(f"  perplexity none: {config.eval_split} holds no words")
+        return
     total = sum(sentence_log10(str(path), map(" ".join, held_out)))
     words, known = [word for line in held_out for word in line], set(model.words)
     unknown = sum(word not in known for word in words)

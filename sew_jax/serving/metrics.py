@@ -15,7 +15,7 @@ class Metrics:
         self.requests = Counter("sew_jax_requests", "Answers, by status", ["endpoint", "status"], registry=registry)
         self.seconds = Histogram(
             "sew_jax_request_seconds",
-            "From a request's acceptance to its answer",
+            "From the bytes of a file to its text, waiting for other requests' chunks included",
             ["setting"],
             registry=registry,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),

@@ -56,6 +56,6 @@ def scored(transcript: Transcript) -> list[dict[str, Any]]:
 def _segments(words: tuple[Word, ...]) -> list[dict[str, Any]]:
     """As subtitles are cut: at pauses, and where more could not be read. `id` counts from 0."""
     return [
-        {"id": i, "start": cue.begin / 1000, "end": cue.end / 1000, "text": " ".join(cue.lines)}
+        {"id": i, "start": cue.begin / 1000, "end": cue.end / 1000, "text": cue.text}
         for i, cue in enumerate(cues(words))
     ]

@@ -32,7 +32,8 @@ COLUMNS = (*_ABOUT, *_ERRORS, "rate", "pretrain_updates", "updates", "flop", "re
 def write_report(config: ConfigDict, plan: Plan, results: Results, workdir: Path) -> None:
     """Writes study.json, study.csv, study.png and study.html, and says the verdicts."""
     table = collect(config, plan, results)
-    time = {(row["split"], row["setting"]): row for row in results["time"]["rows"]}
+    # the first of a setting: the best path, by the first run time
+    time = {(row["split"], row["setting"]): row for row in reversed(results["time"]["rows"])}
     tests, settings = split_names(config.split), [str(setting) for setting in plan.settings]
     rows = make_rows(table, time)
     comparisons = [c for split in tests for c in compare_arms(table, split, settings)]

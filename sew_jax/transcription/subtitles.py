@@ -13,11 +13,12 @@ LINE, LINES, LONGEST, PAUSE, SHORTEST = 42, 2, 7.0, 1.0, 1.0  # characters, line
 
 
 class Cue(NamedTuple):
-    """Lines on the screen from `begin` to `end`, in milliseconds."""
+    """Lines on the screen from `begin` to `end`, in milliseconds; `text` is what they say, as it was said."""
 
     begin: int
     end: int
     lines: tuple[str, ...]
+    text: str
 
 
 def cues(words: Sequence[Word]) -> list[Cue]:
@@ -36,7 +37,7 @@ def cues(words: Sequence[Word]) -> list[Cue]:
         begin, end = group[0].begin * FRAME_SECONDS, group[-1].end * FRAME_SECONDS
         following = groups[i + 1][0].begin * FRAME_SECONDS if i + 1 < len(groups) else float("inf")
         end = min(max(end, begin + SHORTEST), begin + LONGEST, following)
-        made.append(Cue(round(1000 * begin), round(1000 * end), _wrapped(group)))
+        made.append(Cue(round(1000 * begin), round(1000 * end), _wrapped(group), _said(group)))
     return made
 
 
@@ -45,8 +46,12 @@ def _fits(group: list[Word], word: Word) -> bool:
     return pause < PAUSE and lasts <= LONGEST and len(_wrapped([*group, word])) <= LINES
 
 
+def _said(words: Iterable[Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
 def _wrapped(words: Iterable[Word]) -> tuple[str, ...]:
-    return tuple(textwrap.wrap(" ".join(word.text for word in words), LINE))
+    return tuple(textwrap.wrap(_said(words), LINE))
 
 
 def srt(words: Sequence[Word]) -> str:

@@ -176,6 +176,7 @@ NONSENSE = [
     (SEARCH, "trials=0", "must be at least 1"),
     (SEARCH, "factors=2,4", "must have 1 among them"),
     (SEARCH, "dev_split=test", "is also a split to report on"),
+    (SEARCH, "split=", "takes in all of the data, also dev_split=dev"),
     (TRANSCRIBE, "overlap_seconds=30", "must be below chunk_seconds=30.0"),
     (TRANSCRIBE, "format=doc", "choose one of jsonl, text, srt, vtt"),
     (EXPORT, "setting=fast", "setting 'fast' is unknown"),

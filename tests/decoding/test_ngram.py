@@ -104,6 +104,10 @@ def test_a_model_of_transcripts_and_text(tmp_path, capfd):
     perplexity = 10 ** (-sum(log10_of_sentence(table, [word]) for word in asked) / 10)
     assert f"perplexity {perplexity:.1f} of test: 5 words and 5 ends; 0 words" in printed.out
     assert math.isfinite(perplexity) and [p.name for p in (tmp_path / "lm").iterdir()] == ["lm.arpa"]
+    for text in (tmp_path / "corpus").rglob("test/**/*.trans.txt"):  # what was said is nothing
+        text.write_text("".join(f"{line.split()[0]} \n" for line in text.read_text().splitlines()))
+    build_lm(config, tmp_path / "lm")
+    assert "perplexity none: test holds no words" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_several_splits_have_rows_and_transcripts_of_their_own(runs, evaluated, 
     assert lines[:5] == transcripts(evaluated[0], "s2q1k1")
 
 
-def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
+def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path, capfd):
     """The model's output is noise; a lexicon of one word leaves nothing else to say."""
     lm_config = configs_lm.get_config()
     (tmp_path / "text").write_text("TWO\nTWO TWO\n")
@@ -135,11 +135,13 @@ def test_beam_search_stands_beside_greedy_decoding(runs, tmp_path):
     changes = {
         "lm": str(tmp_path / "lm.arpa"),
         "beam.workers": 1,
+        "split": "train",
         "tune_split": "train",
         "tune_trials": 2,
         "beam.nbest": 3,
     }
     rows = evaluate(evaluation(runs, settings="s1q1k1,s2q1k1", repeats=1, **changes), tmp_path)
+    assert "! tune_split=train is reported, too" in capfd.readouterr().out
     assert [(row.decoder, row.setting) for row in rows] == [
         (decoder, setting) for decoder in ("greedy", "lm") for setting in ("s1q1k1", "s2q1k1")
     ]

@@ -184,10 +184,11 @@ def made_up(plan, results, settings):
             result |= {"scores": scores, "splits": {"dev": utterances, "test": utterances}}
         if stage.kind == "time":
             timed = {"split": "test", "device": "none", "dtype": "float32"}
-            result["rows"] = [
+            rows = [
                 timed | {"setting": setting, "relative_time": 1 / (i + 1), "relative_macs": 1 / (i + 1)}
                 for i, setting in enumerate(settings)
             ]
+            result["rows"] = [*rows, *(row | {"relative_time": 9.0} for row in rows)]  # by beam search, say
         results.write(stage.key, result)
 
 

@@ -47,7 +47,7 @@ def test_cues_say_all_words_in_time_and_can_be_read():
         made = cues(words)
         said = [word for cue in made for line in cue.lines for word in line.split()]
         assert said == [word.text for word in words]
-        spans = {begin: end for begin, end, _ in made}
+        spans = {begin: end for begin, end, _, _ in made}
         assert all(begin < end <= begin + 7000 for begin, end in spans.items())
         assert all(a.end <= b.begin for a, b in itertools.pairwise(made))
         assert all(len(cue.lines) <= 2 and all(0 < len(line) <= 42 for line in cue.lines) for cue in made)
@@ -62,7 +62,7 @@ def test_cues_say_all_words_in_time_and_can_be_read():
 
 def test_srt_and_vtt_are_the_cues():
     words = [*speech(np.random.default_rng(1)), Word("<I>&", 10**7, 10**7 + 10, 1.0)]
-    expected = [(begin, end, list(lines)) for begin, end, lines in cues(words)]
+    expected = [(begin, end, list(lines)) for begin, end, lines, _ in cues(words)]
     assert read(_SRT, srt(words)) == expected
     assert [int(n) for n in re.findall(r"^(\d+)\n", srt(words), re.M)] == list(range(1, len(expected) + 1))
     head, _, body = vtt(words).partition("\n\n")
@@ -77,3 +77,12 @@ def test_nothing_said():
 def test_a_word_beyond_all_bounds_is_shown():
     (cue,) = cues([Word("A" * 300, 0, 1000, 1.0)])
     assert "".join(cue.lines) == "A" * 300 and cue.end == 7000
+
+
+def test_a_cue_says_what_was_said_however_it_is_broken():
+    words = [
+        Word(text, 50 * i, 50 * i + 40, 0.5) for i, text in enumerate(["mother-in-law-" * 4 + "x", "語" * 54, "end"])
+    ]
+    found = cues(words)
+    assert " ".join(cue.text for cue in found) == " ".join(word.text for word in words)
+    assert any(len(cue.lines) > 1 for cue in found)
