@@ -6,6 +6,7 @@ root=$PWD
 dry_run='' shown='' words=() arguments=()
 child='' interrupted='' stop_asked=''
 LONGEST_PAUSE=900 # seconds between two starts
+LONG_RUN=1800     # seconds after which a run has got on, wherever its checkpoints lie
 
 fail() {
   echo "error: $*" >&2
@@ -152,11 +153,11 @@ checkpoints_of() {
 
 # keep_running RESTARTS DELAY COMMAND...: after a crash the command is run again, which goes on from the last checkpoint. Not
 # after 0 (it is done, or was stopped and has saved), 2 (the user's mistake, which would only come again) or a request to stop,
-# which is passed on as SIGTERM. 75 is no crash: storage or devices did not
-# answer, for which the run has waited already; it is not counted, but where it comes again without a new checkpoint the pause
-# doubles, up to LONGEST_PAUSE.
+# which is passed on as SIGTERM. 75 is no crash: storage or devices did not answer, for which the run has waited already; it is
+# not counted, but where it comes again soon and without a new checkpoint the pause doubles, up to LONGEST_PAUSE. Where all
+# checkpoints are gone their mount is away: begun there, a run would start from nothing.
 keep_running() {
-  local left=$1 delay=$2 status pause=$2 times=0 saved before
+  local left=$1 delay=$2 status=0 pause=$2 times=0 saved before began
   shift 2
   before=$(checkpoints_of "$@")
   if [[ $dry_run ]]; then
@@ -166,30 +167,41 @@ keep_running() {
   [[ $(trap -p TERM) ]] || trap ask_to_stop TERM INT
   set -m # a process group of its own: Ctrl-C reaches the run through ask_to_stop alone
   while :; do
+    while [[ $before && ! $stop_asked && ! $(checkpoints_of "$@") ]]; do
+      ((pause)) || pause=10
+      say "no checkpoint is seen any more, as where a mount is away; looks again in $pause s"
+      pause_doubled "$pause"
+    done
+    [[ ! $stop_asked ]] || return "$status"
     show "$@"
-    status=0
+    status=0 began=$SECONDS
     status_of "$@" || status=$?
+    saved=$(checkpoints_of "$@")
     if [[ $stop_asked ]]; then
       say "stopped by a signal, status $status; the same command goes on from the last checkpoint"
+      return "$status"
     elif ((status == 75)); then
-      saved=$(checkpoints_of "$@")
-      if [[ $saved != "$before" ]]; then
-        pause=$delay times=0 before=$saved
+      if [[ $saved && $saved != "$before" ]] || ((SECONDS - began > LONG_RUN)); then
+        pause=$delay times=0
       fi
       times=$((times + 1))
       say "storage or devices do not answer, status 75$( ((times == 1)) || echo ", $times times without a new checkpoint")" \
         "- goes on from the last checkpoint in $pause s"
-      status_of sleep "$pause" || true
-      pause=$((2 * pause < LONGEST_PAUSE ? 2 * pause : LONGEST_PAUSE))
-      [[ $stop_asked ]] || continue
+      pause_doubled "$pause"
     elif ((status != 0 && status != 2 && left > 0)); then
       say "ended with status $status; goes on from the last checkpoint in $delay s (restarts left: $left)"
       left=$((left - 1))
       status_of sleep "$delay" || true
-      [[ $stop_asked ]] || continue
-    elif ((status != 0 && status != 2)); then
-      say "ended with status $status, and no restarts are left"
+    else
+      ((status == 0 || status == 2)) || say "ended with status $status, and no restarts are left"
+      return "$status"
     fi
-    return "$status"
+    before=${saved:-$before}
   done
+}
+
+# pause_doubled SECONDS: waits, and leaves the next pause in `pause`
+pause_doubled() {
+  status_of sleep "$1" || true
+  pause=$((2 * $1 < LONGEST_PAUSE ? 2 * $1 : LONGEST_PAUSE))
 }

@@ -137,7 +137,7 @@ mount_shared() {
   if [[ $shared != gs://* ]]; then
     run sudo apt-get install --yes -o DPkg::Lock::Timeout=600 nfs-common
     run sudo mount -t nfs "$shared" "$mount"
-    run sudo chmod a+rwx "$mount"
+    run sudo chmod a+rwx,+t "$mount" # as /tmp: programs are kept where others cannot replace them
     return
   fi
   local bucket=${shared#gs://} folder='' package=gcsfuse_3.8.0_amd64.deb

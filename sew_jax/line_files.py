@@ -48,7 +48,7 @@ class LineFile:
         if not self._tail:
             write_whole(_part(self._path, 1), b"")
 
-    @patient
+    @patient(seen_before=True)
     def append(self, data: bytes, to_disk: bool = False) -> None:
         """Adds whole lines.
 

@@ -59,12 +59,17 @@ if "describe" in sys.argv or "sew_jax.main" in sys.argv:
         number, _, status = steps[0].removeprefix("saves-").rpartition("-")
         (here / "work" / "checkpoints" / number).mkdir(parents=True)
         sys.exit(int(status))
+    elif steps[0].startswith("unmounts-"):
+        (here / "work").rename(here / "away")
+        sys.exit(int(steps[0].removeprefix("unmounts-")))
     elif steps[0].startswith("-"):
         os.kill(os.getpid(), -int(steps[0]))
     else:
         sys.exit(int(steps[0]))
 if name == "mountpoint":
     sys.exit(1)
+if name == "sleep" and sys.argv[1] == "800" and (here / "away").exists():
+    (here / "away").rename(here / "work")
 """
 
 
@@ -408,6 +413,16 @@ def test_the_pause_grows_while_nothing_is_saved(box):
     said = [line for line in done.stderr.splitlines() if "status 75" in line]
     assert "status 75 - goes on from the last checkpoint in 200 s" in said[0]
     assert "status 75, 3 times without a new checkpoint - goes on from the last checkpoint in 800 s" in said[2]
+
+
+@pytest.mark.parametrize(("status", "pauses"), [(75, [200, 400, 800]), (1, [200, 200, 400, 800])])
+def test_no_run_begins_from_nothing_where_a_mount_is_away(status, pauses, box):
+    shutil.copy(box.bin / "srun", box.bin / "sleep")
+    box.plan("saves-4-75", f"unmounts-{status}", 0)
+    done = box.launch("gpu_box", "--delay=200", "--", *HARD, f"--workdir={box.path}/work")
+    assert done.returncode == 0 and len(box.runs()) == 3, done.stderr
+    assert [int(call[1]) for call in box.calls() if call[0] == "sleep"] == pauses
+    assert "no checkpoint is seen any more, as where a mount is away; looks again in 800 s" in done.stderr
 
 
 def wait_for_runs(box, count, process):

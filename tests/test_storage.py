@@ -12,6 +12,7 @@ from sew_jax.data.problems import AudioError, Problem, check_damaged
 from sew_jax.data.sources import open_source
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import write_whole
+from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
 from sew_jax.storage import believed, is_away, is_there, patient
 from tests.runs import make_corpus
 
@@ -213,6 +214,26 @@ def test_where_a_mount_was(tmp_path):
     assert gone() and not is_there(path.parent)
     path.parent.rmdir()
     assert gone() and not is_there(tmp_path / "mount") and not is_there(path)
+
+
+def test_rows_wait_for_a_mount_that_is_away(tmp_path, monkeypatch):
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    metrics, said = MetricsFile(folder / "metrics.jsonl", 0), []
+    metrics.write({"step": 1, "setting": "s1q1k1", "loss": 2.0})
+    metrics.flush()
+
+    def waited(error):
+        said.append(error)
+        (tmp_path / "away").rename(folder)
+
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(storage, "_say_waiting", waited)
+    folder.rename(tmp_path / "away")
+    metrics.write({"step": 2, "setting": "s1q1k1", "loss": 1.0})
+    metrics.flush()
+    metrics.close()
+    assert said and [row["step"] for row in read_metrics(folder)] == [1, 2]
 
 
 def test_a_file_is_written_when_its_storage_is_back(tmp_path, monkeypatch):

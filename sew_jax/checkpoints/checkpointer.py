@@ -31,6 +31,7 @@ BEST = "best"  # folder of a workdir: the checkpoint with the least word error r
 _T = TypeVar("_T")
 _SMALLEST_SLICE = 2**20  # bytes of a copied array that a device writes: more and smaller ones hold the loop for longer
 _TRIES = 3  # of reading what another process is about to change
+_PAUSES_S = (0, 1, 4, 10, 20, 40)  # network file systems remember for up to a minute what a folder held
 
 
 class Restored(NamedTuple):
@@ -236,11 +237,11 @@ def _steps(workdir: Path) -> list[int]:
     Raises:
       UserError: they see different ones.
     """
-    for attempt in range(_TRIES):
+    for pause in _PAUSES_S:
+        time.sleep(pause)
         steps = _listed(workdir)
         if same_everywhere(repr(steps)):
             return steps
-        time.sleep(5 * attempt)  # network file systems remember for a while what a folder held
     raise UserError(
         f"workdir: the processes of this job see different checkpoints in {workdir} (this one: {steps or 'none'}); "
         "--workdir must lie on storage that all of them share"

@@ -208,16 +208,14 @@ class Vocabulary:
 _SAVED = ("blank_symbol", "delimiter", "bos", "eos", "unknown_symbol", "lower_case", "normalizer")
 
 
-def open_vocabulary(name: str, texts: Iterable[str], normalizer: str = "") -> Vocabulary:
-    """`letters` (English capitals and apostrophe), `auto` (the characters of `texts`), or the path of a vocab.json.
+def open_vocabulary(name: str, normalizer: str = "") -> Vocabulary:
+    """`letters` (English capitals and apostrophe), or the path of a vocab.json.
 
     Args:
       normalizer: empty is that of the file, or none.
     """
     if name == "letters":
         return Vocabulary(LETTERS).with_normalizer(normalizer)
-    if name == "auto":
-        return characters_vocabulary({c for text in texts for c in normalize_text(text, normalizer)}, normalizer)
     return Vocabulary.load(Path(name)).with_normalizer(normalizer)
 
 

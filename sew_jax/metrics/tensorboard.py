@@ -41,7 +41,7 @@ class _Appended:
     def write(self, data: bytes) -> None:
         self._waiting += data
 
-    @patient
+    @patient(seen_before=True)
     def flush(self) -> None:
         with open(self._path, "r+b" if self._size else "wb") as file:
             file.seek(self._size)

@@ -14,6 +14,7 @@ import jax
 
 from sew_jax.buckets import look_again, make_folder
 from sew_jax.errors import Unavailable, UserError
+from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.runtime.distributed import of_first_process, same_everywhere, texts_of_all
 from sew_jax.runtime.versions import versions
 from sew_jax.storage import errors_in_words, exists, patient
@@ -80,10 +81,11 @@ def check_shared(workdir: Path) -> None:
     @patient
     def write() -> None:
         if first:
-            make_folder(workdir)
-            for old in workdir.glob(".shared_*"):  # of a job that was killed here
-                old.unlink(missing_ok=True)
-            token.write_text("")
+            with writing_to(workdir, WORKDIR_HINT):
+                make_folder(workdir)
+                for old in workdir.glob(".shared_*"):  # of a job that was killed here
+                    old.unlink(missing_ok=True)
+                token.write_text("")
 
     @patient
     def is_there() -> bool:

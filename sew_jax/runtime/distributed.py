@@ -43,6 +43,7 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
 
     Raises:
       UserError: the flags are not complete, or the processes do not find each other.
+      Unavailable: those of a cluster do not find each other, since others may still wait for their machines.
     """
     given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in given.items() if value is None]
@@ -81,13 +82,18 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _join(arguments: dict[str, Any]) -> None:
+    advice = "start all of them within five minutes" + (", with the same --coordinator_address" if arguments else "")
+    jax.config.update("jax_enable_preemption_service", False)  # until there are updates to stop after
     try:
+        _last_words(f"error: this process has ended before it could join the others; {advice}")
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"this process could not join the others ({' '.join(str(error).split())[:200]}); "
-            "start all of them within five minutes, with the same --coordinator_address"
+        kind = UserError if arguments or isinstance(error, ValueError) else Unavailable
+        raise kind(
+            f"this process could not join the others ({' '.join(str(error).split())[:200]}); {advice}"
         ) from error
+    finally:
+        _dismiss_watchers()
     if jax.process_count() > 1:
         _last_words(
             f"error: process {jax.process_index()} of {jax.process_count()} ended before its work was done: "
@@ -217,6 +223,10 @@ def _last_words(text: str) -> None:
 def _dismiss() -> None:
     """This process ends by itself, and has said what there is to say."""
     _leaves.set()
+    _dismiss_watchers()
+
+
+def _dismiss_watchers() -> None:
     while _watchers:
         _watchers.pop().communicate(b"done")
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import jax
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from sew_jax.console import say
@@ -22,6 +23,9 @@ def stop_requests() -> Iterator[Callable[[int], str]]:
     received: list[str] = []
     usual = {}
     alone = jax.process_count() == 1
+    if not alone and global_state.preemption_sync_manager is None:  # before, a signal ends what has nothing to save
+        jax.config.update("jax_enable_preemption_service", True)
+        global_state.initialize_preemption_sync_manager()
 
     def note(number, _frame):
         received.append(signal.Signals(number).name)

@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from sew_jax.buckets import is_remote
 from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
-from sew_jax.files import cache_folder
+from sew_jax.files import WORKDIR_HINT, cache_folder, writing_to
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.agreement import at_all_processes
 from sew_jax.runtime.distributed import all_processes
@@ -67,7 +67,8 @@ def share_programs(workdir: Path) -> None:
 
     def make() -> None:
         if jax.process_index() == 0:
-            patient(folder.mkdir)(mode=0o700, exist_ok=True)
+            with writing_to(workdir, WORKDIR_HINT):
+                patient(folder.mkdir)(mode=0o700, exist_ok=True)
 
     at_all_processes(make)
     if all_processes(at_all_processes(lambda: belongs_to_us_alone(folder))):

@@ -174,7 +174,7 @@ def _spelt(
     elif not name and pretrained.vocabulary:
         vocabulary = pretrained.vocabulary.with_normalizer(normalizer)
     else:
-        vocabulary = open_vocabulary(name or "letters", (), normalizer)
+        vocabulary = open_vocabulary(name or "letters", normalizer)
     transcripts = spell_transcripts(vocabulary, source)
     notes = [transcripts.notes[0], *notes, *transcripts.notes[1:]]
     # every setting gives as many frames, since its output is brought back to the rate of the front end

@@ -42,6 +42,7 @@ from sew_jax.models.kept_frames import unit_of
 from sew_jax.models.pretrain import PretrainModel
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.runtime.agreement import at_all_processes, check_same
 from sew_jax.runtime.sharding import batch_sharding, place_batch, share_of
 from sew_jax.training import distillation, losses
 from sew_jax.training.losses import LOG2E
@@ -96,14 +97,16 @@ def open_held_out(config: ConfigDict, task: Task, mesh: Mesh) -> HeldOut | None:
         say(f"  held out  nothing: {why}")
         return None
     try:
-        source, problems = open_source(
-            config.data,
-            split,
-            min_samples=round(config.input.min_seconds * SAMPLE_RATE),
-            max_samples=round(config.input.max_seconds * SAMPLE_RATE),
-            need_text=bool(task.vocabulary),
-            max_bad=config.input.max_bad,
-            target=target_of(task.vocabulary),
+        source, problems = at_all_processes(
+            lambda: open_source(
+                config.data,
+                split,
+                min_samples=round(config.input.min_seconds * SAMPLE_RATE),
+                max_samples=round(config.input.max_seconds * SAMPLE_RATE),
+                need_text=bool(task.vocabulary),
+                max_bad=config.input.max_bad,
+                target=target_of(task.vocabulary),
+            )
         )
     except UserError as error:
         if options.split != AUTO:
@@ -129,6 +132,7 @@ def _default_settings(task: Task) -> list[Compression]:
 def _pretraining(
     config: ConfigDict, task: Task, mesh: Mesh, split: str, settings: list[Compression], source: Source
 ) -> HeldOut:
+    check_same({f"data of {source.name}": [len(source), source.fingerprint()]})
     samples = min(round(config.input.crop_seconds * SAMPLE_RATE), int(source.samples.max()))
     rows = max(round(config.eval.max_seconds * SAMPLE_RATE / samples), 1)
     rows = -(-min(rows, len(source)) // mesh.size) * mesh.size

@@ -84,11 +84,9 @@ def train(config: ConfigDict, workdir: Path) -> Summary:
                     if not reporter.skipped_in_a_row:  # older checkpoints may be the sound ones
                         beside.save(step, state)
             beside.read_metrics()
-        if step > beside.saved:
-            beside.save(step, state)
-        beside.wait(step, state)
+        beside.finish(step, state, stopped=bool(reason))
     seconds = time.monotonic() - begin
-    _say_end(config, workdir, run, step, reason, seconds)
+    _say_end(config, workdir, run, step, beside.saved, reason, seconds)
     stopped = step < config.num_steps and not run.validation.exhausted
     return Summary(step, reporter.last, len(run.updates), stopped, seconds)
 
@@ -155,11 +153,17 @@ class _Beside:
         with self._reporter.paused(), self._stall.waiting_for("the devices"), jax.transfer_guard("allow"):
             self._run.validation.run(step, state, self._stall.progress)
 
-    def wait(self, step: int, state: TrainState) -> None:
-        """Until the last checkpoint is written."""
+    def finish(self, step: int, state: TrainState, stopped: bool) -> None:
+        """Saves what is not saved, and waits until it is written.
+
+        Not what was stopped while updates are skipped: that may come of what was learnt since the last checkpoint.
+        """
+        sound = not (stopped and self._reporter.skipped_in_a_row)
+        if sound and step > self.saved:
+            self.save(step, state)
         with self._stall.waiting_for("a checkpoint"):
             self._note_failed(self._run.checkpoints.wait)
-        if self._save_failed:
+        if sound and self._save_failed:
             self.save(step, state)
 
     def _note_failed(self, ask: Callable[[], None]) -> None:
@@ -200,11 +204,16 @@ class _Beside:
         self.saved, self._saved_at = step, time.monotonic()
 
 
-def _say_end(config: ConfigDict, workdir: Path, run: Run, step: int, reason: str, seconds: float) -> None:
+def _say_end(config: ConfigDict, workdir: Path, run: Run, step: int, saved: int, reason: str, seconds: float) -> None:
     if run.validation.best:
         say(run.validation.best)
     if run.validation.exhausted:
         say(f"stopped after update {step}: {config.eval.patience} evaluations were no better (eval.patience)")
+    elif saved < step < config.num_steps:
+        say(
+            f"stopped by {reason} after update {step}, while updates had no finite loss and gradient: nothing was "
+            f"saved since update {saved}, and the same command goes on from there"
+        )
     elif step < config.num_steps:
         say(f"stopped by {reason} after update {step}, everything is saved; the same command goes on from there")
     elif run.start >= config.num_steps:

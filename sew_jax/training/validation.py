@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from sew_jax.buckets import as_path
 from sew_jax.checkpoints.checkpointer import BEST, Checkpoints
 from sew_jax.console import say
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
 from sew_jax.metrics.measure import measure_of
 from sew_jax.metrics.metrics_file import MetricsFile, read_rows
@@ -116,16 +116,26 @@ class Validation:
         self._file.sync()
         self._rows += written
         self.exhausted = self._is_exhausted()
-        is_best = mean_wer(rows) < min(before.values(), default=math.inf)
+        is_best = mean_wer(written) < min(before.values(), default=math.inf)
         say(describe(self._held_out, rows) + (" | the best so far" if is_best else ""))
         for finding in check_held_out(rows, self._baseline.get(step, {})):
             say(f"  ! {finding}")
         if self._best and is_best:
-            self._best.save(state, step, {"step": step, "split": self._held_out.split, "wer": mean_wer(rows)})
-            # a kill takes the run back to one of its checkpoints, and then what was the best so far is the best again
-            needed = {step} | {_best_step(self._means(), upto) for upto in self._checkpoints.steps()}
-            self._best.wait()
-            self._best.discard(set(self._best.steps()) - needed)
+            self._save_best(self._best, state, step, {"wer": mean_wer(written)})
+
+    def _save_best(self, best: Checkpoints, state: TrainState, step: int, reached: dict[str, float]) -> None:
+        meta = {"step": step, "split": self._held_out.split} | reached
+        try:
+            best.save(state, step, meta)
+            best.wait()
+        except Unavailable as error:
+            if jax.process_count() > 1:  # the others do not know
+                raise
+            say(f"  ! the best checkpoint could not be written: {error.__cause__}; it is saved again")
+            best.save_at_last(state, step, meta)
+        # a kill takes the run back to one of its checkpoints, and then what was the best so far is the best again
+        needed = {step} | {_best_step(self._means(), upto) for upto in self._checkpoints.steps()}
+        best.discard(set(best.steps()) - needed)
 
     def _is_exhausted(self) -> bool:
         patience = self._config.eval.get("patience", 0)

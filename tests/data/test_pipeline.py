@@ -29,7 +29,7 @@ def opened(corpus):
 
 def read(opened, start=0, stop=12, workers=0, **options):
     source, plan = opened
-    vocabulary = open_vocabulary("letters", [])
+    vocabulary = open_vocabulary("letters")
     symbols_U = spell_transcripts(vocabulary, source).symbols_U
     batches = Batches(
         source, plan, seed=0, vocabulary=vocabulary, symbols_U=symbols_U, start=start, stop=stop, **options
@@ -44,7 +44,7 @@ def same(a, b):
 
 def test_rows_hold_their_utterances(opened):
     source = opened[0]
-    vocabulary = open_vocabulary("letters", [])
+    vocabulary = open_vocabulary("letters")
     for batch in read(opened):
         assert batch.arrays["wave"].shape == (2, batch.bucket)
         for name, wave, length, labels, n in zip(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sew_jax.data.transcripts import choose_symbols, impossible_pairs, spell_transcripts, text_notes
-from sew_jax.data.vocabulary import LETTERS, Vocabulary, open_vocabulary
+from sew_jax.data.vocabulary import LETTERS, Vocabulary, characters_vocabulary
 from sew_jax.errors import UserError
 from tests.data.test_vocabulary import Texts
 
@@ -46,7 +46,7 @@ def test_nothing_but_silence_is_an_error():
 def test_auto_lists_its_symbols_and_where_rare_ones_stand():
     source = Texts(*["AB BA"] * 5, "AB Q", "é B\u200b", "e\u0301")
     vocabulary, notes = choose_symbols(source, "")
-    assert vocabulary == open_vocabulary("auto", source.texts)
+    assert vocabulary == characters_vocabulary("ABQé ")
     assert "4 of the transcripts: A B Q é" in notes[0]
     assert "2 of them rare" in notes[1] and "'Q' in 1 (first: utt-5), 'é' in 2 (first: utt-6)" in notes[1]
     spell_transcripts(vocabulary, source)

@@ -8,8 +8,8 @@ import unicodedata
 
 import pytest
 
-from sew_jax.data.transcripts import spell_transcripts
-from sew_jax.data.vocabulary import LETTERS, Vocabulary, open_vocabulary
+from sew_jax.data.transcripts import choose_symbols, spell_transcripts
+from sew_jax.data.vocabulary import LETTERS, Vocabulary, characters_vocabulary, open_vocabulary
 from sew_jax.errors import UserError
 
 
@@ -35,7 +35,7 @@ def test_letters_are_fairseqs_with_hugging_faces_names():
 
 
 def test_words_end_with_a_bar_and_come_back():
-    vocabulary = open_vocabulary("letters", [])
+    vocabulary = open_vocabulary("letters")
     ids = vocabulary.encode(" DON'T  STOP ")
     assert "".join(LETTERS[i] for i in ids) == "DON'T|STOP|"
     assert vocabulary.decode(ids) == "DON'T STOP"
@@ -44,17 +44,17 @@ def test_words_end_with_a_bar_and_come_back():
 
 
 def test_unknown_characters_are_named():
-    vocabulary = open_vocabulary("letters", [])
+    vocabulary = open_vocabulary("letters")
     with pytest.raises(UserError, match=r"transcript of utt-1 and 1 more utterances has '1' 'é'.*vocabulary=auto"):
         spell_transcripts(vocabulary, Texts("FINE", "É1é".replace("É", "E"), "9"))
     assert vocabulary.unknown("A|B") == {"|"}  # it would read as a space
-    spell_transcripts(open_vocabulary("auto", ["é1", "b c"]), Texts("é1 b", "c"))
+    spell_transcripts(characters_vocabulary("é1 b c"), Texts("é1 b", "c"))
 
 
 def test_file_round_trip(tmp_path):
-    vocabulary = open_vocabulary("auto", ["жук", "A B"])
+    vocabulary = characters_vocabulary("жукA B")
     vocabulary.save(tmp_path)
-    assert open_vocabulary(str(tmp_path / "vocab.json"), []) == vocabulary
+    assert open_vocabulary(str(tmp_path / "vocab.json")) == vocabulary
     assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["<pad>"] == 0
 
 
@@ -117,9 +117,9 @@ def test_joiners_are_spelt_where_the_vocabulary_has_them():
 
 
 def test_auto_takes_letters_and_leaves_out_what_is_none():
-    vocabulary = open_vocabulary("auto", ["tôi|\ufeff", unicodedata.normalize("NFD", "tôi")])
+    vocabulary, _ = choose_symbols(Texts("tôi|\ufeff", unicodedata.normalize("NFD", "tôi")), "")
     assert vocabulary.symbols == (*SPECIAL, "i", "t", "ô") and vocabulary.unknown("t|") == {"|"}
-    assert open_vocabulary("auto", ["Hi, you!"], "lower,basic").symbols[5:] == ("h", "i", "o", "u", "y")
+    assert choose_symbols(Texts("Hi, you!"), "lower,basic")[0].symbols[5:] == ("h", "i", "o", "u", "y")
 
 
 def write(folder, ids, tokenizer=None, **others):

@@ -49,6 +49,29 @@ def test_what_one_host_cannot_do_all_say(places, tmp_path):
     assert f"error: process 1 ({HOST}): data: " in of_first and "error: data: " in of_second, ended
 
 
+def test_what_is_held_out_is_so_at_all_or_at_none(places, tmp_path):
+    for place in places:
+        (place / "corpus/test").rename(place / "corpus/dev")
+    (places[1] / "corpus/dev/2/1/2-1-0003.flac").unlink()
+    options = [*SMALL, "--config.eval.every=3"]
+    for status, _, stderr in Job("corpus", tmp_path / "run", processes=2, options=options, places=places).end():
+        assert status == 2 and f"differ in data of corpus:dev: process 1 ({HOST}) has [4, " in stderr, stderr
+    shutil.rmtree(places[1] / "corpus/dev")
+    (first, out, _), (second, *_) = Job("corpus", tmp_path / "run", processes=2, options=options, places=places).end()
+    assert (first, second) == (
+        0,
+        0,
+    ) and f"held out  nothing: the data have no usable split `dev` (process 1 ({HOST}" in out
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line_at_all(places, tmp_path):
+    (tmp_path / "file").touch()
+    job = Job("corpus", tmp_path / "file/run", processes=2, options=SMALL, places=places)
+    for status, _, stderr in job.end():
+        assert status == 2 and "file/run cannot be written (not a directory" in stderr, stderr
+        assert "Traceback" not in stderr, stderr
+
+
 def test_a_workdir_that_is_not_shared_ends_the_job_within_a_minute(places):
     assert agreement._PATIENCE_S < 60
     job = Job("corpus", "run", processes=2, options=SMALL, places=places)

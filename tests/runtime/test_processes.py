@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sew_jax.errors import UserError
+from sew_jax.errors import Unavailable, UserError
 from sew_jax.metrics.metrics_file import read_metrics, read_rows
-from sew_jax.runtime.distributed import in_cluster, initialize
+from sew_jax.runtime.distributed import _join, in_cluster, initialize
 from tests.jobs import APART, TINY, Job
 from tests.runs import begin, make_corpus, pretraining
 
@@ -136,6 +136,27 @@ def test_an_error_of_their_own_is_all_they_say(tmp_path):
     job = Job("nowhere", tmp_path / "run", processes=2)
     for status, _, stderr in job.end():
         assert status == 2 and stderr.count("error: ") == 1 and "nowhere does not exist" in stderr, stderr
+
+
+def test_a_signal_before_there_are_updates_ends_what_has_nothing_to_save(tmp_path):
+    job = Job(make_corpus(tmp_path / "corpus"), tmp_path / "run", processes=2)
+    job.wait_for("  settings")
+    for process in job.processes:
+        process.send_signal(signal.SIGTERM)
+    assert [status for status, *_ in job.end()] == [-signal.SIGTERM] * 2
+
+
+def test_processes_of_a_cluster_that_are_late_are_waited_for_by_who_starts_them(monkeypatch):
+    """On other slices there may be no machine yet; who names the address may have named a wrong one."""
+
+    def initialize(**_):
+        raise RuntimeError("Failed to recognize coordinator address x")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    given = {"coordinator_address": "x:1", "num_processes": 2, "process_id": 1}
+    for arguments, error in ((given, UserError), ({}, Unavailable)):
+        with pytest.raises(error, match=r"could not join the others .*start all of them within five minutes"):
+            _join(arguments)
 
 
 @pytest.mark.parametrize(

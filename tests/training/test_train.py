@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sew_jax.checkpoints.checkpointer import Checkpoints, quiet_orbax
+from sew_jax.checkpoints.checkpointer import Checkpoints, newest_record, quiet_orbax
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
 from sew_jax.training.train import train
@@ -170,7 +170,7 @@ def test_utterances_shorter_than_a_span_are_named(corpus, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path):
+def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path, capfd):
     config = pretraining(corpus)
     config.optim.lr, config.optim.clip_norm, config.optim.warmup = 1e30, 0.0, 0.0
     config.optim.max_skipped = 6
@@ -182,6 +182,12 @@ def test_a_divergence_stops_before_it_is_saved(corpus, tmp_path):
     checkpoints = Checkpoints(tmp_path / "run")
     assert (checkpoints.latest() or 0) <= rows[-8]["step"]
     checkpoints.close()
+    with stopping_after(rows[-3]["step"]):  # a signal amid them saves none of it either
+        assert train(config, tmp_path / "stopped").stopped
+    saved = newest_record(tmp_path / "stopped")
+    saved = saved["step"] if saved else 0
+    assert saved <= rows[-8]["step"]
+    assert f"had no finite loss and gradient: nothing was saved since update {saved}," in capfd.readouterr().out
 
 
 def test_audio_that_breaks_while_training_is_counted_up_to_a_bound(corpus, tmp_path, capfd):

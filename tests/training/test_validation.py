@@ -1,5 +1,6 @@
 """What follows from a run's evaluations: the best checkpoint after a kill, other splits, another start."""
 
+import errno
 import functools
 import shutil
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from sew_jax.checkpoints.checkpointer import BEST
 from sew_jax.checkpoints.pretrained import open_pretrained
@@ -91,6 +93,23 @@ def test_rows_of_another_split_decide_nothing(root, tmp_path, monkeypatch, capsy
     train(config, tmp_path)
     assert "the best by WER on test is that of update 9, 40.0%" in capsys.readouterr().out
     assert best(tmp_path) == "update 9, the best by WER on test (40.0%)"
+
+
+def test_of_equals_the_first_is_the_best_and_it_is_saved_whatever_storage_says(root, tmp_path, monkeypatch, capsys):
+    saying({3: 2 / 3, 6: 2 / 3, 9: 0.7, 12: 2 / 3}, monkeypatch)
+    failures, finalize = [OSError(errno.EIO, "Input/output error")], AtomicRenameTemporaryPath.finalize
+
+    def flaky(self, *arguments, **options):
+        if BEST in str(self.get_final()) and failures:
+            raise failures.pop()
+        return finalize(self, *arguments, **options)
+
+    monkeypatch.setattr(AtomicRenameTemporaryPath, "finalize", flaky)
+    assert train(finetuning(root), tmp_path).step == 12 and not failures
+    out = capsys.readouterr().out
+    assert out.count("the best so far") == 1 and "the best checkpoint could not be written: [Errno 5]" in out
+    assert best(tmp_path) == "update 3, the best by WER on dev (66.7%)"
+    assert [path.name for path in (tmp_path / BEST / "checkpoints").iterdir()] == ["3"]
 
 
 def test_what_is_trained_on_is_not_held_out(root, tmp_path, capsys):
