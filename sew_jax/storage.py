@@ -59,7 +59,7 @@ def is_away(error: BaseException | None, seen_before: bool = False) -> bool:
             return False
         if _says_so(error) or (seen_before and _is_gone_with_its_folder(error)):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ if error.__suppress_context__ else error.__context__
     return False
 
 
@@ -273,7 +273,7 @@ def refusal(error: BaseException | None) -> str:
         said = text.startswith("Forbidden: ") or "PERMISSION_DENIED" in text  # gcsfs, TensorStore
         if known or said or _http_status(error) in (401, 403):
             return text or type(error).__name__
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ if error.__suppress_context__ else error.__context__
     return ""
 
 

@@ -342,7 +342,10 @@ def quiet_orbax() -> None:
     usual = sys.unraisablehook
 
     def hook(unraisable) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, after an error that Orbax has reported
+        # after an error that Orbax has reported: TensorStore's, and what its own other reads come to
+        code = getattr(unraisable.object, "cr_code", None)
+        abandoned = code is not None and "orbax" in Path(code.co_filename).parts
+        if str(unraisable.exc_value) != "Event loop is closed" and not abandoned:
             usual(unraisable)
 
     sys.unraisablehook = hook

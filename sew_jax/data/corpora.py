@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 from etils import epath
 
-from sew_jax.data.audio_names import is_left_behind, suffix_of
+from sew_jax.console import say
+from sew_jax.data.audio_names import is_audio_name, is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
 from sew_jax.data.entries import Entry, mark_duplicates
 from sew_jax.data.hf_datasets import PARQUET_FILES, SAVED, is_saved
 from sew_jax.data.json_lines import JSON_LINES
 from sew_jax.data.kaldi import KALDI, LIST, is_kaldi
-from sew_jax.data.listing import folders_of, list_folder
+from sew_jax.data.listing import folders_of, list_below, list_folder
 from sew_jax.data.manifests import Form, list_form
+from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.storage import is_folder, names_in, patient
 
@@ -81,15 +83,22 @@ def list_root(path: epath.Path, split: str) -> list[Entry]:
     if found := find_form(path):
         return mark_duplicates(list_form(found.form, found.path, wanted))
     folders = wanted or folders_of(path)
-    corpora = {name: find_form(path / name) for name in folders if len(folders) <= _FEW and is_folder(path / name)}
+    corpora = {name: find_form(path / name) for name in wanted or folders[:_FEW] if is_folder(path / name)}
     if not any(corpora.values()):
         return mark_duplicates(list_folder(path, split))
+    if not wanted and len(folders) > _FEW:
+        one = next(name for name, found in corpora.items() if found)
+        raise UserError(
+            f"data: {path} holds {len(folders)} folders, such as the corpus {one}; name some by --config.split"
+        )
     entries = []
     for name in folders:
         if found := corpora.get(name):
             entries += list_form(found.form, found.path, (), f"{name}/")
-        elif wanted:
-            entries += list_folder(path, name)  # of audio alone; or it is not there
+        else:  # of audio alone
+            entries += list_folder(path, name) if wanted else list_below(path, path / name)
+    if not wanted and (loose := sorted(filter(is_audio_name, names_in(path)))):
+        say(f"  ! audio beside the corpora of {path} is left aside: {len(loose)} files, such as {loose[0]}")
     return mark_duplicates(entries)
 
 
@@ -98,13 +107,11 @@ def list_splits(path: epath.Path, aside: Callable[[list[str]], None]) -> list[st
     """The splits to prepare: those of a corpus of some form; or folders named like splits; or one for all there is.
 
     Args:
-      aside: is told which folders are not named like splits where others are.
+      aside: is told which are not named like splits where others are.
     """
-    if found := find_form(path):
-        splits = list(found.form.splits(found.path))
-        return [name for name in splits if name.lower().startswith(_SPLITS)] or splits or ["train"]
-    names = folders_of(path)
+    found = find_form(path)
+    names = (list(found.form.splits(found.path)) or ["train"]) if found else folders_of(path)
     named = [name for name in names if name.lower().startswith(_SPLITS)]
     if named and len(named) < len(names):
         aside(sorted(set(names) - set(named)))
-    return named or [""]
+    return named or (names if found else [""])

@@ -16,6 +16,7 @@ from sew_jax.data.manifests import (
     END_KEYS,
     ID_KEYS,
     LABEL_KEYS,
+    LOOKS,
     SPEAKER_KEYS,
     TEXT_KEYS,
     Form,
@@ -62,17 +63,17 @@ def _rows(path: epath.Path, wanted: Sequence[str], split: str = "") -> Iterator[
     else:
         yield Row(f"{path.name}:1", problem=_NO_AUDIO)
         return
-    suffix: str | None = None
+    suffix, looks = "", 0
     for row in rows:
-        if row.audio and suffix is None:
-            suffix = _left_out(path, row.audio)
+        if row.audio and not suffix and looks < LOOKS:
+            suffix, looks = _left_out(path, row.audio), looks + 1
         row = row._replace(audio=row.audio + suffix) if row.audio and suffix else row
         yield row._replace(split=split) if split else row
 
 
 def _with_header(path: epath.Path, lines: list[str], delimiter: str) -> Iterator[Row]:
-    # tables parted by tabs quote nothing: a quotation mark is one that was said; unless the header has some
-    is_bare = delimiter == "\t" and '"' not in next((line for line in lines if line), "")
+    # tables parted by tabs or bars quote nothing: a quotation mark is one that was said; unless the header has some
+    is_bare = delimiter in "\t|" and '"' not in next((line for line in lines if line), "")
     quoting: Any = csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL
     reader = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting, restkey="")
     while True:

@@ -132,7 +132,7 @@ def measure(entries: list[Entry], root: str) -> list[Entry]:
         try:
             if path not in believed:
                 return audio.probe(fetch(path))
-            return None if is_remote(path) or is_file(path) else AudioError("does not exist")
+            return None if is_remote(path) or is_file(packed.file_of(path)) else AudioError("does not exist")
         except AudioError as error:
             return error
 

@@ -199,6 +199,8 @@ def _of_nist(data: Sliced, begin: int) -> _Audio | None:
     """NIST's header of lines, `sample_count -i 16000`, is as long as its second line says."""
     head = int(data[begin + 8 : begin + 16])
     lines = [line.split() for line in data[begin : begin + head].split(b"\n")]
+    if any(line[:1] == [b"sample_coding"] and b"shorten" in line[-1] for line in lines):
+        raise AudioError("is compressed by shorten; unpack it: sph2pipe -f wav IN OUT")
     values = {line[0]: int(line[2]) for line in lines if len(line) == 3 and line[0] in _NIST_FIELDS}
     if any(name not in values for name in _NIST_FIELDS):
         return None

@@ -3,22 +3,27 @@
 Audio is a struct of a file's bytes and its name, or a name alone. https://huggingface.co/docs/datasets/audio_dataset
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 from etils import epath
 
 from sew_jax.buckets import is_remote
-from sew_jax.data.manifests import AUDIO_KEYS, Form, Row, row_of
+from sew_jax.data.manifests import AUDIO_KEYS, ID_KEYS, Form, Row, pick, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
 from sew_jax.storage import is_folder, names_in, raise_if_away
 
 _SUFFIX, _STATE = ".parquet", "state.json"
-_SHARD = re.compile(r"(.+?)[-.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
+_SHARD = re.compile(r"(.+?)[-.](\d+-of-\d+|\d{4,})(-[0-9a-f]+)?$")  # other numbers are of a split's name
+
+_Table = tuple[Iterator[pa.RecordBatch], str]  # its rows without the audio's bytes, and the column of audio
+_Opener = Callable[[epath.Path], contextlib.AbstractContextManager[_Table]]
 
 
 def is_saved(names: set[str]) -> bool:
@@ -53,18 +58,52 @@ def _parquet_splits(root: epath.Path) -> list[str]:
 
 
 def _parquet_rows(root: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
-    for path in parquet_files(root):
-        split = _split_of(path, root)
-        if wanted and split not in wanted:
-            continue
+    tables = [(path, _split_of(path, root)) for path in parquet_files(root)]
+    yield from _rows([table for table in tables if not wanted or table[1] in wanted], PARQUET, _parquet)
+
+
+@contextlib.contextmanager
+def _parquet(path: epath.Path) -> Iterator[_Table]:
+    with open_parquet(os.fspath(path)) as file:
+        columns, audio = _columns(path, file.schema_arrow)
+        yield file.iter_batches(columns=columns), audio
+
+
+def _rows(tables: Sequence[tuple[epath.Path, str]], scheme: str, open_table: _Opener) -> Iterator[Row]:
+    """Rows of tables, each with its split, with an id's column or the audio's name where a split has none twice."""
+    unique = _unique(tables, open_table)
+    for path, split in tables:
         try:
-            with open_parquet(os.fspath(path)) as file:
-                columns, audio = _columns(path, file.schema_arrow)
-                batches = file.iter_batches(columns=columns)
-                yield from _table_rows(path, split, PARQUET, batches, audio)
+            with open_table(path) as (batches, audio):
+                yield from _table_rows(path, split, scheme, batches, audio, *unique[split])
         except (OSError, pa.ArrowException) as error:
             raise_if_away(error)
-            yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
+            yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})", split=split)
+
+
+def _unique(tables: Sequence[tuple[epath.Path, str]], open_table: _Opener) -> dict[str, tuple[bool, bool]]:
+    """Of each split, whether ids name its rows, and whether names of audio do: each has one, and no two the same."""
+    told: dict[str, tuple[list, list]] = {}
+    for path, split in tables:
+        ids, names = told.setdefault(split, ([], []))
+        try:
+            with open_table(path) as (batches, audio):
+                for batch in batches:
+                    for values in batch.select([n for n in batch.schema.names if n in (*ID_KEYS, audio)]).to_pylist():
+                        names.append(_name(values.pop(audio, None)))
+                        ids.append(pick(values, ID_KEYS))
+        except (OSError, pa.ArrowException) as error:  # said when its rows are read
+            raise_if_away(error)
+    return {
+        split: (None not in ids and len(set(ids)) == len(ids), None not in names and len(set(names)) == len(names))
+        for split, (ids, names) in told.items()
+    }
+
+
+def _name(audio: Any) -> str | None:
+    """What a table calls the audio of a row."""
+    name = audio.get("path") if isinstance(audio, dict) else audio
+    return name if isinstance(name, str) and name else None
 
 
 def _columns(path: epath.Path, schema: pa.Schema) -> tuple[list[str], str]:
@@ -96,25 +135,25 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _table_rows(
-    path: epath.Path, split: str, scheme: str, batches: Iterator[pa.RecordBatch], audio: str
+    path: epath.Path,
+    split: str,
+    scheme: str,
+    batches: Iterator[pa.RecordBatch],
+    audio: str,
+    by_id: bool,
+    by_name: bool,
 ) -> Iterator[Row]:
-    """Rows with the audio's name where the table has one; what it names counts where it lies beside the table."""
-    number, names = 0, []
-    rows = []
+    number = 0
     for batch in batches:
         for values in batch.to_pylist():
-            name = values.pop(audio, None)
-            name = name.get("path") if isinstance(name, dict) else name
-            rows.append((number, values, name if isinstance(name, str) else None))
-            names.append(name)
+            name = _name(values.pop(audio, None))
+            columns = {key: value for key, value in values.items() if key not in AUDIO_KEYS}
+            row = row_of(columns | {"audio": "x"}, f"{path.name}#{number}")
+            stem = os.path.splitext(name)[0] if by_name and name else f"{path.name.rsplit('.', 1)[0]}-{number:06d}"
+            known_as = row.id if by_id and row.id else f"{split}/{stem}"
+            packed = row_path(scheme, os.fspath(path), audio, number)
+            yield row._replace(audio=packed, packed=True, id=known_as, split=split)
             number += 1
-    unique = len(set(names)) == len(names) and None not in names
-    for number, values, name in rows:
-        where = f"{path.name}#{number}"
-        row = row_of({key: value for key, value in values.items() if key not in AUDIO_KEYS} | {"audio": "x"}, where)
-        packed = row_path(scheme, os.fspath(path), audio, number)
-        stem = f"{path.name.rsplit('.', 1)[0]}-{number:06d}" if not (unique and name) else os.path.splitext(name)[0]
-        yield row._replace(audio=packed, packed=True, id=row.id or f"{split}/{stem}", split=split)
 
 
 def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
@@ -122,20 +161,17 @@ def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
     if is_remote(os.fspath(folder)):
         raise UserError(f"data: {folder} is of save_to_disk, which is mapped into memory; copy it to this machine")
     split = _saved_splits(folder)[0]
-    for name in _saved_files(folder):
-        path = folder / name
-        try:
-            table = open_arrow(os.fspath(path))
-            columns, audio = _columns(path, table.schema)
-            kept = [column for column in columns if "." not in column]
-            named = f"{audio}.path" in columns or audio in columns
-            listed = table.select([column for column in kept if column != audio])
-            if named:
-                listed = listed.append_column(audio, _names(table[audio]))
-            yield from _table_rows(path, split, ARROW, iter(listed.to_batches()), audio)
-        except (OSError, pa.ArrowException) as error:
-            raise_if_away(error)
-            yield Row(str(name), problem=f"cannot be read ({' '.join(str(error).split())[:80]})")
+    yield from _rows([(folder / name, split) for name in _saved_files(folder)], ARROW, _saved)
+
+
+@contextlib.contextmanager
+def _saved(path: epath.Path) -> Iterator[_Table]:
+    table = open_arrow(os.fspath(path))
+    columns, audio = _columns(path, table.schema)
+    listed = table.select([column for column in columns if column != audio and "." not in column])
+    if f"{audio}.path" in columns or audio in columns:
+        listed = listed.append_column(audio, _names(table[audio]))
+    yield iter(listed.to_batches()), audio
 
 
 def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:

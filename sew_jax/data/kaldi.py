@@ -24,7 +24,8 @@ def is_kaldi(names: set[str]) -> bool:
 def _rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
     del wanted
     folder = folder if folder.name != LIST else folder.parent
-    texts, speakers = _table(folder / "text"), _table(folder / "utt2spk")
+    texts, problems = _transcripts(folder / "text")
+    speakers = _table(folder / "utt2spk")
     recordings: dict[str, Row] = {}
     for number, (name, rest) in _numbered(folder / LIST):
         if name and name in recordings:
@@ -38,7 +39,8 @@ def _rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
     for row in found:
         name = row.id or ""
         text = texts.pop(name, None)
-        yield row._replace(text=text, speaker=speakers.get(name) or "", audio="" if row.problem else row.audio)
+        row = row._replace(text=text, speaker=speakers.get(name) or "", audio="" if row.problem else row.audio)
+        yield row._replace(problem=row.problem or problems.get(name))
     for name in texts:
         yield Row("text", id=name, problem="has a transcript but no audio")
 
@@ -69,6 +71,19 @@ def _segment(number: int, line: tuple[str, str], recordings: dict[str, Row]) -> 
     return recordings[recording]._replace(
         where=where, id=name, offset=first, duration=None if last == -1 else last - first, channel=side
     )
+
+
+def _transcripts(path: epath.Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Transcripts by their utterances, and what is wrong with those of some."""
+    texts: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for line in decode_lines(path.read_bytes()) if exists(path) else ():
+        name, text = split_id(line)
+        if not is_text(text):
+            problems[name] = "its transcript is not UTF-8"
+        elif name and is_text(name) and texts.setdefault(name, text) != text:
+            problems[name] = "has two transcripts"
+    return texts, problems
 
 
 def _table(path: epath.Path) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from sew_jax.data.manifests import Row
+from sew_jax.data.manifests import AUDIO_KEYS, Row
 from sew_jax.errors import UserError
 from sew_jax.storage import exists
 
@@ -24,8 +24,9 @@ _SOURCES = {
 
 
 def is_object(row: dict[str, Any] | str) -> bool:
-    """Whether a JSON object is one of lhotse's."""
-    return bool({"recording", "supervisions", "tracks", "recording_id", "sources"}.intersection(row))
+    """Whether a JSON object is one of lhotse's, rather than one that names its audio."""
+    keys = set(row)
+    return bool({"recording", "supervisions", "tracks", "recording_id", "sources"} & keys) and not {*AUDIO_KEYS} & keys
 
 
 def rows(path: epath.Path, objects: Objects, read: Callable[[epath.Path], Objects]) -> Iterator[Row]:

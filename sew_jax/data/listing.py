@@ -63,7 +63,7 @@ def list_folder(root: epath.Path, split: str) -> list[Entry]:
                     "set --config.split (empty: all)"
                 )
             folder = root
-        found = _list_below(root, folder)
+        found = list_below(root, folder)
         if not found:
             instead = manifest_hint(folder) or "; is it in LibriSpeech's layout?"
             raise UserError(f"data: {folder} holds no audio files ({audio_kinds()}){instead}")
@@ -83,7 +83,8 @@ def manifest_hint(folder: epath.Path) -> str:
     return f"; name one of its manifests, such as {folder / lists[0]}" if lists else ""
 
 
-def _list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
+def list_below(root: epath.Path, top: epath.Path) -> list[Entry]:
+    """Audio of any depth under a folder and its transcripts, as `list_folder` finds them; none where there is none."""
     entries: list[Entry] = []
     texts: list[_Text] = []
     lone_texts: list[str] = []

@@ -36,6 +36,7 @@ TEXT_KEYS = (
 LABEL_KEYS = ("label",)
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
 ID_KEYS = ("id", "utt_id", "utterance_id", "key")
+LOOKS = 20  # at names, of which the first that is a file's tells where all of them begin, and what they lack
 BEGIN_KEYS, END_KEYS = ("start", "start_time", "begin", "begin_time"), ("end", "end_time")
 
 
@@ -133,28 +134,31 @@ def list_form(form: Form, path: epath.Path, wanted: Sequence[str], prefix: str =
       UserError: no row belongs to the splits, or none is usable.
     """
     entries: list[Entry] = []
-    others: set[str] = set()
+    seen: set[str] = set()
     base = first = None
+    looks = 0
     for row in form.rows(path, wanted):
+        seen.add(row.split)
         if row.problem and not row.audio:
             entries.append(Entry(printable(row.id or row.where), os.fspath(path), problem=row.problem))
             continue
         if wanted and row.split not in wanted:
-            others.add(row.split)
             continue
-        if base is None:
+        if first is None:
             places = form.places(path)
-            first = first or _Base(places[0], places[0])
-            if not _is_whole(row):
-                base = _Base(_place(places, row.audio), places[0])
+            first = _Base(places[0], places[0])
+        if base is None and looks < LOOKS and not _is_whole(row):
+            looks += 1
+            base = (place := _place(places, row.audio)) and _Base(place, places[0])
         entries.append(_entry(row, base or first, prefix))
-    if not any(not entry.problem for entry in entries):
-        others = others or {*form.splits(path)} - {*wanted}
-        if others and not entries:
+    if missing := [name for name in wanted if name not in seen]:
+        splits = {*form.splits(path)} | seen
+        if missing := [name for name in missing if name not in splits]:
             raise UserError(
-                f"data: {path} has no split {','.join(wanted)}; it has: {', '.join(sorted(others))}; "
+                f"data: {path} has no split {','.join(missing)}; it has: {', '.join(sorted(splits)) or 'none'}; "
                 "set --config.split (empty: all)"
             )
+    if not any(not entry.problem for entry in entries):
         example = f"; the first: {entries[0].id} {entries[0].problem}" if entries else ""
         raise UserError(f"data: {path} has no line of the form {form.example}{example}")
     return entries
@@ -186,7 +190,7 @@ def _entry(row: Row, base: _Base, prefix: str) -> Entry:
         return Entry(printable(known_as), printable(path), problem=problem)
     try:
         begin, samples, seconds = _segment(row.offset, row.duration)
-        channel = _channel(row.channel)
+        channel = _channel(row.channel, row.packed)
     except ValueError as error:
         return Entry(printable(row.id or row.where), printable(path), problem=str(error))
     name = row.id
@@ -254,8 +258,11 @@ def _seconds(value: Any, key: str) -> float:
     return seconds
 
 
-def _channel(value: Any) -> int | None:
-    if value is None:
+def _channel(value: Any, packed: bool) -> int | None:
+    """Columns of datasets' tables may be of any channels, such as those that show videos."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if value in (None, "") or (packed and isinstance(value, str)):
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"has channel {str(value)[:40]!r}; the first is 0")
@@ -266,14 +273,14 @@ def _is_whole(row: Row) -> bool:
     return row.packed or is_remote(row.audio) or os.path.isabs(row.audio)
 
 
-def _place(places: Sequence[epath.Path], name: str) -> epath.Path:
-    """The first of some folders that holds a file; the first of all where none does."""
+def _place(places: Sequence[epath.Path], name: str) -> epath.Path | None:
+    """The first of some folders that holds a file."""
     if len(places) == 1:
         return places[0]
     try:
-        return next((p for p in places if exists(p / find_name(os.fspath(p), name))), places[0])
+        return next((p for p in places if exists(p / find_name(os.fspath(p), name))), None)
     except (OSError, ValueError):  # no name of a file
-        return places[0]
+        return None
 
 
 def working_folder() -> epath.Path:

@@ -112,8 +112,6 @@ def _list_splits(config: ConfigDict) -> dict[str, list[Entry]]:
     root = config.data
     if "," in root:
         raise UserError(f"data: {root}; prepare takes one folder, manifest, tfds:NAME or demo at a time")
-    if str(root).endswith((".tar.gz", ".tgz", ".tar", ".zip")):
-        raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     path = root_path(root)
     return {
         split or "train": list_root(path, split) for split in split_names(config.split) or list_splits(path, _say_aside)

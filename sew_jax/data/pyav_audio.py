@@ -1,5 +1,6 @@
 """Audio that libsndfile cannot read (AAC in MP4, WebM, WMA, AMR, ...), decoded by FFmpeg through the extra `av`."""
 
+import errno
 import io
 import itertools
 import os
@@ -103,19 +104,28 @@ def _decode(data: str | bytes, kind: str) -> io.BytesIO:
     output = io.BytesIO()
     try:
         with (
-            soundfile.SoundFile(output, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as wav,
             _opened(data) as file,
             av.open(file, options=dict(_OPTIONS), metadata_errors="replace") as container,
         ):
             if not container.streams.audio:
                 raise AudioError(f"is {kind} without a sound track")
-            for piece in _at_16_khz(_frames(container)):
-                wav.write(piece)
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise AudioError(f"cannot be decoded ({reason})") from error
+            pieces = _frames(container)
+            first = list(itertools.islice(pieces, 1))
+            channels = first[0][0].shape[1] if first else 1
+            with soundfile.SoundFile(output, "w", SAMPLE_RATE, channels, "PCM_16", format="WAV") as wav:
+                for piece in _at_16_khz(itertools.chain(first, pieces), channels):
+                    wav.write(piece)
+    except av.FFmpegError as error:  # errors of input are the file's: those of storage come as Python raised them
+        reason = "it is cut short or damaged" if error.errno == errno.EIO else _in_a_line(error.strerror or error)
+        raise AudioError(f"cannot be decoded ({reason})") from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise AudioError(f"cannot be decoded ({_in_a_line(getattr(error, 'strerror', None) or error)})") from error
     output.seek(0)
     return output
+
+
+def _in_a_line(text: Any) -> str:
+    return " ".join(str(text).split())
 
 
 def _opened(data: str | bytes) -> Any:
@@ -140,15 +150,16 @@ def _as_float(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _at_16_khz(pieces: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-    """int16 (samples,), channels averaged; where the rate changes, the rest begins anew."""
+def _at_16_khz(pieces: Iterator[tuple[np.ndarray, int]], channels: int) -> Iterator[np.ndarray]:
+    """int16 (samples, channels); where the rate changes, the rest begins anew. Pieces of others are averaged."""
     for rate, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
-        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1)
+        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, channels)
         for samples, _ in run:
-            mono = samples.mean(1)
-            yield to_int16(resampler.resample_chunk(mono) if resampler else mono)
+            if samples.shape[1] != channels:
+                samples = np.repeat(samples.mean(1, keepdims=True), channels, 1)
+            yield to_int16(resampler.resample_chunk(samples) if resampler else samples)
         if resampler:
-            yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            yield to_int16(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.storage import exists, patient
 
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _AT_ONCE = 100_000  # rows that are Python objects at a time
 _FILE_SCHEMA = pa.schema(
     {"path": pa.large_string(), "begin": pa.int64(), "channel": pa.int64(), "seconds": pa.float64()}
@@ -221,6 +222,8 @@ def root_path(root: str) -> epath.Path:
         path = open_address(root)
     except AddressError as error:
         raise UserError(f"data: {root} {error}") from error
+    if root.endswith(_ARCHIVES):
+        raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     if not exists(path):
         raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")
     return path

@@ -30,8 +30,9 @@ def tone(rate, seconds=2.0):
     return (0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def encode(path, coding, rate, channels=1):
-    wave = tone(rate)
+def encode(path, coding, rate, channels=1, scales=()):
+    wave, scales = tone(rate), scales or (1.0,) * channels
+    channels = len(scales)
     layout = {1: "mono", 2: "stereo"}[channels]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(coding, rate=rate, layout=layout)
@@ -41,7 +42,7 @@ def encode(path, coding, rate, channels=1):
             stream.codec_context.format = wanted
         resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
         for begin in range(0, len(wave), 1024):
-            piece = np.stack([wave[begin : begin + 1024]] * channels)
+            piece = np.stack([scale * wave[begin : begin + 1024] for scale in scales]).astype(np.float32)
             frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
             frame.sample_rate, frame.pts = rate, begin
             for ready in resampler.resample(frame):
@@ -79,9 +80,18 @@ def test_it_is_decoded_wherever_audio_is_read(name, tmp_path):
     assert [recording.samples for recording in find_recordings(str(tmp_path)).recordings] == [len(wave)]
 
 
-def test_channels_are_averaged(tmp_path):
+def test_channels_are_averaged_or_taken(tmp_path):
     encode(tmp_path / "a.m4a", "alac", 16_000, channels=2)
-    np.testing.assert_allclose(audio.read(str(tmp_path / "a.m4a")) / 2**15, tone(16_000), atol=2**-15)
+    np.testing.assert_allclose(audio.read(str(tmp_path / "a.m4a")) / 2**15, tone(16_000), atol=2**-14)
+    encode(tmp_path / "b.m4a", "alac", 16_000, scales=(1.0, 0.25))
+    for channel, scale in ((0, 1.0), (1, 0.25), (None, 0.625)):
+        wave = audio.read(str(tmp_path / "b.m4a"), channel=channel)
+        np.testing.assert_allclose(wave / 2**15, scale * tone(16_000), atol=2**-14)
+    with pytest.raises(AudioError, match="has no channel 2; it has 2"):
+        audio.read(str(tmp_path / "b.m4a"), channel=2)
+    encode(tmp_path / "c.m4a", "alac", 16_000, scales=(1.0, -1.0))
+    with pytest.raises(AudioError, match="opposite phase"):
+        audio.read(str(tmp_path / "c.m4a"))
 
 
 def test_a_cut_file_is_named_or_read_up_to_its_end(tmp_path):
