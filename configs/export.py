@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # workdir of a run (for stablehlo and onnx a finetune run), or hf:PATH
     config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     config.format = "hf"  # or stablehlo, onnx or sew_jax
-    # A name, or for stablehlo and onnx several, joined by commas; empty: the budget's, or s1q1k1 (sew_jax: the table)
+    # A name, or for stablehlo and onnx several, joined by commas; empty: the budget's, or s1q1k1, or where that was not
+    # trained the first that was (sew_jax: the table)
     config.setting = ""
     # 0.5 (of the time of s1q1k1), rtf=0.05 (seconds for a second of audio) or wer=12%: picks a point of `tradeoff`
     config.budget = ""

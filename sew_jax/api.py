@@ -3,7 +3,7 @@
 Audio is a path, the bytes of a file, an array, or an array with its rate as a pair, which is what `soundfile.read`
 gives. Arrays are mono: integers of 16 bits, or floats of which 1 is full scale. What is wrong with an argument is a
 UserError of one line. What a model says goes to standard error, since standard output belongs to the caller's program;
-several threads may use one model. T frames at 50 Hz (one every 20 ms), V symbols, D width.
+several threads may use one model. T frames (one each 20 ms; of the front end `fbank25` each 40), V symbols, D width.
 """
 
 import os
@@ -293,9 +293,10 @@ class Model:
     def features(
         self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "", layer: int | None = None
     ) -> np.ndarray:
-        """Hidden states at 50 Hz, (T, D) float32; also of a pre-training checkpoint, or of one without a head.
+        """Hidden states of each frame, (T, D) float32; also of a pre-training checkpoint, or of one without a head.
 
-        The audio is computed as a whole, so memory grows with its length. Frame t begins at sample 320 t.
+        The audio is computed as a whole, so memory grows with its length. Frame t begins at sample 320 t (640 t where
+        the front end is `fbank25`).
 
         Args:
           rate: in Hz, of an array that comes without one.

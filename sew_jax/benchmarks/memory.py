@@ -24,4 +24,5 @@ def _resident_peak() -> int:
     return 1024 * int(kilobytes)
 
 
+UNKNOWN = Memory(int, int)  # 0: devices tell the peak of a whole process alone, which cannot be set back
 RESIDENT = Memory(_reset_resident, _resident_peak)  # what this process holds in main memory (Linux with glibc)

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sew_jax.benchmarks.contest import Bench
-from sew_jax.benchmarks.memory import RESIDENT, Memory
+from sew_jax.benchmarks.memory import RESIDENT, UNKNOWN
 from sew_jax.compression import Compression, Draw, uniform_draws
 from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
@@ -128,9 +128,7 @@ def _bench(
     device = jax.devices()[0]
     about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
     about["peak_gflops"] = peak_gflops or _peak_gflops(device.platform, dtype)
-    # a device's own peak is that of the whole process: it cannot be set back
-    memory = RESIDENT if device.platform == "cpu" else Memory(int, lambda: device.memory_stats()["peak_bytes_in_use"])
-    return Bench(cases, facts, about, memory, jax.profiler.trace)
+    return Bench(cases, facts, about, RESIDENT if device.platform == "cpu" else UNKNOWN, jax.profiler.trace)
 
 
 def _peak_gflops(platform: str, dtype: str) -> float:

@@ -28,6 +28,18 @@ from sew_jax.training.step import OfRun, make_step, new_state
 from sew_jax.training.task import Task
 
 _ROWS, _BATCHES = 200, 20  # that are timed
+_HOURS = 20  # of which saves are counted
+
+
+def saves_an_hour(recipe: ConfigDict, step: float) -> float:
+    """By updates and by time, as training saves, at so many seconds an update."""
+    updates, saves, last = max(round(_HOURS * 3600 / step), 1), 0, 0
+    for number in range(1, updates + 1):
+        is_looked_at = recipe.checkpoint_minutes and number % recipe.log_every == 0
+        late = is_looked_at and (number - last) * step >= 60 * recipe.checkpoint_minutes
+        if late or number % recipe.checkpoint_every == 0:
+            saves, last = saves + 1, number
+    return saves / (updates * step / 3600)
 
 
 def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +50,8 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
     """
     step = report["training"]["settings"][0]["seconds"]["median"] if "training" in report else config.step_seconds
     say(
-        f"  overhead of pre-training {config.size}, an update each {step:.3g} s, a checkpoint each "
-        f"{config.recipe.checkpoint_every} updates"
+        f"  overhead of pre-training {config.size}, an update each {step:.3g} s, "
+        f"{saves_an_hour(config.recipe, step):.2g} checkpoints an hour"
     )
     with (
         tempfile.TemporaryDirectory(dir=workdir) as folder,
@@ -49,7 +61,7 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
         wait = costs.pop("input_wait")
     updates = 3600 / step
     spent = {
-        "saving": costs["save_seconds"] * updates / config.recipe.checkpoint_every,
+        "saving": costs["save_seconds"] * saves_an_hour(config.recipe, step),
         "metrics": costs["row_seconds"] * updates,
         "decoding": costs["decode_seconds"],
     }

@@ -71,10 +71,18 @@ def _builder(
 ) -> Callable[[], Bench]:
     if engine.runtime != "jax":
         return functools.partial(inference, engine, backbone, table, batch, samples)
-    from sew_jax.benchmarks import ours  # which is JAX
-
     backbone = dataclasses.replace(backbone, **precision_fields(engine.dtype))
-    return functools.partial(ours.inference, backbone, table, batch, samples, 1.0)
+    return functools.partial(_by_jax, backbone, table, batch, samples)
+
+
+def _by_jax(backbone: BackboneConfig, table: list[Compression], batch: int, samples: int) -> Bench:
+    """For a child process, on the CPU as the others."""
+    import jax
+
+    from sew_jax.benchmarks import ours
+
+    jax.config.update("jax_platforms", "cpu")
+    return ours.inference(backbone, table, batch, samples, 1.0)
 
 
 def inference(engine: Engine, backbone: BackboneConfig, table: list[Compression], batch: int, samples: int) -> Bench:

@@ -129,7 +129,7 @@ def _format_settings(table: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "GFLOP": lambda row: f"{row['gflop']:.1f}",
         "XLA's GFLOP": lambda row: f"{row['xla_gflop']:.1f}",
         "MFU": lambda row: f"{row['mfu']:.2f}",
-        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}" if row["peak_mb"] else "",
         "XLA's MB": lambda row: f"{row['xla_mb']:.0f}",
         "compile s": lambda row: f"{row['compile_seconds']:.1f}",
     }

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from sew_jax.benchmarks import ours, peer
 from sew_jax.benchmarks.timing import Work, model_for, time_work
-from sew_jax.compression import parse_table
-from sew_jax.models.cost import count_update_flop
+from sew_jax.compression import Draw, parse_table
 from sew_jax.rates import SAMPLE_RATE
+from sew_jax.training.spending import pretrain_flop
 
 
 def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
         title=f"updates of {config.size}, {batch} x {config.train_seconds:g} s, {config.dtype}",
         ours=functools.partial(ours.training, backbone, head, config.recipe, table, batch, samples, peak),
         theirs=functools.partial(peer.training, theirs, config.dtype, batch, samples) if theirs else None,
-        flop={s.name: batch * count_update_flop(backbone, s, samples) for s in table},
+        flop={s.name: batch * pretrain_flop(backbone, head, Draw(s), samples, config.recipe.mask) for s in table},
         audio_seconds=batch * config.train_seconds,
         peer_setting=peer.setting(backbone),
     )

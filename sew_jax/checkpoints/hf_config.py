@@ -92,7 +92,10 @@ def read_architecture(config: Mapping[str, Any], normalize_wave: bool, source: s
         )
     if not family.squeezes and feature_width(backbone) == backbone.width:
         raise UserError(f"{source}: hidden_size equals conv_dim; a projection between equal widths cannot be loaded")
-    head = read_head((c.get("architectures") or [""])[0], c)
+    try:
+        head = read_head((c.get("architectures") or [""])[0], c)
+    except UserError as error:
+        raise UserError(f"{source}: its config.json describes no head ({error})") from error
     if family.squeezes and isinstance(head, ClassifierHeadConfig) and head.layer_sum:
         raise UserError(
             f"{source}: use_weighted_layer_sum is True; only False can be loaded of {family.stem}, whose layers "
@@ -105,7 +108,12 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.json` with the defaults of its family where it is silent or null."""
     given = {key: value for key, value in config.items() if value is not None}
     family = FAMILIES[config["model_type"]]
-    return {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
+    filled = {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
+    if filled["hidden_act"] == "gelu_python":  # another name of the function
+        filled["hidden_act"] = "gelu"
+    if isinstance(kinds := given.get("pos_att_type"), list):  # in any order
+        filled["pos_att_type"] = sorted(map(str, kinds))
+    return filled
 
 
 def read_head(kind: str, config: Mapping[str, Any]) -> Head | None:

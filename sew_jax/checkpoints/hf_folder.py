@@ -161,7 +161,9 @@ def write_folder(
     partial = path / f".{_TENSORS}.partial"
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={"format": "pt"})
     partial.replace(path / _TENSORS)
-    write_json(path / _PREPROCESSOR, _preprocessor(architecture))
+    # with a vocabulary AutoProcessor must be told: not each model type has one of its own
+    processor = {"processor_class": "Wav2Vec2Processor"} if vocabulary else {}
+    write_json(path / _PREPROCESSOR, _preprocessor(architecture) | processor)
     if vocabulary:
         vocabulary.save(path)
     write_json(path / _CONFIG, config)

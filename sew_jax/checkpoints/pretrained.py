@@ -30,7 +30,6 @@ from sew_jax.models.config import (
     head_type,
 )
 from sew_jax.models.quantizer import Temperature
-from sew_jax.names import name_language, split_language
 from sew_jax.storage import is_file
 
 HUGGING_FACE = "hf:"
@@ -82,9 +81,6 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
     kept = (earlier or {}).get("origin")
     if not kept or kept["name"] != init_from:
         return open_pretrained(init_from)
-    plain, language = split_language(init_from)
-    revision = f"@{kept['revision']}" if kept["revision"] and "@" not in plain else ""
-    pinned = name_language(plain + revision, language)
     backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
     labels = Labels(tuple(kept["labels"])) if kept.get("labels") else None  # earlier runs say nothing of them
     head = head_type(kept["head"])(**kept["head"]) if kept["head"] else None
@@ -94,7 +90,7 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
         head=head,
         vocabulary=Vocabulary.of_record(kept["vocabulary"]) if kept["vocabulary"] else None,
         trained=parse_table(kept["trained"]),
-        load=lambda sharding: open_pretrained(pinned).load(sharding),  # none of its own checkpoints can be read
+        load=lambda sharding: open_pretrained(init_from).load(sharding),  # it has weights of its own
         shapes=lambda: unflatten_dict(
             {k: x for k, x in flat_shapes(backbone, head).items() if k not in lacks}, sep="/"
         ),

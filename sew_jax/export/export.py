@@ -45,7 +45,8 @@ def export(config: ConfigDict, workdir: Path) -> None:
     else:
         runtimes, dtype = _run_by(config, pretrained)
         options = {"init_from": config.init_from, "runtimes": runtimes, "dtype": dtype}
-        settings = [chosen_setting(config.setting, config.budget, config.tradeoff, **options)]
+        default = Compression() if Compression() in pretrained.trained else pretrained.trained[0]
+        settings = [chosen_setting(config.setting, config.budget, config.tradeoff, default, **options)]
     if pretrained.labels and config.format not in ("hf", "sew_jax"):
         raise UserError(
             f"format: {config.format} is for text, and {pretrained.name} gives labels; hf and sew_jax take them"
@@ -94,7 +95,7 @@ def _stablehlo(
     pretrained = pretrained._replace(backbone=recognizer.model.backbone)
     programs = write_programs(folder, recognizer, settings)
     recognizer.vocabulary.save(folder)
-    use = programs_use(programs, recognizer.vocabulary)
+    use = programs_use(programs, recognizer.vocabulary, pretrained.backbone.frame_samples)
     write_card(folder, pretrained, recognizer.state, settings, points, use, "jax")
     return f"{len(programs)} programs; its README.md says how they are run"
 

@@ -142,9 +142,9 @@ def joined(vocabulary: Vocabulary) -> str:
     return f'"".join({said}).replace({vocabulary.delimiter!r}, " "){case}'
 
 
-def programs_use(programs: Sequence[Program], vocabulary: Vocabulary) -> str:
-    """How the programs of `stablehlo.write_programs` are run."""
-    first = programs[0]
+def programs_use(programs: Sequence[Program], vocabulary: Vocabulary, frame_samples: int) -> str:
+    """How the programs of `stablehlo.write_programs` are run, which give a frame for so many samples."""
+    first, frame_ms = programs[0], 1000 * frame_samples // SAMPLE_RATE
     files = [(p.file, str(p.setting), f"{p.offset} + {p.step} n") for p in programs]
     return f"""\
 Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all take their weights from
@@ -154,8 +154,8 @@ Each file is a StableHLO program (`jax.export`) for {", ".join(PLATFORMS)}; all 
 Input: the weights; `wave` (B, N) int16, mono at {SAMPLE_RATE} Hz, padded with anything; `length` (B,) int32, the
 samples of each utterance. Any B of at least 1 and any such N: each pair that comes is compiled once, which takes longer
 than to compute it, so pad what you have to a few lengths. Output: log-probabilities
-(B, T, {len(vocabulary)}) float32, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`; and the frames (B,) int32
-of each utterance, beyond which they mean nothing.
+(B, T, {len(vocabulary)}) float32, a frame each {frame_ms} ms, in the order of `{VOCABULARY_FILE}`; and
+the frames (B,) int32 of each utterance, beyond which they mean nothing.
 
 ```python
 import json

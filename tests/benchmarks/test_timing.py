@@ -4,11 +4,13 @@ import json
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs.benchmark import get_config
 from sew_jax.benchmarks import peer
 from sew_jax.benchmarks.benchmark import benchmark
 from sew_jax.benchmarks.contest import Run
+from sew_jax.benchmarks.overhead import saves_an_hour
 from sew_jax.benchmarks.run_times import _engines, _rows
 from sew_jax.compression import Compression
 from sew_jax.errors import UserError
@@ -140,3 +142,10 @@ def test_run_times_that_are_not_installed_are_left_out(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert _engines(small()) == [("jax", "float32"), ("jax", "bfloat16"), ("jax", "int8")]
     assert "onnxruntime float32 is left out: onnx and onnxruntime not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1.0, 3 / 2000 * 3600), (5.0, 12 / 10_000 * 3600), (0.1, 36_000 / 2000)])
+def test_saves_come_by_time_and_by_updates(step, expected):
+    """At a second an update after 900, 1,800 and 2,000 of each 2,000; at five each 180, and after 2,000."""
+    recipe = ConfigDict({"checkpoint_every": 2000, "checkpoint_minutes": 15.0, "log_every": 20})
+    assert saves_an_hour(recipe, step) == pytest.approx(expected, rel=0.02)

@@ -329,6 +329,23 @@ def test_null_is_the_default(tmp_path):
     assert open_released(str(folder)).architecture == open_released(str(RELEASED / "wav2vec2_ctc")).architecture
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("sew_d", {"hidden_act": "gelu", "pos_att_type": ["c2p", "p2c"]}), ("wav2vec2", {"hidden_act": "gelu_python"})],
+)
+def test_other_spellings_of_the_same_mathematics(name, changes, tmp_path):
+    folder = shutil.copytree(RELEASED / name, tmp_path / name)
+    edit(folder, **changes)
+    assert open_released(str(folder)).architecture == open_released(str(RELEASED / name)).architecture
+
+
+def test_a_head_that_is_none_is_named_with_its_checkpoint(tmp_path):
+    folder = shutil.copytree(RELEASED / "wav2vec2_pretraining", tmp_path / "odd")
+    edit(folder, num_codevector_groups=3)
+    with pytest.raises(UserError, match=r"odd: its config\.json describes no head \(.* is no multiple of"):
+        open_released(str(folder))
+
+
 def test_values_that_are_no_numbers_are_named(tmp_path):
     folder = shutil.copytree(RELEASED / "wav2vec2_ctc", tmp_path / "nan")
     retensor(folder, lambda tensors: tensors[f"wav2vec2.{KEY}"].fill(np.nan))

@@ -1,5 +1,7 @@
 """A checkpoint with adapters, a head and a vocabulary for each language."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -41,6 +43,14 @@ def test_a_language_alone_goes_out_and_in_again(tmp_path):
     again = open_released(str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, again.parameters(), folder.parameters())
     assert again[1:4] == folder[1:4]
+
+
+def test_languages_are_known_where_their_files_were_not_fetched(tmp_path):
+    for name in ("config.json", "vocab.json", "tokenizer_config.json", "model.safetensors", "preprocessor_config.json"):
+        if (MMS / name).exists():
+            shutil.copy(MMS / name, tmp_path)
+    with pytest.raises(UserError, match=r"has no adapter\.swa\.safetensors; it has eng, swh"):
+        open_released(f"{tmp_path}#swa")
 
 
 def test_a_run_goes_on_in_the_language_that_it_began_in():

@@ -1,5 +1,6 @@
 """Exported programs in a fresh process that has jax and numpy alone, against the model on each utterance by itself."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 
 from configs import export as export_config
 from sew_jax.compression import Compression
+from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.decoding.recognizer import load_recognizer
 from sew_jax.errors import UserError
 from sew_jax.evaluation.outputs import write_tradeoff
 from sew_jax.export import stablehlo
 from sew_jax.export.export import export
+from sew_jax.export.model_card import programs_use
 from sew_jax.models.frontend import frame_count
 from sew_jax.runtime.sharding import make_mesh
 from tests.evaluation.test_tradeoff import point
@@ -112,6 +115,18 @@ def test_a_budget_picks_the_setting_and_the_card_tells_what_it_reached(tmp_path)
     assert (tmp_path / "export/s3q1k1.stablehlo").is_file()
     card = (tmp_path / "export/README.md").read_text()
     assert "| s3q1k1 | test | greedy | 12.34% |" in card and "10.00%" not in card
+
+
+def test_where_no_setting_is_named_it_is_one_that_was_trained(tmp_path):
+    export(config("sew_ctc", format="hf"), tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["model_type"], written["squeeze_factor"]) == ("sew", 3)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["processor_class"] == "Wav2Vec2Processor"
+
+
+def test_the_card_says_how_often_frames_come():
+    program = stablehlo.Program("s1q1k1.stablehlo", Compression(), 640, 0)
+    assert "a frame each 40 ms" in programs_use([program], Vocabulary(LETTERS), 640)
 
 
 def test_a_job_of_several_processes_is_refused(tmp_path, monkeypatch):
