@@ -30,7 +30,6 @@ COMMIT = "commit_success.txt"  # Orbax writes it last, in a bucket
 BEST = "best"  # folder of a workdir: the checkpoint with the least word error rate on what is held out
 _T = TypeVar("_T")
 _SMALLEST_SLICE = 2**20  # bytes of a copied array that a device writes: more and smaller ones hold the loop for longer
-_TRIES = 3  # of reading what another process is about to change
 _PAUSES_S = (0, 1, 4, 10, 20, 40)  # network file systems remember for up to a minute what a folder held
 
 
@@ -267,7 +266,7 @@ def _newest_whole(
 
     `read` must not wait for other processes: what one of them cannot read, none of them uses.
     """
-    for _ in range(_TRIES):
+    for _ in range(3):  # another process may just change them
         steps, damaged = _steps(workdir), []
         for step in steps:
             value, reason = _try_twice(believed(read, _folder(workdir) / str(step)), step, whose)

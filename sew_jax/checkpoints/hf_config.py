@@ -108,11 +108,13 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.json` with the defaults of its family where it is silent or null."""
     given = {key: value for key, value in config.items() if value is not None}
     family = FAMILIES[config["model_type"]]
-    filled = {**DEFAULTS, **REQUIRED, **family.required, **family.defaults, **given}
-    if filled["hidden_act"] == "gelu_python":  # another name of the function
-        filled["hidden_act"] = "gelu"
-    if isinstance(kinds := given.get("pos_att_type"), list):  # in any order
-        filled["pos_att_type"] = sorted(map(str, kinds))
+    wanted = {**REQUIRED, **family.required}
+    filled = {**DEFAULTS, **wanted, **family.defaults, **given}
+    if filled["hidden_act"] in ("gelu", "gelu_python"):  # two names of one function
+        filled["hidden_act"] = wanted["hidden_act"]
+    kinds, all_kinds = given.get("pos_att_type"), wanted.get("pos_att_type")
+    if isinstance(kinds, list) and all_kinds and sorted(map(str, kinds)) == sorted(all_kinds):  # a set
+        filled["pos_att_type"] = all_kinds
     return filled
 
 

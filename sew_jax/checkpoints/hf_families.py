@@ -92,9 +92,10 @@ FAMILIES["sew-d"] = _COMPACT._replace(
     least={"rel_buckets": 4},
     defaults={**_COMPACT.defaults, "layer_norm_eps": 1e-7},
     required={
+        "hidden_act": "gelu_python",
         "relative_attention": True,
         "share_att_key": True,
-        "pos_att_type": ["c2p", "p2c"],
+        "pos_att_type": ["p2c", "c2p"],
         "norm_rel_ebd": "layer_norm",
         "conv_kernel_size": 0,
         "feature_layer_norm_eps": EPSILON,

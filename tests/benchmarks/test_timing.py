@@ -144,7 +144,9 @@ def test_run_times_that_are_not_installed_are_left_out(monkeypatch, capsys):
     assert "onnxruntime float32 is left out: onnx and onnxruntime not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("step", "expected"), [(1.0, 3 / 2000 * 3600), (5.0, 12 / 10_000 * 3600), (0.1, 36_000 / 2000)])
+@pytest.mark.parametrize(
+    ("step", "expected"), [(1.0, 3 / 2000 * 3600), (5.0, 12 / 10_000 * 3600), (0.1, 36_000 / 2000)]
+)
 def test_saves_come_by_time_and_by_updates(step, expected):
     """At a second an update after 900, 1,800 and 2,000 of each 2,000; at five each 180, and after 2,000."""
     recipe = ConfigDict({"checkpoint_every": 2000, "checkpoint_minutes": 15.0, "log_every": 20})

@@ -50,7 +50,15 @@ def exported(tmp_path_factory):
     VOCABULARY.save(folder)
     pretrained = Pretrained("runs/small", BACKBONE, head, VOCABULARY, SETTINGS, None, None, RECORD)
     points = [point(wer=0.123), point("s2q1.2k1", 0.234, 1.0)]
-    write_card(folder, pretrained, "update 12", SETTINGS, points, programs_use(programs, VOCABULARY), "jax")
+    write_card(
+        folder,
+        pretrained,
+        "update 12",
+        SETTINGS,
+        points,
+        programs_use(programs, VOCABULARY, BACKBONE.frame_samples),
+        "jax",
+    )
     return folder, recognizer
 
 
