@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -33,11 +34,10 @@ _HOURS = 20  # of which saves are counted
 
 def saves_an_hour(recipe: ConfigDict, step: float) -> float:
     """By updates and by time, as training saves, at so many seconds an update."""
+    every, log_every, late = recipe.checkpoint_every, recipe.log_every, 60 * (recipe.checkpoint_minutes or math.inf)
     updates, saves, last = max(round(_HOURS * 3600 / step), 1), 0, 0
-    for number in range(1, updates + 1):
-        is_looked_at = recipe.checkpoint_minutes and number % recipe.log_every == 0
-        late = is_looked_at and (number - last) * step >= 60 * recipe.checkpoint_minutes
-        if late or number % recipe.checkpoint_every == 0:
+    for number in sorted({*range(log_every, updates + 1, log_every), *range(every, updates + 1, every)}):
+        if number % every == 0 or (number % log_every == 0 and (number - last) * step >= late):
             saves, last = saves + 1, number
     return saves / (updates * step / 3600)
 
@@ -49,10 +49,8 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
       UserError: the data do not fit.
     """
     step = report["training"]["settings"][0]["seconds"]["median"] if "training" in report else config.step_seconds
-    say(
-        f"  overhead of pre-training {config.size}, an update each {step:.3g} s, "
-        f"{saves_an_hour(config.recipe, step):.2g} checkpoints an hour"
-    )
+    saves = saves_an_hour(config.recipe, step)
+    say(f"  overhead of pre-training {config.size}, an update each {step:.3g} s, {saves:.2g} checkpoints an hour")
     with (
         tempfile.TemporaryDirectory(dir=workdir) as folder,
         Child("overhead", _costs, config, Path(folder), step) as child,  # whose memory is its own
@@ -61,7 +59,7 @@ def measure(config: ConfigDict, workdir: Path, report: dict[str, Any]) -> dict[s
         wait = costs.pop("input_wait")
     updates = 3600 / step
     spent = {
-        "saving": costs["save_seconds"] * saves_an_hour(config.recipe, step),
+        "saving": costs["save_seconds"] * saves,
         "metrics": costs["row_seconds"] * updates,
         "decoding": costs["decode_seconds"],
     }

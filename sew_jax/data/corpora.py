@@ -1,10 +1,12 @@
 """What a path holds: which form a manifest or a folder has, its splits, and its utterances."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 from etils import epath
 
+from sew_jax.buckets import is_remote
 from sew_jax.console import say
 from sew_jax.data.audio_names import is_audio_name, is_left_behind, suffix_of
 from sew_jax.data.delimited import COMMON_VOICE, DELIMITED, SUFFIXES, is_common_voice, is_table
@@ -14,7 +16,6 @@ from sew_jax.data.json_lines import JSON_LINES
 from sew_jax.data.kaldi import KALDI, LIST, is_kaldi
 from sew_jax.data.listing import folders_of, list_below, list_folder
 from sew_jax.data.manifests import Form, list_form
-from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.storage import is_folder, names_in, patient
 
@@ -86,20 +87,22 @@ def list_root(path: epath.Path, split: str) -> list[Entry]:
     corpora = {name: find_form(path / name) for name in wanted or folders[:_FEW] if is_folder(path / name)}
     if not any(corpora.values()):
         return mark_duplicates(list_folder(path, split))
-    if not wanted and len(folders) > _FEW:
-        one = next(name for name, found in corpora.items() if found)
-        raise UserError(
-            f"data: {path} holds {len(folders)} folders, such as the corpus {one}; name some by --config.split"
-        )
+    corpora |= {name: find_form(path / name) for name in folders if name not in corpora and is_folder(path / name)}
     entries = []
+    for name, found in corpora.items():
+        entries += list_form(found.form, found.path, (), f"{name}/") if found else []
+    listed = {_real(entry.path) for entry in entries}
     for name in folders:
-        if found := corpora.get(name):
-            entries += list_form(found.form, found.path, (), f"{name}/")
-        else:  # of audio alone
-            entries += list_folder(path, name) if wanted else list_below(path, path / name)
-    if not wanted and (loose := sorted(filter(is_audio_name, names_in(path)))):
+        if not corpora.get(name):  # of audio alone, which a corpus beside it may name
+            plain = list_folder(path, name) if wanted else list_below(path, path / name)
+            entries += [entry for entry in plain if wanted or _real(entry.path) not in listed]
+    if not wanted and (loose := sorted(filter(is_audio_name, _names(path)))):
         say(f"  ! audio beside the corpora of {path} is left aside: {len(loose)} files, such as {loose[0]}")
     return mark_duplicates(entries)
+
+
+def _real(path: str) -> str:
+    return path if is_remote(path) else os.path.realpath(path)
 
 
 @patient

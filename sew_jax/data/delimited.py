@@ -63,9 +63,10 @@ def _rows(path: epath.Path, wanted: Sequence[str], split: str = "") -> Iterator[
     else:
         yield Row(f"{path.name}:1", problem=_NO_AUDIO)
         return
-    suffix, looks = "", 0
+    suffix: str | None = None
+    looks = 0
     for row in rows:
-        if row.audio and not suffix and looks < LOOKS:
+        if row.audio and suffix is None and looks < LOOKS:
             suffix, looks = _left_out(path, row.audio), looks + 1
         row = row._replace(audio=row.audio + suffix) if row.audio and suffix else row
         yield row._replace(split=split) if split else row
@@ -156,14 +157,14 @@ def _of_ljspeech(path: epath.Path, lines: list[str]) -> Iterator[Row]:
         yield Row(f"{path.name}:{number}", audio=fields[0].strip(), text=fields[-1])
 
 
-def _left_out(path: epath.Path, name: str) -> str:
-    """The suffix that names lack, if they lack one and a file is there with it."""
+def _left_out(path: epath.Path, name: str) -> str | None:
+    """The suffix that names lack: none, or that with which a file is there; None where there is no such file."""
     if os.path.isabs(name) or os.path.splitext(name)[1].lower() in (".wav", ".flac", ".mp3", ".opus", ".ogg"):
         return ""
     try:
         return next(s for s in _GUESSES for place in _places(path) if exists(place / f"{name}{s}"))
     except (StopIteration, OSError, ValueError):  # there is none, or it is no name of a file
-        return ""
+        return None
 
 
 def _is_header(fields: Sequence[str]) -> bool:

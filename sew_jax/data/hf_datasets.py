@@ -3,12 +3,13 @@
 Audio is a struct of a file's bytes and its name, or a name alone. https://huggingface.co/docs/datasets/audio_dataset
 """
 
+import collections
 import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from etils import epath
@@ -20,10 +21,10 @@ from sew_jax.errors import UserError
 from sew_jax.storage import is_folder, names_in, raise_if_away
 
 _SUFFIX, _STATE = ".parquet", "state.json"
-_SHARD = re.compile(r"(.+?)[-.](\d+-of-\d+|\d{4,})(-[0-9a-f]+)?$")  # other numbers are of a split's name
+_NUMBERED = re.compile(r"(.+?)[-.](\d+)(-of-\d+)?(-[0-9a-f]+)?$")
 
 _Table = tuple[Iterator[pa.RecordBatch], str]  # its rows without the audio's bytes, and the column of audio
-_Opener = Callable[[epath.Path], contextlib.AbstractContextManager[_Table]]
+_Opener = Callable[[epath.Path, bool], contextlib.AbstractContextManager[_Table]]  # or with what names rows alone
 
 
 def is_saved(names: set[str]) -> bool:
@@ -43,61 +44,86 @@ def parquet_files(folder: epath.Path) -> list[epath.Path]:
     return sorted(found)
 
 
-def _split_of(path: epath.Path, root: epath.Path) -> str:
-    """What its name says before the shard's number, or else the folder it lies in; a lone file is `train`."""
-    stem = path.name.removesuffix(_SUFFIX)
-    if shard := _SHARD.match(stem):
-        return shard[1]
-    if path == root or (path.parent == root and stem.isdigit()):
-        return "train"
-    return path.parent.name if stem.isdigit() else stem
+def _tables(root: epath.Path) -> list[tuple[epath.Path, str]]:
+    """Parquet files and their splits: what a name says before a shard's number, or else the folder it lies in.
+
+    Numbers are of shards where they say of how many, or count from 0 or 1 on; those of train-clean-100 are not. A lone
+    file is `train`.
+    """
+    paths, numbers = parquet_files(root), collections.defaultdict(set)
+    parts = {path: _NUMBERED.match(path.name.removesuffix(_SUFFIX)) for path in paths}
+    for path, part in parts.items():
+        if part:
+            numbers[path.parent, part[1]].add(int(part[2]))
+    made = []
+    for path, part in parts.items():
+        stem = path.name.removesuffix(_SUFFIX)
+        found = numbers[path.parent, part[1]] if part else set()
+        counted = any(found == set(range(first, first + len(found))) for first in (0, 1))
+        if part and (part[3] or counted):
+            split = part[1]
+        elif path == root or (path.parent == root and stem.isdigit()):
+            split = "train"
+        else:
+            split = path.parent.name if stem.isdigit() else stem
+        made.append((path, split))
+    return made
 
 
 def _parquet_splits(root: epath.Path) -> list[str]:
-    return sorted({_split_of(path, root) for path in parquet_files(root)})
+    return sorted({split for _, split in _tables(root)})
 
 
 def _parquet_rows(root: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
-    tables = [(path, _split_of(path, root)) for path in parquet_files(root)]
-    yield from _rows([table for table in tables if not wanted or table[1] in wanted], PARQUET, _parquet)
+    yield from _rows([(p, split) for p, split in _tables(root) if not wanted or split in wanted], PARQUET, _parquet)
 
 
 @contextlib.contextmanager
-def _parquet(path: epath.Path) -> Iterator[_Table]:
+def _parquet(path: epath.Path, of_names: bool) -> Iterator[_Table]:
     with open_parquet(os.fspath(path)) as file:
         columns, audio = _columns(path, file.schema_arrow)
+        if of_names:
+            columns = [name for name in columns if name in (*ID_KEYS, audio, f"{audio}.path")]
         yield file.iter_batches(columns=columns), audio
 
 
 def _rows(tables: Sequence[tuple[epath.Path, str]], scheme: str, open_table: _Opener) -> Iterator[Row]:
     """Rows of tables, each with its split, with an id's column or the audio's name where a split has none twice."""
-    unique = _unique(tables, open_table)
+    named = _names_of(tables, open_table)
     for path, split in tables:
         try:
-            with open_table(path) as (batches, audio):
-                yield from _table_rows(path, split, scheme, batches, audio, *unique[split])
+            with open_table(path, False) as (batches, audio):
+                yield from _table_rows(path, split, scheme, batches, audio, named[split])
         except (OSError, pa.ArrowException) as error:
             raise_if_away(error)
             yield Row(path.name, problem=f"cannot be read ({' '.join(str(error).split())[:80]})", split=split)
 
 
-def _unique(tables: Sequence[tuple[epath.Path, str]], open_table: _Opener) -> dict[str, tuple[bool, bool]]:
-    """Of each split, whether ids name its rows, and whether names of audio do: each has one, and no two the same."""
-    told: dict[str, tuple[list, list]] = {}
+class _Named(NamedTuple):
+    """What names the rows of a split: ids (behind the split's name, where others have them, too) or names of audio."""
+
+    by_id: bool
+    by_split: bool
+    by_audio: bool
+
+
+def _names_of(tables: Sequence[tuple[epath.Path, str]], open_table: _Opener) -> dict[str, _Named]:
+    ids, names = collections.defaultdict(list), collections.defaultdict(list)
     for path, split in tables:
-        ids, names = told.setdefault(split, ([], []))
         try:
-            with open_table(path) as (batches, audio):
-                for batch in batches:
-                    for values in batch.select([n for n in batch.schema.names if n in (*ID_KEYS, audio)]).to_pylist():
-                        names.append(_name(values.pop(audio, None)))
-                        ids.append(pick(values, ID_KEYS))
+            with open_table(path, True) as (batches, audio):
+                for values in (values for batch in batches for values in batch.to_pylist()):
+                    names[split].append(_name(values.pop(audio, None)))
+                    ids[split].append(pick(values, ID_KEYS))
         except (OSError, pa.ArrowException) as error:  # said when its rows are read
             raise_if_away(error)
-    return {
-        split: (None not in ids and len(set(ids)) == len(ids), None not in names and len(set(names)) == len(names))
-        for split, (ids, names) in told.items()
-    }
+    shared = not _are_names([i for split in ids.values() for i in split])
+    return {split: _Named(_are_names(ids[split]), shared, _are_names(names[split])) for _, split in tables}
+
+
+def _are_names(values: Sequence[Any]) -> bool:
+    """Whether each is there, and no two are the same."""
+    return None not in values and len(set(values)) == len(values)
 
 
 def _name(audio: Any) -> str | None:
@@ -140,8 +166,7 @@ def _table_rows(
     scheme: str,
     batches: Iterator[pa.RecordBatch],
     audio: str,
-    by_id: bool,
-    by_name: bool,
+    named: _Named,
 ) -> Iterator[Row]:
     number = 0
     for batch in batches:
@@ -149,8 +174,11 @@ def _table_rows(
             name = _name(values.pop(audio, None))
             columns = {key: value for key, value in values.items() if key not in AUDIO_KEYS}
             row = row_of(columns | {"audio": "x"}, f"{path.name}#{number}")
-            stem = os.path.splitext(name)[0] if by_name and name else f"{path.name.rsplit('.', 1)[0]}-{number:06d}"
-            known_as = row.id if by_id and row.id else f"{split}/{stem}"
+            stem = f"{path.name.rsplit('.', 1)[0]}-{number:06d}"
+            if named.by_id and row.id:
+                known_as = f"{split}/{row.id}" if named.by_split else row.id
+            else:
+                known_as = f"{split}/{os.path.splitext(name)[0] if named.by_audio and name else stem}"
             packed = row_path(scheme, os.fspath(path), audio, number)
             yield row._replace(audio=packed, packed=True, id=known_as, split=split)
             number += 1
@@ -165,10 +193,11 @@ def _saved_rows(folder: epath.Path, wanted: Sequence[str]) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _saved(path: epath.Path) -> Iterator[_Table]:
+def _saved(path: epath.Path, of_names: bool) -> Iterator[_Table]:
     table = open_arrow(os.fspath(path))
     columns, audio = _columns(path, table.schema)
-    listed = table.select([column for column in columns if column != audio and "." not in column])
+    kept = [c for c in columns if c != audio and "." not in c and (c in ID_KEYS or not of_names)]
+    listed = table.select(kept)
     if f"{audio}.path" in columns or audio in columns:
         listed = listed.append_column(audio, _names(table[audio]))
     yield iter(listed.to_batches()), audio

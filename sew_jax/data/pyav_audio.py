@@ -55,7 +55,7 @@ _OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"}
 
 
 def decode_elsewhere(data: str | bytes, refusal: AudioError) -> io.BytesIO:
-    """A WAV file of what libsndfile refused: 16 kHz, one channel, 16 bits.
+    """A WAV file of what libsndfile refused: 16 kHz, its channels, 16 bits.
 
     Args:
       data: path of a file, or its bytes.
@@ -94,7 +94,7 @@ def _kind_of(data: str | bytes, head: bytes, lacking: bool) -> str | None:
 
 
 def _decode(data: str | bytes, kind: str) -> io.BytesIO:
-    """The first sound track; a piece at a time, so that a long one is in memory at 16 kHz alone."""
+    """The first sound track; a piece at a time, so that a long one is in memory at 16 kHz and 16 bits alone."""
     try:
         import av  # here: an extra
     except ImportError as error:

@@ -23,7 +23,7 @@ from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, spli
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
-from sew_jax.storage import exists, patient
+from sew_jax.storage import exists, is_folder, patient
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _AT_ONCE = 100_000  # rows that are Python objects at a time
@@ -222,7 +222,7 @@ def root_path(root: str) -> epath.Path:
         path = open_address(root)
     except AddressError as error:
         raise UserError(f"data: {root} {error}") from error
-    if root.endswith(_ARCHIVES):
+    if root.endswith(_ARCHIVES) and not is_folder(path):
         raise UserError(f"data: {root} is an archive; unpack it first (tar xf {root}) and give its folder")
     if not exists(path):
         raise UserError(f"data: {root} does not exist; set --config.data to a folder, a manifest, or demo")

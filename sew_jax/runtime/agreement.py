@@ -1,6 +1,7 @@
 """What the processes of a job must have in common, compared before they compute; a process without others has it."""
 
 import collections
+import contextlib
 import hashlib
 import json
 import secrets
@@ -107,7 +108,8 @@ def check_shared(workdir: Path) -> None:
         at_all_processes(look)
     finally:
         if first:
-            patient(token.unlink)(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing can be written, nothing was
+                patient(token.unlink)(missing_ok=True)
 
 
 def what_computes() -> dict[str, str]:

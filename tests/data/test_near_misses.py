@@ -92,10 +92,13 @@ def test_all_there_is_has_folders_of_audio_beside_corpora(tmp_path, waves, capsy
     found = opened(tmp_path, "", need_text=False)[0]
     assert len(found) == 2 * len(waves) and sum(found.text(i) is None for i in range(len(found))) == len(names)
     assert "audio beside the corpora" in capsys.readouterr().out
-    monkeypatch.setattr(corpora, "_FEW", 1)
-    with pytest.raises(UserError, match=r"holds 2 folders, such as the corpus kd; name some by --config\.split"):
-        opened(tmp_path, "", need_text=False)
-    assert len(opened(tmp_path, "kd,plain", need_text=False)[0]) == 2 * len(waves)
+    monkeypatch.setattr(corpora, "_FEW", 1)  # however many folders there are, where one of the first is a corpus
+    assert len(opened(tmp_path, "", need_text=False)[0]) == 2 * len(waves)
+    # what a corpus names is not listed again
+    scp = tmp_path / "kd/wav.scp"
+    scp.write_text("".join(f"u{i} {tmp_path / name}\n" for i, name in enumerate(names)))
+    shutil.rmtree(tmp_path / "kd/audio")
+    assert sorted(texts(opened(tmp_path, "")[0]).values()) == sorted(TEXTS)
 
 
 def test_where_names_begin_is_told_by_the_first_that_is_a_file(tmp_path, waves):
@@ -110,6 +113,10 @@ def test_where_names_begin_is_told_by_the_first_that_is_a_file(tmp_path, waves):
     )
     source, problems = opened(tmp_path / "metadata.txt", max_bad=1)
     assert list(texts(source).values()) == list(TEXTS) and len(problems) == 1
+    # one that lacks its suffix where the others have theirs is missing alone
+    lines = [f"{n[5:]}|{t}" for n, t in zip(names, TEXTS, strict=True)]
+    write_lines(tmp_path / "metadata.txt", [lines[0], "u1|B", *lines[2:]])
+    assert len(opened(tmp_path / "metadata.txt", max_bad=1)[0]) == len(names) - 1
 
 
 def test_channels_of_tables_are_numbers_or_none(tmp_path, waves):
@@ -139,7 +146,7 @@ def shards(root, waves, ids, names, files=("train-00000-of-00002", "train-00001-
     for number, file in enumerate(files):
         rows = slice(number, None, len(files))
         audio = [{"bytes": wave_bytes(wave), "path": name} for wave, name in zip(waves[rows], names[rows], strict=True)]
-        columns = {"id": ids, "text": list(TEXTS), **more}
+        columns = {"id": ids, "text": list(TEXTS[: len(waves)]), **more}
         table = pa.table({"audio": audio} | {key: column[rows] for key, column in columns.items()})
         pq.write_table(table, root / f"{file}.parquet")
 
@@ -166,6 +173,14 @@ def test_numbers_of_splits_are_no_shards(tmp_path, waves):
     shards(tmp_path / "x", waves, ids, ["x"] * 5, ("train-clean-100", "train-clean-360-00000-of-00001"))
     assert len(opened(tmp_path / "x", "train-clean-100")[0]) == 3
     assert len(opened(tmp_path / "x", "train-clean-360")[0]) == 2
+    shards(tmp_path / "y", waves, ids, ["x"] * 5, ("train-0", "train-1", "dev.2020"))
+    assert len(opened(tmp_path / "y", "train")[0]) == 4 and len(opened(tmp_path / "y", "dev.2020")[0]) == 1
+
+
+def test_ids_that_begin_anew_in_each_split_stand_behind_its_name(tmp_path, waves):
+    shards(tmp_path / "x", waves[:4], [0, 0, 1, 1], [None] * 4, ("train", "dev"))
+    assert {*texts(opened(tmp_path / "x", "train,dev")[0])} == {"train/0", "train/1", "dev/0", "dev/1"}
+    assert {*texts(opened(tmp_path / "x", "dev")[0])} == {"0", "1"}
 
 
 def test_a_kaldi_text_that_is_none_is_a_problem(tmp_path, waves):
