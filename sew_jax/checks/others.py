@@ -65,6 +65,16 @@ def _settings_fit_the_size(config: ConfigDict) -> Iterator[tuple[str, str]]:
                 yield key, str(error)
 
 
+def _updates_are_plain(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """What the timed update would not do, as it is one of contrastive pre-training at one setting."""
+    recipe = config.recipe
+    plain = {"objective": "contrastive", "remat": "none", "accumulate": 1}
+    others = {f"recipe.{key}": recipe[key] for key, value in plain.items() if recipe[key] != value}
+    others |= {"recipe.sandwich.enabled": True} if recipe.sandwich.enabled else {}
+    for key, value in others.items() if "training" in split_names(config.parts) else ():
+        yield key, f"{value} is not what `training` times: one contrastive update of one setting, without it"
+
+
 def _settings_are_of_the_table(config: ConfigDict) -> Iterator[tuple[str, str]]:
     table = settings_table(**config.compression)
     for setting in parse_table(config.settings) if config.settings else ():
@@ -171,7 +181,7 @@ BENCHMARK = Mode(
         "batch_seconds": BATCH_SECONDS,
         "prepare": PREPARE,
     },
-    together=(_settings_fit_the_size,),
+    together=(_settings_fit_the_size, _updates_are_plain),
 )
 _SHARED: Rules = {
     "data": DATA,
