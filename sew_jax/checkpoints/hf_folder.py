@@ -32,7 +32,6 @@ from sew_jax.storage import exists, is_file, is_folder
 
 _CONFIG, _PREPROCESSOR, _TENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 _PROCESSOR = "processor_config.json"
-_HUB_FILES = ["*.json", *HUB_PATTERNS]  # of a language's files, a name on the hub may have a thousand
 
 
 class Released(NamedTuple):
@@ -198,9 +197,15 @@ def _locate(name: str, language: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    # of languages' files a name on the hub may have a thousand
+    patterns = ["*.json", *(adapter_files(language) if language else ())]
     try:
-        patterns = [*_HUB_FILES, *(adapter_files(language) if language else ())]
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+        for tensors in HUB_PATTERNS:
+            patterns.append(tensors)
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+            if any(folder.glob(tensors)):
+                break
+        return folder
     except Exception as error:  # whatever network or hub say
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init_from: {name} is neither a folder nor to be had from the hub ({reason})") from error

@@ -22,7 +22,7 @@ from sew_jax.storage import is_file, raise_if_away
 
 # In the order in which transformers looks for them
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-HUB_PATTERNS = ["model*.safetensors", "pytorch_model*.bin"]
+HUB_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")  # of which a repository may hold both
 _SAFE_TORCH = (
     2,
     10,

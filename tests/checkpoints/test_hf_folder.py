@@ -1,6 +1,7 @@
 """Released checkpoints against what transformers computed with them (`released/make.py`), and broken folders."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -306,13 +307,16 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.undo()
     package = tmp_path / "huggingface_hub"
     package.mkdir()
-    body = f"assert (name, revision) in asked\n    return {str(RELEASED / 'sew')!r}"
+    body = "assert (name, revision) in asked\n    patterns.append(list(allow_patterns))"
     asked = [("some/model", None), ("some/model", "v1")]
     (package / "__init__.py").write_text(
-        f"asked = {asked}\ndef snapshot_download(name, revision, allow_patterns):\n    {body}\n"
+        f"asked, patterns = {asked}, []\ndef snapshot_download(name, revision, allow_patterns):\n    {body}\n"
+        f"    return {str(RELEASED / 'sew')!r}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert open_released("some/model").family == "sew" and open_released("some/model@v1").family == "sew"
+    asked_for = importlib.import_module("huggingface_hub").patterns  # nothing that is not read
+    assert len(asked_for) == 2 and not any("pytorch_model*.bin" in patterns for patterns in asked_for)
     with pytest.raises(UserError, match="neither a folder nor to be had from the hub"):
         open_released("some/model@v2")
 
