@@ -1,8 +1,10 @@
 """A checkpoint is what was saved, or it is not there."""
 
+import asyncio
 import errno
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import pytest
 
 from sew_jax import storage
 from sew_jax.checkpoints import checkpointer as checkpoint
-from sew_jax.checkpoints.checkpointer import Checkpoints
+from sew_jax.checkpoints.checkpointer import Checkpoints, quiet_orbax
 from sew_jax.checkpoints.checksums import checksums
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.sharding import make_mesh, tree_shardings
@@ -160,3 +162,17 @@ def test_checksums_know_places():
     sums = checksums({"a": values})
     for other in (values[::-1], values[:, ::-1], values[:, :, ::-1], values.at[2, 3, 1].set(0.0)):
         assert checksums({"a": other}) != sums
+
+
+def test_reads_that_orbax_abandons_are_silent_and_others_are_not(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    quiet_orbax()
+    code = "async def read(other):\n    try:\n        await other\n    finally:\n        raise OSError('torn')"
+    for file in ("/x/orbax/checkpoint/serialization.py", "/x/other.py"):
+        space = {}
+        exec(compile(code, file, "exec"), space)
+        coroutine = space["read"](asyncio.Future(loop=asyncio.new_event_loop()))
+        coroutine.send(None)
+        del coroutine
+    assert [each.object.cr_code.co_filename for each in said] == ["/x/other.py"]
