@@ -1,7 +1,6 @@
 """What writes to a workdir, under gs:// as on a disk; and what the libraries' own errors are taken for."""
 
 import contextlib
-import itertools
 import json
 import os
 
@@ -232,7 +231,7 @@ def test_a_bucket_that_does_not_answer_is_not_taken_for_an_empty_one(google_buck
     monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
     for fault in ("away", "gone"):
         setattr(google_bucket, fault, True)
-        for look, path in itertools.product(looks, (folder, file, none)):
+        for look, path in zip(looks, (none, folder, file), strict=True):
             look_again(path)
             with pytest.raises(Unavailable):
                 look(path)

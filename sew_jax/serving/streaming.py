@@ -124,7 +124,7 @@ class _Stream:
         most = self._service.served.max_seconds * SAMPLE_RATE
         why = ""
         while not why:
-            message = await self._next()
+            message = await self._next(work)
             if work.done():
                 return "end"  # its fault is said where it is awaited
             if message is None or isinstance(message, dict):
@@ -146,8 +146,8 @@ class _Stream:
                 await asyncio.sleep(0.02)
         return why
 
-    async def _next(self) -> bytes | dict[str, Any] | None:
-        """What comes next: audio, or a message; None where the server is closing."""
+    async def _next(self, *work: asyncio.Future) -> bytes | dict[str, Any] | None:
+        """What comes next: audio, or a message; None where the server is closing, or `work` has ended before."""
         if self.ending.is_set():  # what has come already still counts, for a while
             self._closes_at = self._closes_at or time.monotonic() + _LAST_WORDS
             if time.monotonic() > self._closes_at:
@@ -155,7 +155,9 @@ class _Stream:
         coming = asyncio.ensure_future(self._socket.receive())
         ending = asyncio.ensure_future(self.ending.wait())
         try:
-            await asyncio.wait([coming, ending], timeout=_LONGEST_WAIT, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([coming, ending, *work], timeout=_LONGEST_WAIT, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() and any(each.done() for each in work):
+                return None
             if not coming.done() and ending.done():
                 await asyncio.wait([coming], timeout=0.1)
                 if not coming.done():

@@ -68,7 +68,7 @@ def test_a_stream_ends_where_it_is_as_long_as_it_may_be(client):
         assert message["seconds"] == 20.0 and stream.receive()["code"] == 1009
 
 
-@pytest.mark.parametrize("ends", ["by itself", "by the client", "by leaving"])
+@pytest.mark.parametrize("ends", ["by itself", "by more audio", "by the client", "by leaving"])
 def test_a_fault_of_a_program_ends_a_stream_and_is_logged(runs, transcribers, capsys, ends):
     """A client's leaving is another status: starlette's error for it and a program's are of one class."""
     faulty = {s: Faulty(t) for s, t in transcribers.items()}
@@ -87,7 +87,8 @@ def test_a_fault_of_a_program_ends_a_stream_and_is_logged(runs, transcribers, ca
                 if ends == "by leaving":
                     stream.close()
                 else:
-                    stream.send_json({"type": "end"}) if ends == "by the client" else stream.send_bytes(wave)
+                    if ends != "by itself":
+                        stream.send_json({"type": "end"}) if ends == "by the client" else stream.send_bytes(wave)
                     assert stream.receive_json()["error"]["code"] == "internal" and stream.receive()["code"] == 1011
                 wait_for(500)
             with client.websocket_connect("/v1/audio/stream") as stream:
