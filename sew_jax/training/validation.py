@@ -121,10 +121,10 @@ class Validation:
         for finding in check_held_out(rows, self._baseline.get(step, {})):
             say(f"  ! {finding}")
         if self._best and is_best:
-            self._save_best(self._best, state, step, {"wer": mean_wer(written)})
+            self._save_best(self._best, state, step, mean_wer(written))
 
-    def _save_best(self, best: Checkpoints, state: TrainState, step: int, reached: dict[str, float]) -> None:
-        meta = {"step": step, "split": self._held_out.split} | reached
+    def _save_best(self, best: Checkpoints, state: TrainState, step: int, wer: float) -> None:
+        meta = {"step": step, "split": self._held_out.split, "wer": wer}
         try:
             best.save(state, step, meta)
             best.wait()
