@@ -70,7 +70,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     say(f"  settings  {len(table)}: {' '.join(map(str, table))}")
     splits = split_names(config.split) or [""]
     dev_splits = [config.tune_split] if config.tune_split else []
-    if {"", config.tune_split} & set(splits) and dev_splits:
+    if dev_splits and {"", *dev_splits} & set(splits):
         say(f"  ! tune_split={config.tune_split} is reported, too: there the weights do better than on other speech")
     symbols: Any = recognizer.labels or recognizer.vocabulary
     sets = open_eval_sets(config, [*splits, *dev_splits], symbols, mesh)

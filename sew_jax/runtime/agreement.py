@@ -80,13 +80,16 @@ def check_shared(workdir: Path) -> None:
     token = workdir / f".shared_{of_first_process(secrets.token_hex(8))}"
 
     @patient
+    def place_token() -> None:
+        make_folder(workdir)
+        for old in workdir.glob(".shared_*"):  # of a job that was killed here
+            old.unlink(missing_ok=True)
+        token.write_text("")
+
     def write() -> None:
         if first:
-            with writing_to(workdir, WORKDIR_HINT):
-                make_folder(workdir)
-                for old in workdir.glob(".shared_*"):  # of a job that was killed here
-                    old.unlink(missing_ok=True)
-                token.write_text("")
+            with writing_to(workdir, WORKDIR_HINT):  # around what waits: it makes an end of faults that pass
+                place_token()
 
     @patient
     def is_there() -> bool:
