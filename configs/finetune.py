@@ -1,4 +1,4 @@
-"""Fine-tuning of a pre-trained model: CTC on transcripts, or labels of utterances (docs/classification.md).
+"""Fine-tuning of a pre-trained model: CTC on transcripts, or labels of utterances or frames (docs/classification.md).
 
   python -m sew_jax.main --config=configs/finetune.py --config.init_from=runs/pretrain
   python -m sew_jax.main --config=configs/finetune.py:10h --config.init_from=runs/pretrain \\
@@ -44,7 +44,7 @@ def get_config(arguments: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.mode = "finetune"
-    config.task = "ctc"  # ctc writes transcripts; classify gives each utterance one of the labels of a manifest
+    config.task = "ctc"  # ctc writes transcripts; classify gives each utterance, frames each 20 ms a manifest's label
     config.init_from = ""  # workdir of a pretrain run (or of a finetune run, to specialise it), or hf:PATH
     config.language = ""  # of a checkpoint of many, such as swh of MMS; empty: the one it was saved with
     # Random weights in place of those of init_from: the baseline that shows what pre-training is worth

@@ -5,8 +5,8 @@
     model = sew_jax.load("runs/finetune")
     print(model.transcribe("speech.flac", setting="s2q1k1").text)
 
-`load`, `train`, `evaluate` and the types that they give are those of `sew_jax.api`; JAX is imported when the first is
-used.
+`load` and the types that it gives are those of `sew_jax.api`, `train` and `evaluate` of `sew_jax.jobs`; JAX is imported
+when the first is used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sew_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from sew_jax.api import Model, Transcript, evaluate, load, train
+    from sew_jax.api import Model, Transcript, load
+    from sew_jax.jobs import evaluate, train
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Transcript", "UserError", "__version__", "evaluate", "load", "train"]
@@ -23,9 +24,9 @@ __all__ = ["Model", "Transcript", "UserError", "__version__", "evaluate", "load"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'sew_jax' has no attribute {name!r}")
-    from sew_jax import api
+    from sew_jax import api, jobs
 
-    return getattr(api, name)
+    return getattr(jobs if name in ("train", "evaluate") else api, name)
 
 
 def __dir__() -> list[str]:

@@ -8,41 +8,36 @@ several threads may use one model. T frames (one each 20 ms; of the front end `f
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TypeVar, overload
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from sew_jax.buckets import as_path, check_bucket
-from sew_jax.checks.check import check_config
 from sew_jax.compression import Compression
 from sew_jax.console import say_on_stderr
 from sew_jax.data.audio import AudioError
+from sew_jax.data.labels import FrameLabels, Labels
 from sew_jax.decoding.beam_options import BeamOptions, given_options
 from sew_jax.decoding.decoders import Decoders
 from sew_jax.decoding.engine_recognizer import default_dtype, on_engine
+from sew_jax.decoding.frame_segments import FrameSegment, segments_of
 from sew_jax.decoding.incremental import Decoder
 from sew_jax.decoding.recognizer import Output, Recognizer, hidden_states, load_recognizer, log_probs, no_head
 from sew_jax.engines.run_times import RUNTIMES, Engine
 from sew_jax.errors import UserError
 from sew_jax.evaluation.budget import chosen, chosen_setting, installed
-from sew_jax.evaluation.tradeoff import Point
-from sew_jax.names import in_language
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, place_batch
-from sew_jax.storage import errors_in_words
 from sew_jax.transcription.chunking import Chunking, bucket_grid, bucket_of, make_chunking
 from sew_jax.transcription.given_audio import Audio, recording_of, wave_of
 from sew_jax.transcription.transcriber import Transcriber, count_chunks
 from sew_jax.transcription.transcripts import Transcript
 
-if TYPE_CHECKING:
-    from sew_jax.training.train import Summary
-
 # As in configs/transcribe.py: longer audio is transcribed in chunks of which two neighbours share so much
 _CHUNK_SECONDS, _OVERLAP_SECONDS = 30.0, 4.0
 _BATCH_SAMPLES = 60 * SAMPLE_RATE  # of a device; a CPU takes one chunk, since filler costs it as much as speech
+
+_Kind = TypeVar("_Kind", Labels, FrameLabels)
 
 
 def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") -> "Model":
@@ -69,41 +64,6 @@ def load(init_from: str | os.PathLike, *, dtype: str = "", runtime: str = "") ->
                 raise UserError(f"runtime: {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
             recognizer = on_engine(recognizer, Engine(runtime, dtype or default_dtype(recognizer, runtime)))
         return Model(recognizer, runtime, dtype)
-
-
-def train(config: ConfigDict, workdir: str | os.PathLike) -> "Summary":
-    """Pre-trains or fine-tunes, as the config of configs/pretrain.py or configs/finetune.py says; resumes by itself.
-
-    Raises:
-      UserError: config, data or an earlier run in the workdir do not fit; or training diverged.
-      Unavailable: storage does not answer; called again, it goes on.
-    """
-    from sew_jax.training.train import train as run
-
-    return _run(run, config, workdir, "pretrain", "finetune")
-
-
-def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> list[Point]:
-    """Word error rate, or accuracy of labels, and time at every setting, as the config of configs/evaluate.py says.
-
-    Raises:
-      UserError: config, data or checkpoint do not fit.
-      Unavailable: storage does not answer.
-    """
-    from sew_jax.evaluation.evaluate import evaluate as run  # which draws with matplotlib
-
-    return _run(run, config, workdir, "evaluate")
-
-
-def _run(run: Callable[..., Any], config: ConfigDict, workdir: str | os.PathLike, *modes: str) -> Any:
-    """A config of one of these modes as the command line runs it."""
-    if config.get("mode") not in modes:
-        raise UserError(f"mode: {config.get('mode')!r} is that of another config; take {' or '.join(modes)}.py")
-    check_config(config)
-    with errors_in_words():
-        folder = as_path(workdir)
-        check_bucket(folder, "workdir")
-        return run(in_language(config), folder)
 
 
 class Model:
@@ -280,15 +240,36 @@ class Model:
         Raises:
           UserError: the model is no classifier, an argument makes no sense, or audio cannot be read.
         """
-        labels = self._recognizer.labels
-        if labels is None:
-            raise UserError(
-                f"init_from: {self.name} gives no labels; fine-tune it with --config.task=classify "
-                "(docs/classification.md)"
-            )
+        labels = self._labels(Labels, "classify")
         (log_prob_C,) = self._computed(log_probs, audio, rate, setting)
         probabilities = zip(labels.names, np.exp(log_prob_C).tolist(), strict=True)
         return dict(sorted(probabilities, key=lambda pair: -pair[1]))
+
+    def label_frames(
+        self, audio: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = ""
+    ) -> list[FrameSegment]:
+        """The stretches of audio that a classifier of frames gives one label each, from the begin to the end.
+
+        The audio is computed as a whole, so memory grows with its length.
+
+        Args:
+          rate: in Hz, of an array that comes without one.
+          setting: empty: the first of training.
+
+        Raises:
+          UserError: the model labels no frames, an argument makes no sense, or audio cannot be read.
+        """
+        labels = self._labels(FrameLabels, "frames")
+        return segments_of(self._computed(log_probs, audio, rate, setting), labels)
+
+    def _labels(self, kind: type[_Kind], task: str) -> _Kind:
+        labels = self._recognizer.labels
+        if type(labels) is not kind:
+            other = f"labels {labels.unit}s (ask {labels.method})" if labels else "gives no labels"
+            raise UserError(
+                f"init_from: {self.name} {other}; fine-tune it with --config.task={task} (docs/classification.md)"
+            )
+        return labels
 
     def features(
         self, wave: Audio, *, rate: int = SAMPLE_RATE, setting: str | Compression = "", layer: int | None = None

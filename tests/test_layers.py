@@ -10,7 +10,7 @@ ORDER = [
     *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "buckets", "files"],
     *["tables", "line_files", "processes", "compression"],
     *["models", "engines", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
-    *["transcription", "export", "study", "benchmarks", "demo", "api", "serving", "main"],
+    *["transcription", "export", "study", "benchmarks", "demo", "jobs", "api", "serving", "main"],
 ]
 FILES = sorted((ROOT / "sew_jax").rglob("*.py"))
 

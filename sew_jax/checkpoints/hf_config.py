@@ -9,6 +9,7 @@ from sew_jax.models.config import (
     BackboneConfig,
     ClassifierHeadConfig,
     CTCHeadConfig,
+    FrameHeadConfig,
     Head,
     PretrainHeadConfig,
 )
@@ -25,6 +26,8 @@ _PARTS = (
     "input_norm",
     "norm_epsilon",
 )
+
+_ONE_LABEL = "single_label_classification"
 
 
 class Architecture(NamedTuple):
@@ -123,11 +126,13 @@ def read_head(kind: str, config: Mapping[str, Any]) -> Head | None:
     c = _filled(config)
     if kind.endswith("ForCTC"):
         return CTCHeadConfig(symbols=c["vocab_size"], dropout=c["final_dropout"], blank=c["pad_token_id"])
-    if kind.endswith("ForSequenceClassification") and c.get("problem_type") in (None, "single_label_classification"):
+    if kind.endswith("ForSequenceClassification") and c.get("problem_type") in (None, _ONE_LABEL):
         names = c.get("id2label") or {}
         return ClassifierHeadConfig(
             labels=len(names) or 2, width=c["classifier_proj_size"], layer_sum=c["use_weighted_layer_sum"]
         )
+    if kind.endswith("ForAudioFrameClassification") and c.get("problem_type") == _ONE_LABEL:  # else each its own
+        return FrameHeadConfig(frame_labels=len(c.get("id2label") or {}) or 2, layer_sum=c["use_weighted_layer_sum"])
     if kind.endswith("ForPreTraining") and PretrainHeadConfig in FAMILIES[config["model_type"]].heads:
         return PretrainHeadConfig(**{ours: c[theirs] for ours, theirs in PRETRAIN_HEAD.items()})
     return None
@@ -160,6 +165,8 @@ def write_architecture(family: str, architecture: Architecture) -> dict[str, Any
         c |= {"ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
     elif isinstance(head, ClassifierHeadConfig):
         c |= {"classifier_proj_size": head.width, "use_weighted_layer_sum": head.layer_sum}
+    elif isinstance(head, FrameHeadConfig):
+        c |= {"use_weighted_layer_sum": head.layer_sum, "problem_type": _ONE_LABEL}
     elif head:
         c |= {theirs: getattr(head, ours) for ours, theirs in PRETRAIN_HEAD.items()}
     return c
@@ -170,6 +177,7 @@ def class_name(family: str, head: Head | None) -> str:
     suffixes = {
         CTCHeadConfig: "ForCTC",
         ClassifierHeadConfig: "ForSequenceClassification",
+        FrameHeadConfig: "ForAudioFrameClassification",
         PretrainHeadConfig: "ForPreTraining",
         type(None): "Model",
     }
@@ -198,7 +206,8 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
         "its squeeze factor is 1": kind.squeezes and squeeze == 1,
         "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
-        "it has a pre-training head": head is not None and type(head) not in kind.heads,
+        "its labels are of frames": isinstance(head, FrameHeadConfig) and FrameHeadConfig not in kind.heads,
+        "it has a pre-training head": head is not None and type(head) not in (*kind.heads, FrameHeadConfig),
         f"model.rel_unit is not the squeeze factor {squeeze}": backbone.rel_buckets and backbone.rel_unit != squeeze,
     }
     obstacles |= {f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) != value for x, value in fixed.items()}

@@ -6,7 +6,7 @@ A new kind is an entry here, the names of its tensors (`hf_weights`) where they 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, PretrainHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, FrameHeadConfig, PretrainHeadConfig
 from sew_jax.models.layers import EPSILON
 
 # Fields of BackboneConfig -> keys of config.json
@@ -28,13 +28,17 @@ _NORMS = _SEW | {"pre_norm": "do_stable_layer_norm"}
 _WAV2VEC2 = _NORMS | {"adapter_width": "adapter_attn_dim"}
 
 
+_WITH_FRAMES = (CTCHeadConfig, ClassifierHeadConfig, FrameHeadConfig)
+_TEXT_AND_LABELS = (CTCHeadConfig, ClassifierHeadConfig)
+
+
 class Family(NamedTuple):
     """One `model_type`."""
 
     stem: str  # of its classes' names
     prefix: str  # of its backbone's tensors in a class with a head
     fields: Mapping[str, str]
-    heads: tuple[type, ...] = (CTCHeadConfig, ClassifierHeadConfig)  # for which there is a class
+    heads: tuple[type, ...] = _TEXT_AND_LABELS  # for which there is a class
     shared: Mapping[str, Any] = {}  # fields of BackboneConfig that all its models have
     least: Mapping[str, int] = {}  # of fields, without which it would be another family
     defaults: Mapping[str, Any] = {}  # of its configuration class, where they are not wav2vec 2.0's
@@ -43,14 +47,15 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "wav2vec2": Family("Wav2Vec2", "wav2vec2", _WAV2VEC2, (CTCHeadConfig, ClassifierHeadConfig, PretrainHeadConfig)),
+    "wav2vec2": Family("Wav2Vec2", "wav2vec2", _WAV2VEC2, (*_WITH_FRAMES, PretrainHeadConfig)),
     "hubert": Family("Hubert", "hubert", _WAV2VEC2),
     "unispeech": Family("UniSpeech", "unispeech", _WAV2VEC2),
-    "unispeech-sat": Family("UniSpeechSat", "unispeech_sat", _WAV2VEC2),
+    "unispeech-sat": Family("UniSpeechSat", "unispeech_sat", _WAV2VEC2, _WITH_FRAMES),
     "data2vec-audio": Family(
         "Data2VecAudio",
         "data2vec_audio",
         _TRANSFORMER | {"pos_layers": "num_conv_pos_embeddings", "pos_kernel": "conv_pos_kernel_size"},
+        _WITH_FRAMES,
         shared={"conv_norm": "layer"},
         least={"pos_layers": 2},
         defaults={"num_conv_pos_embeddings": 5},
@@ -59,6 +64,7 @@ FAMILIES = {
         "WavLM",
         "wavlm",
         _NORMS | {"rel_buckets": "num_buckets", "rel_furthest": "max_bucket_distance"},
+        _WITH_FRAMES,
         least={"rel_buckets": 4},
     ),
     "sew": Family(

@@ -25,7 +25,7 @@ from sew_jax.data.text_files import read_text
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.files import write_json
-from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, FrameHeadConfig
 from sew_jax.names import split_language
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.storage import exists, is_file, is_folder
@@ -126,7 +126,12 @@ def _open(
     elif "lm_head" in left_behind:
         no_text = f"its lm_head is no weight and bias on {architecture.backbone.width} features"
     chosen = architecture.head
-    labels = _read_labels(config, chosen.labels) if isinstance(chosen, ClassifierHeadConfig) else None
+    labels = None
+    if isinstance(chosen, ClassifierHeadConfig):
+        labels = _read_labels(config, chosen.labels)
+    elif isinstance(chosen, FrameHeadConfig):
+        names = _read_labels(config, chosen.frame_labels).names
+        labels = Labels(tuple("_".join(name.split()) for name in names))
     return Released(name, family, architecture, vocabulary, no_text, left_behind, sources, files, labels)
 
 

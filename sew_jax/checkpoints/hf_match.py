@@ -22,7 +22,7 @@ from sew_jax.checkpoints.hf_weights import (
 )
 from sew_jax.checkpoints.tensor_files import Header
 from sew_jax.errors import UserError
-from sew_jax.models.config import ClassifierHeadConfig, Head, PretrainHeadConfig
+from sew_jax.models.config import LABEL_HEADS, ClassifierHeadConfig, FrameHeadConfig, Head, PretrainHeadConfig
 
 # What torch puts between modules: data parallel, compiled, sharded, rematerialised
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -162,7 +162,7 @@ def _choose_head(
     """The head that is there: that of a class for pre-training by config.json alone, as its sizes are of use."""
     if isinstance(architecture.head, PretrainHeadConfig):
         return architecture.head
-    if isinstance(architecture.head, ClassifierHeadConfig):
+    if isinstance(architecture.head, LABEL_HEADS):
         return _classifier(architecture, shapes)
     symbols = shapes.get("lm_head.bias", ())
     if len(symbols) == 1 and shapes.get("lm_head.weight") == (*symbols, architecture.backbone.width):
@@ -178,16 +178,23 @@ def _choose_head(
     return pretraining if all(name in shapes for name in names) else None
 
 
-def _classifier(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> ClassifierHeadConfig | None:
-    """The head of a class for sequence classification, as large as its tensors are; None where they are others."""
+def _classifier(
+    architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]
+) -> ClassifierHeadConfig | FrameHeadConfig | None:
+    """The head of a class for labels of utterances or frames, as large as its tensors; None where they are others."""
     backbone, head, _ = architecture
-    assert isinstance(head, ClassifierHeadConfig)
     if len(shape := shapes.get("classifier.weight", ())) != 2:
         return None
     labels, width = shape
-    found = dataclasses.replace(head, labels=labels, width=width)
     wanted = {"classifier.weight": (labels, width), "classifier.bias": (labels,)}
-    wanted |= {"projector.weight": (width, backbone.width), "projector.bias": (width,)}
+    found: ClassifierHeadConfig | FrameHeadConfig
+    if isinstance(head, ClassifierHeadConfig):
+        found = dataclasses.replace(head, labels=labels, width=width)
+        wanted |= {"projector.weight": (width, backbone.width), "projector.bias": (width,)}
+    else:
+        assert isinstance(head, FrameHeadConfig)
+        found = dataclasses.replace(head, frame_labels=labels)
+        wanted["classifier.weight"] = (labels, backbone.width)
     if head.layer_sum:
         wanted["layer_weights"] = (backbone.layers + 1,)
     is_whole = labels > 1 and all(shapes.get(name) == shape for name, shape in wanted.items())

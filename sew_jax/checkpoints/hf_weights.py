@@ -16,16 +16,19 @@ from sew_jax.checkpoints.hf_config import Architecture
 from sew_jax.checkpoints.hf_families import FAMILIES
 from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.config import (
+    LABEL_HEADS,
     BackboneConfig,
     ClassifierHeadConfig,
     CTCHeadConfig,
     Data2VecConfig,
+    FrameHeadConfig,
     Head,
     PretrainHeadConfig,
 )
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.features import FeatureModel
+from sew_jax.models.frame_classifier import FrameClassifierModel
 from sew_jax.models.frontend import conv_stack, feature_width
 from sew_jax.models.parameters import path_name
 from sew_jax.models.pretrain import PretrainModel
@@ -145,8 +148,9 @@ def parameter_names(family: str, architecture: Architecture) -> dict[str, tuple[
 
     if isinstance(head, CTCHeadConfig):
         affine("symbols", "lm_head")
-    elif isinstance(head, ClassifierHeadConfig):
-        affine("projector", "projector")
+    elif isinstance(head, LABEL_HEADS):
+        if isinstance(head, ClassifierHeadConfig):
+            affine("projector", "projector")
         affine("classifier", "classifier")
         if head.layer_sum:
             names["layer_weights"] = ("layer_weights", _SAME)
@@ -188,7 +192,7 @@ def flat_shapes(backbone: BackboneConfig, head: Head | None) -> Mapping[str, jax
 
 def model_of(
     backbone: BackboneConfig, head: Head | None
-) -> PretrainModel | Data2VecModel | CTCModel | ClassifierModel | FeatureModel:
+) -> PretrainModel | Data2VecModel | CTCModel | ClassifierModel | FrameClassifierModel | FeatureModel:
     """The model with that head."""
     if isinstance(head, PretrainHeadConfig):
         return PretrainModel(backbone, head)
@@ -196,4 +200,6 @@ def model_of(
         return Data2VecModel(backbone, head)
     if isinstance(head, ClassifierHeadConfig):
         return ClassifierModel(backbone, head)
+    if isinstance(head, FrameHeadConfig):
+        return FrameClassifierModel(backbone, head)
     return CTCModel(backbone, head) if head else FeatureModel(backbone)

@@ -17,14 +17,15 @@ from sew_jax.checkpoints.hf_folder import open_released
 from sew_jax.checkpoints.hf_weights import flat_shapes, parameter_shapes
 from sew_jax.checkpoints.model_folder import WEIGHTS, folder_of, read_weights, shipped_models
 from sew_jax.compression import Compression, parse_table, settings_table
-from sew_jax.data.labels import Labels
+from sew_jax.data.labels import FrameLabels, Labels
 from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.errors import UserError
 from sew_jax.metrics.measure import ACCURACY, WER
 from sew_jax.models.config import (
+    LABEL_HEADS,
     BackboneConfig,
-    ClassifierHeadConfig,
     CTCHeadConfig,
+    FrameHeadConfig,
     Head,
     PretrainHeadConfig,
     head_type,
@@ -82,8 +83,9 @@ def open_origin(init_from: str, earlier: dict[str, Any] | None) -> Pretrained:
     if not kept or kept["name"] != init_from:
         return open_pretrained(init_from)
     backbone, lacks = BackboneConfig(**kept["backbone"]), set(kept["lacks"])
-    labels = Labels(tuple(kept["labels"])) if kept.get("labels") else None  # earlier runs say nothing of them
     head = head_type(kept["head"])(**kept["head"]) if kept["head"] else None
+    names = tuple(kept.get("labels") or ())  # earlier runs say nothing of them
+    labels = _of_head(head, backbone, Labels(names)) if names else None
     return Pretrained(
         name=init_from,
         backbone=backbone,
@@ -141,11 +143,16 @@ def _workdir(name: str) -> Pretrained:
             f"init_from: {workdir}/config.json does not describe a model ({error}); was it edited?"
         ) from error
     vocabulary = Vocabulary.load(workdir / VOCABULARY_FILE) if isinstance(head, CTCHeadConfig) else None
-    labels = Labels.load(workdir) if isinstance(head, ClassifierHeadConfig) else None
+    labels = _of_head(head, backbone, Labels.load(workdir)) if isinstance(head, LABEL_HEADS) else None
     shapes = functools.partial(parameter_shapes, backbone, head)
     schedule = temperature_schedule(record) if isinstance(head, PretrainHeadConfig) else None
     ended = float(Temperature(**schedule).at(1.0)) if schedule else None
     return Pretrained(name, backbone, head, vocabulary, trained, load, shapes, record, labels=labels, temperature=ended)
+
+
+def _of_head(head: Head | None, backbone: BackboneConfig, labels: Labels) -> Labels:
+    """Names as what has them: utterances or frames."""
+    return FrameLabels(labels.names, backbone.frame_samples) if isinstance(head, FrameHeadConfig) else labels
 
 
 def temperature_schedule(record: dict[str, Any]) -> dict[str, float] | None:
@@ -172,7 +179,7 @@ def _hugging_face(name: str) -> Pretrained:
         backbone=architecture.backbone,
         head=architecture.head,
         vocabulary=released.vocabulary,
-        labels=released.labels,
+        labels=released.labels and _of_head(architecture.head, architecture.backbone, released.labels),
         trained=[Compression(architecture.squeeze)],
         temperature=temperature,
         load=load,

@@ -246,7 +246,7 @@ def _distill_fits(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 def _labels_are_not_spelt(config: ConfigDict) -> Iterator[tuple[str, str]]:
     for key in ("vocabulary", "text_normalizer"):
-        if config.get("task") == "classify" and config.get(key):
+        if config.get("task") in ("classify", "frames") and config.get(key):
             yield key, f"{config[key]!r} is for transcripts; labels are taken as they stand, so leave it empty"
 
 
@@ -293,7 +293,7 @@ PRETRAIN = Mode(
 FINETUNE = Mode(
     keys={
         "mode": mode("finetune"),
-        "task": choice("ctc", "classify", default="ctc"),
+        "task": choice("ctc", "classify", "frames", default="ctc"),
         "data": DATA,
         "init_from": INIT_FROM,
         "language": LANGUAGE,

@@ -9,6 +9,7 @@ from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.entries import Entry, checked_length, fetch, is_part, read_bytes, read_part
 from sew_jax.data.pauses import cut_at_pauses
+from sew_jax.data.segments import cut_segments
 from sew_jax.data.tfds_listing import SCHEME, read_tfds
 from sew_jax.rates import SAMPLE_RATE
 
@@ -54,8 +55,7 @@ def _row(entry: Entry, wave: np.ndarray, limits: Limits) -> dict[str, Any]:
         raise AudioError(f"is {seconds:.2f} s long, shorter than min_seconds={limits.min_seconds:g}")
     if entry.text and seconds > limits.max_seconds:
         raise AudioError(f"is {seconds:.2f} s long, longer than max_seconds={limits.max_seconds:g}; cut it into pieces")
-    row = {"id": entry.id, "samples": len(wave), "text": entry.text, "label": entry.label, "speaker": entry.speaker}
-    return row | {"source": None, "begin": None}
+    return _columns(entry) | {"id": entry.id, "samples": len(wave), "source": None, "begin": None}
 
 
 def _pieces(entry: Entry, blocks: Iterable[np.ndarray], limits: Limits) -> Iterator[Row]:
@@ -63,5 +63,12 @@ def _pieces(entry: Entry, blocks: Iterable[np.ndarray], limits: Limits) -> Itera
     longest = round(limits.cut_seconds * SAMPLE_RATE)
     shortest = max(longest // _SHORTEST, round(limits.min_seconds * SAMPLE_RATE))
     for number, (begin, wave) in enumerate(cut_at_pauses(blocks, longest, shortest)):
-        row = {"id": f"{entry.id}#{number:04d}", "samples": len(wave), "text": None, "label": entry.label}
-        yield row | {"speaker": entry.speaker} | {"source": entry.id, "begin": begin}, audio.encode(wave)
+        row = _columns(entry) | {"id": f"{entry.id}#{number:04d}", "samples": len(wave), "text": None}
+        if entry.segments is not None:
+            row["segments"] = cut_segments(entry.segments, begin / SAMPLE_RATE, (begin + len(wave)) / SAMPLE_RATE)
+        yield row | {"source": entry.id, "begin": begin}, audio.encode(wave)
+
+
+def _columns(entry: Entry) -> dict[str, Any]:
+    """What is said of an utterance."""
+    return {"text": entry.text, "label": entry.label, "segments": entry.segments, "speaker": entry.speaker}

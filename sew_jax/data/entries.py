@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     path: str
     text: str | None = None  # None: it has no transcript
     label: str | None = None  # None: it has none
+    segments: str | None = None  # labels of stretches, as `write_segments` has them; None: it has none
     speaker: str = ""
     samples: int | None = None  # at 16 kHz; None: not known yet, of a segment: to the end of the file
     problem: str | None = None

@@ -18,6 +18,7 @@ from sew_jax.data import audio
 from sew_jax.data.addresses import AddressError, find_name, open_address
 from sew_jax.data.entries import TOLERANCE, Entry
 from sew_jax.data.problems import AudioError
+from sew_jax.data.segments import Segment, write_segments
 from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
 from sew_jax.files import is_below
@@ -33,7 +34,7 @@ TEXT_KEYS = (
     *("text", "sentence", "transcription", "transcript", "normalized_text", "normalized_transcription", "txt"),
     *("target", "words", "wrd"),
 )
-LABEL_KEYS = ("label",)
+LABEL_KEYS, SEGMENT_KEYS = ("label",), ("segments",)
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id", "spk_id", "spk", "user_id")
 ID_KEYS = ("id", "utt_id", "utterance_id", "key")
 LOOKS = 20  # at names, of which the first that is a file's tells where all of them begin, and what they lack
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     id: str | None = None
     text: str | None = None
     label: str | None = None
+    segments: str | None = None  # as `write_segments` has them
     speaker: str = ""
     split: str = "train"
     offset: Any = None  # seconds; None: there is no segment
@@ -95,6 +97,7 @@ def row_of(row: dict[str, Any], where: str) -> Row:
         id=None if name is None else str(name),
         text=text,
         label=_label(pick(row, LABEL_KEYS)),
+        segments=_segments(pick(row, SEGMENT_KEYS)),
         speaker=str(pick(row, SPEAKER_KEYS) or ""),
         split=str(row.get("split") or "train"),
         offset=row.get("offset"),
@@ -109,6 +112,27 @@ def _label(value: Any) -> str | None:
     if isinstance(value, int):
         value = json.dumps(value)
     return (printable(" ".join(value.split())) or None) if isinstance(value, str) else None
+
+
+def _segments(value: Any) -> str | None:
+    """Stretches with labels in their one form; None where one is no object of `start`, `end` and `label`."""
+    try:
+        parts = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(parts, list):
+            return None
+        found = [_labelled(part) for part in parts]
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        return None
+    return write_segments(found)
+
+
+def _labelled(part: dict[str, Any]) -> Segment:
+    """A stretch with a label; an error of Python's where it is something else."""
+    start, end = (float(pick(part, keys)) for keys in (BEGIN_KEYS, END_KEYS))
+    label = _label(pick(part, LABEL_KEYS))
+    if not (0 <= start <= end < math.inf and label):
+        raise ValueError(part)
+    return Segment(start, end, label.replace(" ", "_"))
 
 
 def _span(row: dict[str, Any]) -> tuple[float, float] | None:
@@ -201,6 +225,7 @@ def _entry(row: Row, base: _Base, prefix: str) -> Entry:
         path=path,
         text=None if row.text is None else " ".join(row.text.split()),
         label=row.label,
+        segments=row.segments,
         speaker=printable(row.speaker),
         samples=samples,
         begin=begin,

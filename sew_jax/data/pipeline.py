@@ -62,7 +62,7 @@ class Batches:
 
     Args:
       seed: of the crops and speeds.
-      vocabulary: spells transcripts, or labels of utterances; None makes batches without either.
+      vocabulary: spells transcripts, or labels; None makes batches without either.
       symbols_U: with a vocabulary, the symbols of each transcript, counted.
       speed: each reading is played at a pace drawn from 1 - speed to 1 + speed; 0 leaves it as it is.
       share: the rows that this host reads.
@@ -111,7 +111,7 @@ class Batches:
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
                 text = self._source.text(utterance)
-                labels = self._vocabulary.encode(text or "")
+                labels = self._symbols(text or "", len(speech), self._pace(utterance, planned.epoch))
                 arrays["labels"][row, : len(labels)] = labels
                 arrays["label_length"][row] = -1 if text is None else len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
@@ -122,13 +122,24 @@ class Batches:
 
         Where it takes several crops, these begin at equal distances, in each epoch at others.
         """
-        key = (self._seed, epoch, utterance)
-        factor = 1 + self._speed * (uniform_int(2001, *key, "speed") / 1000 - 1) if self._speed else 1.0
+        key, factor = (self._seed, epoch, utterance), self._pace(utterance, epoch)
         wanted = math.ceil(bucket * factor)
         begins = max(int(self._source.samples[utterance]) - wanted, 0) + 1  # where a crop could begin
         begin = (crop * begins + uniform_int(begins, *key, "crop")) // int(self._plan.crops[utterance])
         speech = self._source.audio(utterance, begin, wanted)
         return change_speed(speech, factor)[:bucket] if self._speed else speech
+
+    def _pace(self, utterance: int, epoch: int) -> float:
+        """How fast an epoch plays an utterance."""
+        if not self._speed:
+            return 1.0
+        return 1 + self._speed * (uniform_int(2001, self._seed, epoch, utterance, "speed") / 1000 - 1)
+
+    def _symbols(self, text: str, samples: int, pace: float) -> list[int]:
+        assert self._vocabulary
+        if isinstance(self._vocabulary, Labels):
+            text = self._vocabulary.told(text, samples, pace)
+        return self._vocabulary.encode(text)
 
 
 def label_slots(symbols_U: np.ndarray, plan: BatchPlan) -> dict[int, int]:

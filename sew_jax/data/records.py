@@ -37,6 +37,7 @@ INDEX_SCHEMA = pa.schema(
         "samples": pa.int64(),
         "text": pa.large_string(),
         "label": pa.large_string(),
+        "segments": pa.large_string(),
         "speaker": pa.large_string(),
     }
 )
@@ -181,7 +182,7 @@ class RecordStore:
             except (OSError, pa.ArrowInvalid) as error:
                 raise_if_away(error)
                 raise UserError(f"data: {path} cannot be read ({error}); run prepare again") from error
-        self.index = _with_labels(pa.concat_tables(tables))
+        self.index = _with_all_columns(pa.concat_tables(tables))
         self._records: Records = None
 
     def _open_records(self) -> None:
@@ -212,11 +213,12 @@ class RecordStore:
         return audio.read(flac, begin, samples)
 
 
-def _with_labels(index: pa.Table) -> pa.Table:
+def _with_all_columns(index: pa.Table) -> pa.Table:
     """An index that was written before there were labels, with none."""
-    if "label" in index.column_names:
-        return index
-    return index.append_column("label", pa.nulls(len(index), pa.large_string()))
+    for name in ("label", "segments"):
+        if name not in index.column_names:
+            index = index.append_column(name, pa.nulls(len(index), pa.large_string()))
+    return index
 
 
 @patient

@@ -27,13 +27,22 @@ from sew_jax.storage import exists, is_folder, patient
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _AT_ONCE = 100_000  # rows that are Python objects at a time
+_LACKS = {
+    "text": "has no transcript",
+    "label": "has no label",
+    "segments": 'has no segments, each with "start", "end" and "label"',
+}
+_EXAMPLES = {
+    "label": '{"audio": PATH, "label": "happy"}',
+    "segments": '{"audio": PATH, "segments": [{"start": 0.3, "end": 1.2, "label": "speech"}]}',
+}
 _FILE_SCHEMA = pa.schema(
     {"path": pa.large_string(), "begin": pa.int64(), "channel": pa.int64(), "seconds": pa.float64()}
 )
 
 
 class Store(Protocol):
-    """Audio by row of an index: columns id, samples, text and label (null where there is none), and speaker."""
+    """Audio by row of an index: columns id, samples, text, label and segments (null where there is none), speaker."""
 
     index: pa.Table
 
@@ -86,7 +95,7 @@ class Source:
     """Random access to the utterances of one corpus or several in a row; `samples` are lengths at 16 kHz.
 
     Args:
-      target: the column that `text` gives: `text`, or `label`.
+      target: the column that `text` gives: `text`, `label` or `segments`.
     """
 
     def __init__(self, name: str, corpora: Sequence[Corpus], target: str = "text"):
@@ -107,7 +116,7 @@ class Source:
         return corpus.value("id", place)
 
     def text(self, i: int) -> str | None:
-        """The transcript or label, words one space apart; empty where nothing was said, None where there is none."""
+        """The transcript or label, words one space apart, or segments; None where there is none."""
         corpus, place = self._at(i)
         return corpus.value(self._target, place)
 
@@ -146,9 +155,9 @@ def open_source(
       split: name of a split; several are joined by commas. Empty: all that `data` holds.
       min_samples: shorter utterances are left out.
       max_samples: and longer ones; None leaves out none.
-      need_text: whether an utterance without a transcript, or without a label, is a problem.
+      need_text: whether an utterance without its target is a problem.
       max_bad: how many damaged utterances may be left out; below 1, which share. Short and long ones do not count.
-      target: what an utterance is to be given: its `text`, or the `label` that a manifest has for it.
+      target: what an utterance is to be given: its `text`, or the `label` or `segments` that a manifest has for it.
 
     Raises:
       UserError: a path or split does not exist, holds no usable utterance, or holds too many damaged ones.
@@ -157,7 +166,6 @@ def open_source(
     if not roots:
         raise UserError("data is empty; set --config.data to a folder, a manifest, or demo")
     corpora, damaged, by_length, without_text = [], [], [], []
-    lacks = "has no label" if target == "label" else "has no transcript"
     for root in roots:
         store, problems = _open_root(root, split)
         damaged += problems
@@ -174,14 +182,14 @@ def open_source(
             keep &= samples <= max_samples
         if need_text:
             has_text = pc.is_valid(index[target]).to_numpy()
-            without_text += [Problem(index["id"][i].as_py(), lacks) for i in np.flatnonzero(keep & ~has_text)]
+            without_text += [Problem(index["id"][i].as_py(), _LACKS[target]) for i in np.flatnonzero(keep & ~has_text)]
             keep &= has_text
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))
     usable = sum(map(len, corpora))
-    if without_text and not usable and target == "label":
+    if without_text and not usable and target != "text":
         raise UserError(
-            f"data: {data} has no labels in split {split or '(all)'}; give a manifest whose rows have one, such as "
-            '{"audio": PATH, "label": "happy"} (docs/classification.md)'
+            f"data: {data} has no {target.removesuffix('s')}s in split {split or '(all)'}; give a manifest whose rows "
+            f"have one, such as {_EXAMPLES[target]} (docs/classification.md)"
         )
     if without_text and not usable:
         instead = "".join(map(_instead, roots))

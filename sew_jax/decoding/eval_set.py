@@ -42,11 +42,11 @@ class EvalSet:
         rows: dict[int, int],
         mesh: Mesh,
         config: ConfigDict,
-        normalize: Callable[[str], str],
+        told: Callable[[str, int], str],
     ):
         """Reads all audio, of which each process of a job has a share.
 
-        `rows` is bucket length -> utterances of a batch, `normalize` is done to references.
+        `rows` is bucket length -> utterances of a batch, `told` makes a reference of a text and its samples.
 
         Raises:
           UserError: more than `config.input.max_bad` utterances cannot be decoded, or processes list others.
@@ -74,7 +74,8 @@ class EvalSet:
         order = sorted((u for pairs in members for _, u in pairs), key=source.id)
         place = {u: i for i, u in enumerate(order)}
         self.split = split
-        self.ids, self.references = [source.id(u) for u in order], [normalize(source.text(u) or "") for u in order]
+        self.ids = [source.id(u) for u in order]
+        self.references = [told(source.text(u) or "", int(source.samples[u])) for u in order]
         self.samples = source.samples[order]
         self.batches = [
             (batch.bucket, arrays, [(row, place[u]) for row, u in pairs])
@@ -121,19 +122,21 @@ def open_eval_sets(
         say(f"  text      text_normalizer={symbols.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
     return [
-        EvalSet(split, source, rows, mesh, config, normalize_of(symbols))
+        EvalSet(split, source, rows, mesh, config, told_by(symbols))
         for split, (source, _) in zip(splits, sources, strict=True)
     ]
 
 
 def target_of(symbols: Vocabulary | Labels | None) -> str:
     """What of a source these spell."""
-    return "label" if isinstance(symbols, Labels) else "text"
+    return symbols.target if isinstance(symbols, Labels) else "text"
 
 
-def normalize_of(symbols: Vocabulary | Labels) -> Callable[[str], str]:
-    """What is done to references before they are compared; labels stay as they are."""
-    return symbols.normalize if isinstance(symbols, Vocabulary) else lambda label: label
+def told_by(symbols: Vocabulary | Labels) -> Callable[[str, int], str]:
+    """What makes a reference, as it is compared, of a source's text and the utterance's samples."""
+    if isinstance(symbols, Labels):
+        return symbols.told
+    return lambda text, samples: symbols.normalize(text)
 
 
 def rows_to_measure(

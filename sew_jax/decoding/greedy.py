@@ -32,7 +32,7 @@ def greedy(path_T: np.ndarray, vocabulary: Vocabulary) -> str:
 
 
 def read_best(path_T: np.ndarray, symbols: Vocabulary | Labels) -> str:
-    """What the most likely symbols of an utterance say: its transcript, or its label."""
+    """What the most likely symbols of an utterance say: its transcript, or its labels."""
     return greedy(path_T, symbols) if isinstance(symbols, Vocabulary) else symbols.decode(path_T.tolist())
 
 

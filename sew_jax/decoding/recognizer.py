@@ -23,15 +23,16 @@ from sew_jax.engines.run_times import Engine
 from sew_jax.errors import UserError
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.classifier import ClassifierModel
-from sew_jax.models.config import ClassifierHeadConfig, CTCHeadConfig, precision_fields
+from sew_jax.models.config import LABEL_HEADS, CTCHeadConfig, Head, precision_fields
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.features import FeatureModel, layers_at_frames
+from sew_jax.models.frame_classifier import FrameClassifierModel
 from sew_jax.models.int8 import operands
 from sew_jax.models.parameters import merge_params
 from sew_jax.runtime.programs import compile_table
 from sew_jax.runtime.sharding import batch_sharding
 
-Speech = CTCModel | ClassifierModel | FeatureModel
+Speech = CTCModel | ClassifierModel | FrameClassifierModel | FeatureModel
 # (model, parameters, {"wave": (B, N), "length": (B,)}, setting) -> ((B, T, ...), frames of each utterance (B,))
 Output = Callable[[Speech, Any, dict[str, jax.Array], Compression], tuple[jax.Array, jax.Array]]
 
@@ -168,19 +169,19 @@ def load_recognizer(
     return recognizer
 
 
-def _useful_head(pretrained: Pretrained) -> CTCHeadConfig | ClassifierHeadConfig | None:
+def _useful_head(pretrained: Pretrained) -> Head | None:
     """A head whose outputs have names."""
     if isinstance(pretrained.head, CTCHeadConfig):
         return pretrained.head if pretrained.vocabulary else None
-    return pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else None
+    return pretrained.head if isinstance(pretrained.head, LABEL_HEADS) else None
 
 
 def no_head(name: str, why: str = "", labels: Labels | None = None) -> UserError:
     """What is said of a model that gives no text: why what it has of a CTC head is of no use, or that it has none."""
     if labels:
         return UserError(
-            f"init_from: {name} gives labels ({labels}), not text: sew_jax.load({name!r}).classify(AUDIO) says which, "
-            "and configs/evaluate.py how often it is right"
+            f"init_from: {name} gives labels ({labels}), not text: sew_jax.load({name!r}).{labels.method}(AUDIO) says "
+            "which, and configs/evaluate.py how often it is right"
         )
     if why:
         return UserError(f"init_from: {name} gives no text: {why}; mend that, or fine-tune it (configs/finetune.py)")

@@ -103,7 +103,8 @@ def _load(config: ConfigDict, mesh: Mesh) -> Recognizer:
     for key, value in for_text.items():
         if recognizer.labels and value not in ("", 1):
             raise UserError(
-                f"{key}: {value} is for text, and {config.init_from} gives each utterance a label; leave it out"
+                f"{key}: {value} is for text, and {config.init_from} gives each {recognizer.labels.unit} a label; "
+                "leave it out"
             )
     return recognizer
 

@@ -49,9 +49,10 @@ def _split(rows: Sequence[dict[str, Any]], texts: dict[str, Any]) -> dict[str, A
     references = [" ".join(text.split()) for text in texts["references"]]
     words_U = [len(text.split()) for text in references]
     systems, details, errors_U = {}, {}, {}
+    align_all = _side_by_side if any("accuracy" in row for row in rows) else align
     for key in map(_key, rows):
         hypotheses = [" ".join(text.split()) for text in texts["hypotheses"][key]]
-        alignments = align(references, hypotheses)
+        alignments = align_all(references, hypotheses)
         edits = [_edits(alignment) for alignment in alignments]
         errors_U[key] = [word_errors(alignment) for alignment in alignments]
         # of a text without errors the reference says all
@@ -72,6 +73,11 @@ def _split(rows: Sequence[dict[str, Any]], texts: dict[str, Any]) -> dict[str, A
         "systems": systems,
         "details": details,
     }
+
+
+def _side_by_side(references: list[str], hypotheses: list[str]) -> list[Alignment]:
+    """Labels, of which each stands for its utterance or frame."""
+    return [list(zip(*map(str.split, pair), strict=True)) for pair in zip(references, hypotheses, strict=True)]
 
 
 def _key(row: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def _cells(point: Point) -> tuple[str, ...]:
     else:
         errors = _rate_cells(point.accuracy, point.accuracy_low, point.accuracy_high)
         errors += _rate_cells(point.macro_f1, point.macro_f1_low, point.macro_f1_high)
-        errors += (f"{point.substitutions} of {point.utterances}",)
+        errors += (f"{point.substitutions} of {point.words}",)
     return (
         point.setting,
         *errors,
@@ -180,6 +180,10 @@ def _write_transcripts(workdir: Path, scored: Sequence[Scored]) -> None:
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
 
 
+def _as_word(label: str) -> str:
+    return label.replace(" ", "_")
+
+
 def _texts(points: Sequence[Point], scored: Sequence[Scored]) -> dict[str, str]:
     """For TensorBoard, as Markdown: the table, and a few utterances of the first split at all settings."""
     second = "macro F1" if points[0].macro_f1 is not None else "CER"
@@ -211,7 +215,7 @@ def _transcripts(scored: Sequence[Scored]) -> dict[str, Any]:
     for one, way in zip(scored, ways(scored), strict=True):
         references, texts = one.part.references, one.texts
         if one.recognizer.labels:  # each a word there
-            references, texts = ([label.replace(" ", "_") for label in labels] for labels in (references, texts))
+            references, texts = ([" ".join(map(_as_word, labels)) for labels in both] for both in one.labels)
         empty = {"ids": one.part.ids, "references": references, "hypotheses": {}}
         split = splits.setdefault(one.part.split, empty)
         split["hypotheses"][f"{one.setting}/{way}"] = texts

@@ -15,7 +15,7 @@ from sew_jax.decoding.recognizer import Recognizer
 from sew_jax.engines.run_times import Engine
 from sew_jax.evaluation.tradeoff import Point
 from sew_jax.metrics.bootstrap import wer_interval
-from sew_jax.metrics.classes import count_label, macro_f1, macro_f1_interval
+from sew_jax.metrics.classes import count_labels, macro_f1, macro_f1_interval
 from sew_jax.metrics.measure import ACCURACY
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.cost import count_macs
@@ -47,6 +47,18 @@ class Scored(NamedTuple):
         return self.recognizer.engine
 
     @property
+    def labels(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Of a classifier, the labels of each utterance, one or one a frame: by the reference, and as they were found.
+
+        A reference may have a frame more, of which the model's front end lacks some samples.
+        """
+        assert self.recognizer.labels
+        split = self.recognizer.labels.split
+        found = [split(text) for text in self.texts]
+        told = [split(text)[: len(labels)] for text, labels in zip(self.part.references, found, strict=True)]
+        return told, found
+
+    @property
     def total(self) -> ErrorCounts:
         """Errors of the split."""
         return sum(self.errors, ErrorCounts())
@@ -62,18 +74,24 @@ def score(
     search: Search | None = None,
 ) -> Scored:
     """Counts the errors of texts, one for each utterance of a split, and says how many they are."""
-    count = count_label if recognizer.labels else count_errors
-    errors = [count(reference, text) for reference, text in zip(part.references, texts, strict=True)]
-    scored = Scored(recognizer, part, setting, decoder, texts, errors, seconds, search)
+    scored = Scored(recognizer, part, setting, decoder, texts, _errors(recognizer, part, texts), seconds, search)
     name = f"{part.split} {setting}" if part.split else str(setting)
     empty = f"; {scored.total.empty} references are empty" if scored.total.empty else ""
     if recognizer.labels:
-        reached = f"accuracy {ACCURACY.of(scored.total.wer):.2%}, macro F1 {macro_f1(part.references, texts):.2%}"
-        say(f"  {name}, {recognizer.engine}: {reached} of {len(texts)} utterances")
+        reached = f"accuracy {ACCURACY.of(scored.total.wer):.2%}, macro F1 {macro_f1(*scored.labels):.2%}"
+        say(f"  {name}, {recognizer.engine}: {reached} of {scored.total.words} {recognizer.labels.unit}s")
     else:
         words = f"{scored.total.words} words{empty}"
         say(f"  {name}, {decoder}, {recognizer.engine}: WER {scored.total.wer:.2%} of {words}")
     return scored
+
+
+def _errors(recognizer: Recognizer, part: EvalSet, texts: list[str]) -> list[ErrorCounts]:
+    pairs = zip(part.references, texts, strict=True)
+    if not recognizer.labels:
+        return [count_errors(reference, text) for reference, text in pairs]
+    split = recognizer.labels.split
+    return [count_labels(split(reference), split(text)) for reference, text in pairs]
 
 
 def points_of(scored: Sequence[Scored], part: EvalSet, device: str) -> list[Point]:
@@ -130,12 +148,12 @@ def points_of(scored: Sequence[Scored], part: EvalSet, device: str) -> list[Poin
 def _of_labels(scored: Scored, wer_low: float, wer_high: float) -> dict[str, Any]:
     """What a point says of labels beside errors."""
     low, high = ACCURACY.interval(wer_low, wer_high)
-    f1_low, f1_high = macro_f1_interval(scored.part.references, scored.texts)
+    f1_low, f1_high = macro_f1_interval(*scored.labels)
     return {
         "accuracy": ACCURACY.of(scored.total.wer),
         "accuracy_low": low,
         "accuracy_high": high,
-        "macro_f1": macro_f1(scored.part.references, scored.texts),
+        "macro_f1": macro_f1(*scored.labels),
         "macro_f1_low": f1_low,
         "macro_f1_high": f1_high,
     }

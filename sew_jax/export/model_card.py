@@ -17,7 +17,7 @@ from sew_jax.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from sew_jax.evaluation.tradeoff import Point, ways
 from sew_jax.export.stablehlo import PLATFORMS, WEIGHTS_FILE, Program
 from sew_jax.files import write_whole
-from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig, FrameHeadConfig
 from sew_jax.models.cost import count_macs
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.tables import markdown_table
@@ -69,7 +69,7 @@ def write_card(
     if isinstance(pretrained.head, CTCHeadConfig):
         does, task = "Speech to text (CTC)", "automatic-speech-recognition"
     elif pretrained.labels:
-        does, task = f"Speech to one label an utterance ({pretrained.labels})", "audio-classification"
+        does, task = f"Speech to labels of {pretrained.labels.unit}s ({pretrained.labels})", "audio-classification"
     tags = ["sew_jax", "speech", "audio", *([task] if task else [])]
     front = [f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else []), "tags:"]
     backbone = pretrained.backbone
@@ -118,7 +118,7 @@ def folder_use(symbols: Vocabulary | Labels | None) -> str:
     """How a folder of ours is used."""
     call = 'print(model.features("speech.flac", setting="s1q1k1").shape)'
     if isinstance(symbols, Labels):
-        call = 'print(model.classify("speech.flac", setting="s1q1k1"))'
+        call = f'print(model.{symbols.method}("speech.flac", setting="s1q1k1"))'
     elif symbols:
         call = 'print(model.transcribe("speech.flac", setting="s1q1k1").text)'
     return f"""\
@@ -211,8 +211,8 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     """How a folder of Hugging Face's is run; `kind` is the class that it names."""
     ctc = isinstance(architecture.head, CTCHeadConfig)
     auto = "AutoModelForCTC" if ctc else "AutoModelForPreTraining" if architecture.head else "AutoModel"
-    labels = isinstance(architecture.head, ClassifierHeadConfig)
-    auto = "AutoModelForAudioClassification" if labels else auto
+    labels, frames = (isinstance(architecture.head, kind) for kind in (ClassifierHeadConfig, FrameHeadConfig))
+    auto = "AutoModelForAudioClassification" if labels else "AutoModelForAudioFrameClassification" if frames else auto
     loader = "AutoProcessor" if ctc else "AutoFeatureExtractor"
     output = (
         f"logits, a frame each 20 ms, in the order of `{VOCABULARY_FILE}`"
@@ -227,6 +227,9 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     if labels:
         output = "logits of the labels that `config.json` names"
         last = "print(model.config.id2label[int(model(**inputs).logits.argmax(-1))])"
+    if frames:
+        output = "logits of the labels that `config.json` names, a frame each 20 ms"
+        last = "print([model.config.id2label[int(i)] for i in model(**inputs).logits[0].argmax(-1)])"
     return f"""\
 `{kind}` of transformers computes it. Needed: `pip install torch transformers soundfile`.
 

@@ -11,22 +11,30 @@ from sew_jax.metrics.bootstrap import resampled_interval
 from sew_jax.metrics.wer import ErrorCounts
 
 
-def count_label(reference: str, label: str) -> ErrorCounts:
-    """A label as a text of one word, so that the word error rate of many is the share of wrong ones."""
-    wrong = int(reference != label)
-    return ErrorCounts(words=1, substitutions=wrong, characters=1, character_errors=wrong, utterances=1)
+def count_labels(references: Sequence[str], labels: Sequence[str]) -> ErrorCounts:
+    """An utterance's labels, one or one a frame, as words, so that the word error rate is the share of wrong ones.
+
+    The longer of the two has frames at its end that the other lacks, which do not count.
+    """
+    pairs = list(zip(references, labels, strict=False))
+    wrong = sum(reference != label for reference, label in pairs)
+    counts = {"words": len(pairs), "substitutions": wrong, "characters": len(pairs), "character_errors": wrong}
+    return ErrorCounts(**counts, utterances=1)
 
 
-def macro_f1(references: Sequence[str], labels: Sequence[str]) -> float:
+def macro_f1(references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> float:
     """The mean over classes of F1, the harmonic mean of precision and recall; classes that nothing has do not count.
 
     A class that is never right has 0, as scikit-learn has it.
+
+    Args:
+      references, labels: of each utterance, as `count_labels` takes them.
     """
-    return float(_macro_f1(*_numbered(references, labels))) if len(references) else 0.0
+    return float(_macro_f1(*(x.sum(0) for x in _hits_and_seen(references, labels)))) if len(references) else 0.0
 
 
 def macro_f1_interval(
-    references: Sequence[str], labels: Sequence[str], seed: int = 0, resamples: int = 1000
+    references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float]:
     """Its 95 % interval by resampling utterances, as that of a word error rate; of a single one both ends are its F1.
 
@@ -34,26 +42,36 @@ def macro_f1_interval(
     """
     if not len(references):
         return 0.0, 0.0
-    return resampled_interval(*_numbered(references, labels), _macro_f1, seed, resamples)
+    hits_UxC, seen_UxC = _hits_and_seen(references, labels)
+
+    def of_draws(utterance_xU: np.ndarray, same_xU: np.ndarray, axis: int = -1) -> np.ndarray:
+        del same_xU, axis
+        *shape, utterances = utterance_xU.shape
+        drawn_RxU = utterance_xU.reshape(-1, utterances)
+        first_Rx1 = np.arange(len(drawn_RxU))[:, None] * utterances
+        count_RxU = np.bincount((first_Rx1 + drawn_RxU).reshape(-1), minlength=drawn_RxU.size).reshape(drawn_RxU.shape)
+        return _macro_f1(count_RxU @ hits_UxC, count_RxU @ seen_UxC).reshape(shape)
+
+    utterance_U = np.arange(len(references))
+    return resampled_interval(utterance_U, utterance_U, of_draws, seed, resamples)
 
 
-def _numbered(references: Sequence[str], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    _, numbers = np.unique([*references, *labels], return_inverse=True)
-    return numbers[: len(references)], numbers[len(references) :]
+def _hits_and_seen(
+    references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(U, C) how often each utterance is right about a class; and has it, by the reference and by the labels."""
+    pairs = [list(zip(*both, strict=False)) for both in zip(references, labels, strict=True)]
+    names = sorted({name for utterance in pairs for pair in utterance for name in pair})
+    number = {name: i for i, name in enumerate(names)}
+    hits_UxC, seen_UxC = np.zeros((2, len(pairs), len(names)))
+    for hits_C, seen_C, utterance in zip(hits_UxC, seen_UxC, pairs, strict=True):
+        for reference, label in utterance:
+            seen_C[number[reference]] += 1
+            seen_C[number[label]] += 1
+            hits_C[number[label]] += reference == label
+    return hits_UxC, seen_UxC
 
 
-def _macro_f1(reference_xU: np.ndarray, label_xU: np.ndarray, axis: int = -1) -> np.ndarray:
-    """(...) of (..., U) numbers of classes; `axis` is the last."""
-    del axis
-    *shape, utterances = reference_xU.shape
-    reference_RxU, label_RxU = reference_xU.reshape(-1, utterances), label_xU.reshape(-1, utterances)
-    resamples, classes = len(reference_RxU), int(max(reference_xU.max(), label_xU.max())) + 1
-    first_Rx1 = np.arange(resamples)[:, None] * classes
-
-    def count(number_x: np.ndarray) -> np.ndarray:
-        return np.bincount(number_x.reshape(-1), minlength=resamples * classes).reshape(resamples, classes)
-
-    hits_RxC = count((first_Rx1 + reference_RxU)[reference_RxU == label_RxU])
-    seen_RxC = count(first_Rx1 + reference_RxU) + count(first_Rx1 + label_RxU)
-    f1_R = (2 * hits_RxC / np.maximum(seen_RxC, 1)).sum(1) / (seen_RxC > 0).sum(1)
-    return f1_R.reshape(shape)
+def _macro_f1(hits_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:
+    """(...) of (..., C) counts."""
+    return (2 * hits_xC / np.maximum(seen_xC, 1)).sum(-1) / np.maximum((seen_xC > 0).sum(-1), 1)

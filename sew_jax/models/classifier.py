@@ -1,10 +1,9 @@
 """The fine-tuned model that gives an utterance one label: backbone, mean over frames, projection, linear layer.
 
-B utterances, N samples, T frames, D width, P width of the projection, C labels, L layers.
+B utterances, N samples, T frames, D width, P width of the projection, C labels.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig
@@ -22,12 +21,6 @@ class ClassifierModel(HeadedModel):
 
     backbone: BackboneConfig
     head: ClassifierHeadConfig
-
-    def weights_of_layers(self):
-        if not self.head.layer_sum:
-            return None
-        zeros = nn.initializers.zeros  # all layers alike
-        return jax.nn.softmax(self.param("layer_weights", zeros, (self.backbone.layers + 1,)))
 
     def read(self, contexts, length_B, deterministic: bool, row_B):
         init = nn.initializers.xavier_uniform()

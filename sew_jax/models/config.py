@@ -266,7 +266,17 @@ class ClassifierHeadConfig:
     layer_sum: bool = False  # reads a learned mean of all layers, as SUPERB's models do, in place of the last one
 
 
-Head = PretrainHeadConfig | Data2VecConfig | CTCHeadConfig | ClassifierHeadConfig
+@dataclasses.dataclass(frozen=True)
+class FrameHeadConfig:
+    """The head that gives each frame one of several labels."""
+
+    frame_labels: int = 2
+    dropout: float = 0.0  # before the linear layer
+    layer_sum: bool = False  # as ClassifierHeadConfig's
+
+
+Head = PretrainHeadConfig | Data2VecConfig | CTCHeadConfig | ClassifierHeadConfig | FrameHeadConfig
+LABEL_HEADS = (ClassifierHeadConfig, FrameHeadConfig)
 
 
 def head_type(fields: Collection[str]) -> type[Head]:
@@ -275,4 +285,6 @@ def head_type(fields: Collection[str]) -> type[Head]:
         return CTCHeadConfig
     if "labels" in fields:
         return ClassifierHeadConfig
+    if "frame_labels" in fields:
+        return FrameHeadConfig
     return Data2VecConfig if "clones" in fields else PretrainHeadConfig

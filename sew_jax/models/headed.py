@@ -75,7 +75,10 @@ class HeadedModel(nn.Module):
 
     def weights_of_layers(self) -> jax.Array | None:
         """(L + 1,) by which the head reads the mean of all layers; None: it reads the output."""
-        return None
+        if not getattr(self.head, "layer_sum", False):
+            return None
+        zeros = nn.initializers.zeros  # all layers alike
+        return jax.nn.softmax(self.param("layer_weights", zeros, (self.backbone.layers + 1,)))
 
     def read(
         self, contexts: tuple[jax.Array, ...], length_B, deterministic: bool, row_B

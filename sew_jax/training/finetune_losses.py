@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from sew_jax.compression import Draw
 from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frame_classifier import FrameClassifierModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.lengths import mask_from_lengths
 from sew_jax.models.masking import span_mask
@@ -71,17 +72,19 @@ def ctc_micro_loss(
     return micro_loss
 
 
-def label_micro_loss(model: ClassifierModel, masks: Masks, sandwich: Sandwich = LARGEST_ALONE) -> MicroLoss:
-    """Cross-entropy of each utterance's label; the weight is the number of utterances."""
+def label_micro_loss(
+    model: ClassifierModel | FrameClassifierModel, masks: Masks, sandwich: Sandwich = LARGEST_ALONE
+) -> MicroLoss:
+    """Cross-entropy of each label, of which an utterance has one or one a frame; the weight is their number."""
 
     def micro_loss(params, batch_stats, batch, key, progress, draw: Draw):
         del progress
-        (logits_Bx1xC, *others), one_B = _outputs(model, masks, params, batch, key, draw)
-        label_B, weight_B = batch["labels"][:, 0], batch["length"] > 0
-        loss, right = losses.cross_entropy(logits_Bx1xC[:, 0], label_B, weight_B)
+        (logits_BxTxC, *others), length_B = _outputs(model, masks, params, batch, key, draw)
+        told, weight_B = (length_B, batch["labels"], batch["label_length"]), batch["length"] > 0
+        loss, right = losses.label_cross_entropy(logits_BxTxC, *told)
         beside, metrics = sandwich.loss_beside(
-            [losses.cross_entropy(other_Bx1xC[:, 0], label_B, weight_B)[0] for other_Bx1xC in others],
-            [losses.ctc_distillation(logits_Bx1xC, other_Bx1xC, one_B, weight_B) for other_Bx1xC in others],
+            [losses.label_cross_entropy(other_BxTxC, *told)[0] for other_BxTxC in others],
+            [losses.ctc_distillation(logits_BxTxC, other_BxTxC, length_B, weight_B) for other_BxTxC in others],
         )
         metrics |= {"loss": Term(loss.sum * LOG2E, loss.weight), "accuracy": right}
         return Term(loss.sum + beside, loss.weight), (metrics, batch_stats)
@@ -89,7 +92,9 @@ def label_micro_loss(model: ClassifierModel, masks: Masks, sandwich: Sandwich = 
     return micro_loss
 
 
-def _outputs(model: CTCModel | ClassifierModel, masks: Masks, params, batch, key, draw: Draw) -> Any:
+def _outputs(
+    model: CTCModel | ClassifierModel | FrameClassifierModel, masks: Masks, params, batch, key, draw: Draw
+) -> Any:
     """Logits at each setting of a draw, and the frames of each utterance, of masked input."""
     time_key, channel_key, *model_keys = jax.random.split(key, 4)
     rows, samples = batch["wave"].shape

@@ -11,14 +11,15 @@ from ml_collections import ConfigDict
 
 from sew_jax.checkpoints.pretrained import Pretrained, open_origin
 from sew_jax.compression import settings_table
-from sew_jax.data.labels import Labels, choose_labels, spell_labels
+from sew_jax.data.labels import FrameLabels, Labels, choose_labels, spell_labels
 from sew_jax.data.sources import Source
 from sew_jax.data.transcripts import Transcripts, choose_symbols, impossible_pairs, spell_transcripts
 from sew_jax.data.vocabulary import Vocabulary, open_vocabulary
 from sew_jax.errors import UserError
 from sew_jax.models.classifier import ClassifierModel
-from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig
+from sew_jax.models.config import BackboneConfig, ClassifierHeadConfig, CTCHeadConfig, FrameHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frame_classifier import FrameClassifierModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.parameters import merge_params
 from sew_jax.rates import SAMPLE_RATE
@@ -49,15 +50,17 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
       UserError: something in the config, the data or `init_from` does not fit.
     """
     pretrained = open_origin(config.init_from, earlier)
-    classifies = config.task == "classify"
-    writes = isinstance(pretrained.head, CTCHeadConfig) and not classifies
+    makes, target = _TASKS[config.task]
+    writes = isinstance(pretrained.head, CTCHeadConfig) and target == "text"
     if writes and pretrained.no_text and not config.vocabulary:
         raise UserError(
             f"vocabulary: that of {pretrained.name} cannot be used ({pretrained.no_text}); name another one, "
             "as with --config.vocabulary=auto"
         )
-    if classifies and config.teacher.weight:
-        raise UserError("teacher.weight: with task=classify there is no text to teach; set --config.teacher.weight=0")
+    if target != "text" and config.teacher.weight:
+        raise UserError(
+            f"teacher.weight: with task={config.task} there is no text to teach; set --config.teacher.weight=0"
+        )
     table = settings_table(**config.compression)
     scratch = config.from_scratch
     backbone = dataclasses.replace(
@@ -71,13 +74,11 @@ def open_finetuning(config: ConfigDict, earlier: dict[str, Any] | None = None) -
     )
     draws = draws_of(config, table, backbone)
     min_samples = round(config.input.min_seconds * SAMPLE_RATE)
-    target = "label" if classifies else "text"
     source, problems = open_audio(config, min_samples=min_samples, need_text=not config.teacher.weight, target=target)
     options, mask = config.optim, config.mask
     masks = Masks(SpanMask(mask.time_prob, mask.time_span, 2), SpanMask(mask.channel_prob, mask.channel_span, 0))
     sandwich = Sandwich(config.sandwich.weight, config.sandwich.distill)
-    made = _labelling if classifies else _writing
-    vocabulary, transcripts, model, micro_loss, teacher = made(config, pretrained, backbone, source, masks, sandwich)
+    vocabulary, transcripts, model, micro_loss, teacher = makes(config, pretrained, backbone, source, masks, sandwich)
     schedule = optim.tri_stage(
         options.lr, config.num_steps, options.warmup, options.hold, options.initial, options.final
     )
@@ -111,7 +112,7 @@ class _Made(NamedTuple):
 
     symbols: Vocabulary | Labels
     spelt: Transcripts
-    model: CTCModel | ClassifierModel
+    model: CTCModel | ClassifierModel | FrameClassifierModel
     micro_loss: MicroLoss
     teacher: Teacher | None = None
 
@@ -151,11 +152,33 @@ def _labelling(
     sandwich: Sandwich,
 ) -> _Made:
     """Cross-entropy on labels, with the head of a classifier that `init_from` may be, in its form."""
-    labels = choose_labels(source, pretrained.labels)
+    labels = choose_labels(source, Labels(()), pretrained.labels)
     known = pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else ClassifierHeadConfig()
     head = dataclasses.replace(known, labels=len(labels), dropout=config.head.dropout)
     model = ClassifierModel(backbone, head)
-    return _Made(labels, spell_labels(labels, source), model, label_micro_loss(model, masks, sandwich))
+    spelt = spell_labels(labels, source, source.samples)
+    return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
+
+
+def _labelling_frames(
+    config: ConfigDict,
+    pretrained: Pretrained,
+    backbone: BackboneConfig,
+    source: Source,
+    masks: Masks,
+    sandwich: Sandwich,
+) -> _Made:
+    """Cross-entropy on the labels of frames, with the head of such a model that `init_from` may be, in its form."""
+    labels = choose_labels(source, FrameLabels((), backbone.frame_samples), pretrained.labels)
+    known = pretrained.head if isinstance(pretrained.head, FrameHeadConfig) else FrameHeadConfig()
+    head = dataclasses.replace(known, frame_labels=len(labels), dropout=config.head.dropout)
+    model = FrameClassifierModel(backbone, head)
+    spelt = spell_labels(labels, source, longest_samples(source, config.input.speed))
+    return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
+
+
+# what makes each task, and what of a manifest it learns
+_TASKS = {"ctc": (_writing, "text"), "classify": (_labelling, "label"), "frames": (_labelling_frames, "segments")}
 
 
 def _spelt(
@@ -201,7 +224,9 @@ class Freezing(NamedTuple):
     lr_scale: Callable[[str], float] | None
 
 
-def _freezing(config: ConfigDict, model: CTCModel | ClassifierModel, pretrained: Pretrained) -> Freezing:
+def _freezing(
+    config: ConfigDict, model: CTCModel | ClassifierModel | FrameClassifierModel, pretrained: Pretrained
+) -> Freezing:
     """A pre-trained extractor never moves, what else is pre-trained after `optim.freeze`; what is new, at once."""
     if config.from_scratch:
         return Freezing(lambda path: 0, None)

@@ -10,7 +10,7 @@ B utterances, T frames.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +28,10 @@ from sew_jax.data.pipeline import Share
 from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import text_notes
 from sew_jax.data.vocabulary import Vocabulary
-from sew_jax.decoding.eval_set import EvalSet, normalize_of, rows_to_measure, target_of
+from sew_jax.decoding.eval_set import EvalSet, rows_to_measure, target_of, told_by
 from sew_jax.decoding.greedy import read_best
 from sew_jax.errors import UserError
-from sew_jax.metrics.classes import count_label, macro_f1
+from sew_jax.metrics.classes import count_labels, macro_f1
 from sew_jax.metrics.measure import measure_of
 from sew_jax.metrics.wer import ErrorCounts, count_errors
 from sew_jax.models.config import CTCHeadConfig
@@ -184,9 +184,9 @@ def _errors(
     assert vocabulary
     rows = rows_to_measure([source], buckets, seconds, mesh.size)
     sharding = batch_sharding(mesh)
-    part = EvalSet(split, source, rows, mesh, config, normalize_of(vocabulary))
+    part = EvalSet(split, source, rows, mesh, config, told_by(vocabulary))
     if isinstance(vocabulary, Labels):
-        check_labels(vocabulary, source)
+        check_labels(vocabulary, source)  # before they are numbers
         symbols = [vocabulary.encode(label) for label in part.references]
     else:
         symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
@@ -211,7 +211,8 @@ def _errors(
             labels = batch["labels"], batch["label_length"], batch["has_labels"]
             loss, impossible = losses.ctc(logits_BxTxV, length_B, *labels, head.blank)
         else:
-            loss, impossible = losses.cross_entropy(logits_BxTxV[:, 0], batch["labels"][:, 0], batch["has_labels"])
+            told = length_B, batch["labels"], batch["label_length"]
+            loss, impossible = losses.label_cross_entropy(logits_BxTxV, *told)
         return logits_BxTxV.argmax(-1).astype(jnp.int32), length_B, loss.sum * LOG2E, impossible.sum, loss.weight
 
     def measure(programs: dict, variables: Any, progress: Callable[[], None]) -> list[dict[str, Any]]:
@@ -240,11 +241,15 @@ def _errors(
 
 def _rates(references: list[str], texts: list[str], symbols: Vocabulary | Labels) -> dict[str, Any]:
     """Error rates of what was read; each label counts as a word."""
-    is_labels = isinstance(symbols, Labels)
-    count = count_label if is_labels else count_errors
-    errors = sum(map(count, references, texts), ErrorCounts())
-    rates = {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
-    return rates | ({"macro_f1": macro_f1(references, texts)} if is_labels else {})
+    if isinstance(symbols, Labels):
+        told, found = [symbols.split(text) for text in references], [symbols.split(text) for text in texts]
+        return _counted(map(count_labels, told, found)) | {"macro_f1": macro_f1(told, found)}
+    return _counted(map(count_errors, references, texts))
+
+
+def _counted(errors_U: Iterable[ErrorCounts]) -> dict[str, Any]:
+    errors = sum(errors_U, ErrorCounts())
+    return {"wer": errors.wer, "cer": errors.cer, "errors": errors.errors, "words": errors.words}
 
 
 def _labels(

@@ -145,15 +145,21 @@ def deviation(x_RxTxD, masked_RxT) -> jax.Array:
     return jnp.sqrt(squares_D / jnp.maximum(count - 1, 1) + 1e-6).mean()
 
 
-def cross_entropy(logits_BxC, label_B, weight_B) -> tuple[Term, Term]:
-    """Of each utterance's label: (loss, accuracy) terms; weights count utterances. A draw counts for the first."""
-    weight_B = weight_B.astype(jnp.float32)
-    log_prob_BxC = jax.nn.log_softmax(logits_BxC.astype(jnp.float32))
+def label_cross_entropy(logits_BxTxC, length_B, labels_BxU, label_length_B) -> tuple[Term, Term]:
+    """Of the labels of frames, where there are both: (loss, accuracy) terms; weights count them.
+
+    A draw counts for the first.
+    """
+    frames = logits_BxTxC.shape[1]
+    label_BxT = jnp.pad(labels_BxU, ((0, 0), (0, max(frames - labels_BxU.shape[1], 0))))[:, :frames]
+    weight_BxT = mask_from_lengths(jnp.minimum(length_B, label_length_B), frames).astype(jnp.float32)
+    log_prob_BxTxC = jax.nn.log_softmax(logits_BxTxC.astype(jnp.float32))
     # by comparison, whose gradient is no scatter (see `_take_along_rows`)
-    loss_B = -jnp.where(label_B[:, None] == jnp.arange(logits_BxC.shape[1]), log_prob_BxC, 0.0).sum(1)
-    right_B = logits_BxC.argmax(1) == label_B
-    total = weight_B.sum()
-    return Term((loss_B * weight_B).sum(), total), Term((right_B * weight_B).sum(), total)
+    is_told_BxTxC = label_BxT[:, :, None] == jnp.arange(logits_BxTxC.shape[2])
+    loss_BxT = -jnp.where(is_told_BxTxC, log_prob_BxTxC, 0.0).sum(2)
+    right_BxT = logits_BxTxC.argmax(2) == label_BxT
+    total = weight_BxT.sum()
+    return Term((loss_BxT * weight_BxT).sum(), total), Term((right_BxT * weight_BxT).sum(), total)
 
 
 def _frame_weights(valid_BxM) -> jax.Array:

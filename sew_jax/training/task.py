@@ -30,6 +30,7 @@ from sew_jax.models.cost import typical_macs
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.data2vec import Data2VecModel
 from sew_jax.models.features import FeatureModel
+from sew_jax.models.frame_classifier import FrameClassifierModel
 from sew_jax.models.frontend import frame_count
 from sew_jax.models.masking import MaskedFrames, mask_slots, masked_frames
 from sew_jax.models.parameters import merge_params
@@ -81,7 +82,7 @@ class Task(NamedTuple):
       problems: utterances that were left out.
       samples: (utterances,) what a batch takes of each.
       crops: (utterances,) how many times so much an epoch takes of each.
-      vocabulary: of transcripts, or the labels that utterances may have; None in pre-training.
+      vocabulary: of transcripts, or the labels that utterances or frames may have; None in pre-training.
       transcripts: as the vocabulary spells them; None in pre-training.
       architecture: the model, as JSON; with it another run builds it again.
       init: key -> variables.
@@ -100,7 +101,7 @@ class Task(NamedTuple):
     crops: np.ndarray
     vocabulary: Vocabulary | Labels | None
     transcripts: Transcripts | None
-    model: PretrainModel | Data2VecModel | FeatureModel | CTCModel | ClassifierModel
+    model: PretrainModel | Data2VecModel | FeatureModel | CTCModel | ClassifierModel | FrameClassifierModel
     architecture: dict[str, Any]
     init: Callable[[jax.Array], dict[str, Any]]
     warm_start: WarmStart

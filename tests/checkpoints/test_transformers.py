@@ -11,6 +11,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.classifier import ClassifierModel
 from sew_jax.models.config import CTCHeadConfig
 from sew_jax.models.ctc import CTCModel
+from sew_jax.models.frame_classifier import FrameClassifierModel
 
 torch, hf = pytest.importorskip("torch"), pytest.importorskip("transformers")
 from tests.released import make  # noqa: E402
@@ -155,6 +156,37 @@ def test_labels_there_and_back(family, layer_sum, tmp_path):
         with torch.no_grad():
             together = model(batch.input_values, attention_mask=batch.attention_mask).logits.numpy()
         assert np.abs(ours[:, 0] - together).max() <= 1e-5 * np.abs(together).max()
+
+
+@pytest.mark.parametrize("layer_sum", [False, True])
+@pytest.mark.parametrize("family", ["Wav2Vec2", "UniSpeechSat", "Data2VecAudio", "WavLM"])
+def test_labels_of_frames_there_and_back(family, layer_sum, tmp_path):
+    """Logits of each frame, alone and in a padded batch, of each family that has a class for it."""
+    sizes = {"Data2VecAudio": make.DATA2VEC, "WavLM": make.WAVLM}.get(family, make.BASE | make.CONV) | make.LABELS
+    sizes |= dict(use_weighted_layer_sum=layer_sum, problem_type="single_label_classification")
+    torch.manual_seed(0)
+    cls = getattr(hf, f"{family}ForAudioFrameClassification")
+    model = cls(getattr(hf, f"{family}Config")(**sizes)).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    extractor.save_pretrained(tmp_path / "theirs")
+    folder = open_released(str(tmp_path / "theirs"))
+    assert folder.labels.names == tuple("_".join(name.split()) for name in make.NAMES) and not folder.left_behind
+    backbone, head, squeeze = folder.architecture
+    forward = jax.jit(FrameClassifierModel(backbone, head).apply, static_argnums=3, static_argnames="deterministic")
+    params, lengths = folder.parameters(), np.array([len(wave) for wave in waves()])
+    padded = np.stack([np.pad(wave, (0, 7000 - len(wave)), constant_values=9) for wave in waves()])
+    ours, frames = forward({"params": params}, padded, lengths, Compression(squeeze), deterministic=True)
+    write_folder(tmp_path / "ours", folder.family, folder.architecture, params, None, folder.labels)
+    again, report = cls.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values()), report
+    for row, wave in enumerate(waves()):
+        inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            expected, written = (one.eval()(inputs.input_values).logits[0].numpy() for one in (model, again))
+        assert len(expected) == frames[row]
+        assert np.abs(ours[row, : frames[row]] - expected).max() <= 1e-5 * np.abs(expected).max()
+        np.testing.assert_array_equal(written, expected)
 
 
 @pytest.mark.parametrize("name", ["wav2vec2_ctc", "sew_ctc"])

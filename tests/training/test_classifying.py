@@ -95,7 +95,8 @@ def test_rows_are_those_of_the_labels_written(runs, evaluated):
         right = sum(a == b for a, b in pairs)
         assert len(pairs) == COUNTS[row["split"]] == row["words"] and row["sub"] == len(pairs) - right
         assert row["accuracy"] == pytest.approx(right / len(pairs)) == 1 - row["wer"]
-        assert row["macro_f1"] == pytest.approx(macro_f1(*zip(*pairs, strict=True)))
+        each = [[[label] for label in labels] for labels in zip(*pairs, strict=True)]
+        assert row["macro_f1"] == pytest.approx(macro_f1(*each))
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] and row["macro_f1_low"] <= row["macro_f1"]
     page = (runs / "table" / "tradeoff.html").read_text()
     assert '"very_fast"' in page and (runs / "table" / "tradeoff.png").stat().st_size > 1000
@@ -173,7 +174,7 @@ def test_the_head_stays_where_labels_do(runs, capsys):
 
 REFUSED = {
     "no labels": (lambda row: {k: v for k, v in row.items() if k != "label"}, r"has no labels in split train; give a"),
-    "one class": (lambda row: row | {"label": "slow"}, r"all 32 utterances of .* have the label 'slow'"),
+    "one class": (lambda row: row | {"label": "slow"}, r"all utterances of .* have the label 'slow'"),
 }
 
 
