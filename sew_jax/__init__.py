@@ -9,6 +9,7 @@
 when the first is used.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from sew_jax.errors import UserError
@@ -24,9 +25,8 @@ __all__ = ["Model", "Transcript", "UserError", "__version__", "evaluate", "load"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'sew_jax' has no attribute {name!r}")
-    from sew_jax import api, jobs
-
-    return getattr(jobs if name in ("train", "evaluate") else api, name)
+    home = "jobs" if name in ("train", "evaluate") else "api"
+    return getattr(importlib.import_module(f"sew_jax.{home}"), name)
 
 
 def __dir__() -> list[str]:

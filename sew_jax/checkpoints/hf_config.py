@@ -27,6 +27,7 @@ _PARTS = (
     "norm_epsilon",
 )
 
+_HEADS: dict[type, str] = {FrameHeadConfig: "labels of frames (--config.format=sew_jax takes them)"}
 _ONE_LABEL = "single_label_classification"
 
 
@@ -206,8 +207,7 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
         "its squeeze factor is 1": kind.squeezes and squeeze == 1,
         "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
-        "its labels are of frames": isinstance(head, FrameHeadConfig) and FrameHeadConfig not in kind.heads,
-        "it has a pre-training head": head is not None and type(head) not in (*kind.heads, FrameHeadConfig),
+        f"it has {_HEADS.get(type(head), 'a pre-training head')}": head is not None and type(head) not in kind.heads,
         f"model.rel_unit is not the squeeze factor {squeeze}": backbone.rel_buckets and backbone.rel_unit != squeeze,
     }
     obstacles |= {f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) != value for x, value in fixed.items()}

@@ -9,7 +9,7 @@ from sew_jax.data import audio
 from sew_jax.data.audio import AudioError
 from sew_jax.data.entries import Entry, checked_length, fetch, is_part, read_bytes, read_part
 from sew_jax.data.pauses import cut_at_pauses
-from sew_jax.data.segments import cut_segments
+from sew_jax.data.segments import Cutter
 from sew_jax.data.tfds_listing import SCHEME, read_tfds
 from sew_jax.rates import SAMPLE_RATE
 
@@ -62,10 +62,11 @@ def _pieces(entry: Entry, blocks: Iterable[np.ndarray], limits: Limits) -> Itera
     """A recording without transcript, cut at pauses: `source` and `begin` of a row say where in it a piece begins."""
     longest = round(limits.cut_seconds * SAMPLE_RATE)
     shortest = max(longest // _SHORTEST, round(limits.min_seconds * SAMPLE_RATE))
+    cutter = Cutter(entry.segments) if entry.segments is not None else None
     for number, (begin, wave) in enumerate(cut_at_pauses(blocks, longest, shortest)):
         row = _columns(entry) | {"id": f"{entry.id}#{number:04d}", "samples": len(wave), "text": None}
-        if entry.segments is not None:
-            row["segments"] = cut_segments(entry.segments, begin / SAMPLE_RATE, (begin + len(wave)) / SAMPLE_RATE)
+        if cutter:
+            row["segments"] = cutter.cut(begin / SAMPLE_RATE, (begin + len(wave)) / SAMPLE_RATE)
         yield row | {"source": entry.id, "begin": begin}, audio.encode(wave)
 
 

@@ -17,6 +17,7 @@ from sew_jax.data.manifests import (
     ID_KEYS,
     LABEL_KEYS,
     LOOKS,
+    SEGMENT_KEYS,
     SPEAKER_KEYS,
     TEXT_KEYS,
     Form,
@@ -32,7 +33,7 @@ _NO_AUDIO = f"has no audio; its header must name one of {', '.join(AUDIO_KEYS)}"
 _FOLDERS = ("clips", "wavs", "wav", "audio")  # where such tables keep audio, beside them
 _NO_SPLITS = ("validated", "invalidated", "other", "reported")
 _GUESSES = ("", ".wav", ".flac", ".mp3")  # suffixes that a table leaves out
-_KEYS = {*AUDIO_KEYS, *TEXT_KEYS, *LABEL_KEYS, *SPEAKER_KEYS, *ID_KEYS, *BEGIN_KEYS, *END_KEYS}
+_KEYS = {*AUDIO_KEYS, *TEXT_KEYS, *LABEL_KEYS, *SEGMENT_KEYS, *SPEAKER_KEYS, *ID_KEYS, *BEGIN_KEYS, *END_KEYS}
 _KEYS |= {"split", "offset", "duration"}
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 
 from sew_jax.buckets import is_remote
-from sew_jax.data.manifests import AUDIO_KEYS, ID_KEYS, Form, Row, pick, row_of
+from sew_jax.data.manifests import AUDIO_KEYS, ID_KEYS, SEGMENT_KEYS, Form, Row, pick, row_of
 from sew_jax.data.packed import ARROW, PARQUET, open_arrow, open_parquet, row_path
 from sew_jax.errors import UserError
 from sew_jax.storage import is_folder, names_in, raise_if_away
@@ -137,7 +137,8 @@ def _columns(path: epath.Path, schema: pa.Schema) -> tuple[list[str], str]:
     audio = next((key for key in AUDIO_KEYS if key in schema.names), None)
     if audio is None:
         raise UserError(f"data: {path} has no column of audio; its columns are {', '.join(schema.names)}")
-    plain = [name for name in schema.names if name != audio and not pa.types.is_nested(schema.field(name).type)]
+    nested = [name for name in schema.names if pa.types.is_nested(schema.field(name).type)]
+    plain = [name for name in schema.names if name != audio and (name in SEGMENT_KEYS or name not in nested)]
     plain = [name for name in plain if not _is_binary(schema.field(name).type)]
     kind = schema.field(audio).type
     if _is_decoded(kind):

@@ -1,6 +1,7 @@
 """Labels of utterances or of frames, as a manifest gives them: the classes that a classifier tells apart."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -45,28 +46,37 @@ class Labels:
         more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
         return ", ".join(self.names[:_SHOWN]) + more
 
-    def told(self, text: str, samples: int, pace: float = 1.0) -> str:
-        """What a source's text says of so many samples, played at a pace: labels as `encode` takes them."""
-        del samples, pace
-        return text
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    def found_in(self, text: str) -> list[str]:
+        """The labels that a source's text names."""
+        return [text]
+
+    def read(self, text: str, frames: int, pace: float = 1.0) -> np.ndarray:
+        """The ids that a source's text says of an utterance of so many frames, played at a pace: one, or one a frame.
+
+        Raises:
+          KeyError: one is none of these.
+        """
+        del frames, pace
+        return np.array([self._numbers[text]], np.int32)
 
     def count_symbols(self, samples_U: np.ndarray) -> np.ndarray:
-        """(U,) labels of utterances of so many samples."""
+        """(U,) the most labels of utterances of so many samples."""
         return np.ones(len(samples_U), np.int32)
 
     def split(self, text: str) -> list[str]:
-        """The labels of an utterance."""
+        """The labels of an utterance as `decode` writes them."""
         return [text]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of an utterance's labels. Raises KeyError where one is none of these."""
-        try:
-            return [self.names.index(label) for label in self.split(text)]
-        except ValueError as error:
-            raise KeyError(text) from error
+        """The inverse of `decode`."""
+        return [self._numbers[label] for label in self.split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The inverse of `encode`."""
+        """Labels of ids as one text."""
         return " ".join(self.names[i] for i in ids)
 
     def save(self, folder: Path) -> None:
@@ -94,20 +104,23 @@ class Labels:
 class FrameLabels(Labels):
     """A class for each frame of a model, as `segments` say; to batches and readers an utterance is a text of these.
 
-    A frame has the label of the segment that its middle lies in, of several the one that begins last, else `none`.
+    A frame has the label of the segment that its middle lies in, of several the one that begins last (of those that
+    begin together the later one), else `none`, which is always a class.
     """
 
     frame_samples: int = FRAME_SAMPLES
     target = "segments"
     unit, method = "frame", "label_frames"
 
-    def told(self, text: str, samples: int, pace: float = 1.0) -> str:
-        frames, per_second = samples // self.frame_samples, SAMPLE_RATE / (self.frame_samples * pace)
-        names = [NONE] * frames
+    def found_in(self, text: str) -> list[str]:
+        return [segment.label for segment in read_segments(text)]
+
+    def read(self, text: str, frames: int, pace: float = 1.0) -> np.ndarray:
+        ids_T, per_second = np.full(frames, self._numbers[NONE], np.int32), SAMPLE_RATE / (self.frame_samples * pace)
         for segment in read_segments(text):
-            first, end = (min(math.ceil(x * per_second - 0.5), frames) for x in (segment.start, segment.end))
-            names[first:end] = [segment.label] * (end - first)
-        return " ".join(names)
+            first, end = (math.ceil(x * per_second - 0.5) for x in (segment.start, segment.end))
+            ids_T[first:end] = self._numbers[segment.label]
+        return ids_T
 
     def count_symbols(self, samples_U: np.ndarray) -> np.ndarray:
         return (samples_U // self.frame_samples).astype(np.int32)
@@ -116,46 +129,41 @@ class FrameLabels(Labels):
         return text.split()
 
 
-def choose_labels(source: Source, form: Labels, known: Labels | None) -> Labels:
-    """Those of a source in the alphabet's order, or the known ones where these have all of them.
+def choose_labels(source: Source, form: Labels, known: Labels | None) -> tuple[Labels, str]:
+    """Those of a source in the alphabet's order, or the known ones where these have all of them; and a line of counts.
 
     Args:
       form: labels of the kind that is wanted, without names.
 
     Raises:
-      UserError: all utterances or frames have the same one.
+      UserError: there is nothing to tell apart.
     """
-    found = sorted(_counted(form, source))
+    counts = Counter(itertools.chain.from_iterable(form.found_in(source.text(i) or "") for i in range(len(source))))
+    of_frames = isinstance(form, FrameLabels)
+    found = sorted({*counts, NONE} if of_frames else counts)
     if len(found) < 2:
+        same = "segments without labels" if of_frames else f"the label {found[0]!r}"
         raise UserError(
-            f"data: all {form.unit}s of {source.name} have the label {found[0]!r}, and there is nothing to "
+            f"data: all {len(source)} utterances of {source.name} have {same}, and there is nothing to "
             "tell apart; name splits that have several by --config.split"
         )
     fits = known and type(known) is type(form) and set(found) <= set(known.names)
-    return known if known and fits else dataclasses.replace(form, names=tuple(found))
+    labels = known if known and fits else dataclasses.replace(form, names=tuple(found))
+    shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(_SHOWN))
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    what = "segments" if of_frames else "utterances"
+    return labels, f"  labels    {len(labels)}, {what} of each: {shown}{more}"
 
 
-def spell_labels(labels: Labels, source: Source, samples_U: np.ndarray) -> Transcripts:
-    """The labels of a source as texts of symbols, with a line that counts them.
+def spell_labels(labels: Labels, samples_U: np.ndarray, note: str) -> Transcripts:
+    """Labels as texts of symbols.
 
     Args:
       samples_U: the most that there may be of each utterance.
+      note: a line for the screen.
     """
-    counts = _counted(labels, source)
-    shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(_SHOWN))
-    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-    note = f"  labels    {len(labels)}, {labels.unit}s of each: {shown}{more}"
     symbols_U = labels.count_symbols(samples_U)
     return Transcripts(symbols_U, symbols_U, [note])
-
-
-def labels_of(labels: Labels, source: Source, i: int) -> list[str]:
-    """Those of an utterance."""
-    return labels.split(labels.told(source.text(i) or "", int(source.samples[i])))
-
-
-def _counted(labels: Labels, source: Source) -> Counter[str]:
-    return Counter(itertools.chain.from_iterable(labels_of(labels, source, i) for i in range(len(source))))
 
 
 def check_labels(labels: Labels, source: Source) -> None:
@@ -164,14 +172,18 @@ def check_labels(labels: Labels, source: Source) -> None:
     Raises:
       UserError: one has a label that the classifier does not know.
     """
-    unknown = [i for i in range(len(source)) if not set(labels_of(labels, source, i)) <= set(labels.names)]
+    unknown = {i: other for i in range(len(source)) if (other := _unknown(labels, source.text(i) or ""))}
     if unknown:
-        other = sorted({name for i in unknown for name in labels_of(labels, source, i)} - set(labels.names))
+        names = sorted(set().union(*unknown.values()))
         more = f" and {len(unknown) - 1} more utterances" if len(unknown) > 1 else ""
         raise UserError(
-            f"data: {source.id(unknown[0])}{more} of {source.name} have labels that training did not "
-            f"({_listed(other)}; it had {labels}); mend them, leave them out, or train with them"
+            f"data: {source.id(next(iter(unknown)))}{more} of {source.name} have labels that training did not "
+            f"({_listed(names)}; it had {labels}); mend them, leave them out, or train with them"
         )
+
+
+def _unknown(labels: Labels, text: str) -> set[str]:
+    return {*labels.found_in(text)} - {*labels.names}
 
 
 def _listed(names: Sequence[str]) -> str:

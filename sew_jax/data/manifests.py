@@ -18,7 +18,7 @@ from sew_jax.data import audio
 from sew_jax.data.addresses import AddressError, find_name, open_address
 from sew_jax.data.entries import TOLERANCE, Entry
 from sew_jax.data.problems import AudioError
-from sew_jax.data.segments import Segment, write_segments
+from sew_jax.data.segments import Segment, write_problem, write_segments
 from sew_jax.data.text_files import is_text
 from sew_jax.errors import UserError
 from sew_jax.files import is_below
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     id: str | None = None
     text: str | None = None
     label: str | None = None
-    segments: str | None = None  # as `write_segments` has them
+    segments: str | None = None  # as `write_segments` or `write_problem` has them
     speaker: str = ""
     split: str = "train"
     offset: Any = None  # seconds; None: there is no segment
@@ -115,24 +115,30 @@ def _label(value: Any) -> str | None:
 
 
 def _segments(value: Any) -> str | None:
-    """Stretches with labels in their one form; None where one is no object of `start`, `end` and `label`."""
-    try:
-        parts = json.loads(value) if isinstance(value, str) else value
-        if not isinstance(parts, list):
-            return None
-        found = [_labelled(part) for part in parts]
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+    """Stretches with labels in their one form, or what is wrong with one of them; None where there are none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return write_problem(f"has segments {value[:40]!r}, which are no JSON")
+    if value is None:
         return None
+    if not isinstance(value, list):
+        return write_problem(f"has segments {str(value)[:40]!r}, which are no list")
+    found = []
+    for number, part in enumerate(value, 1):
+        if not isinstance(part, dict):
+            return write_problem(f'has segment {number} {str(part)[:40]!r}, which has no "start", "end" and "label"')
+        try:
+            start, end = (_seconds(pick(part, keys), keys[0]) for keys in (BEGIN_KEYS, END_KEYS))
+        except ValueError as error:
+            return write_problem(f"has segment {number}, which {error}")
+        label = _label(pick(part, LABEL_KEYS))
+        if not label or end < start:
+            why = "ends before it begins" if label else 'has no "label"'
+            return write_problem(f"has segment {number}, which {why}")
+        found.append(Segment(start, end, label.replace(" ", "_")))
     return write_segments(found)
-
-
-def _labelled(part: dict[str, Any]) -> Segment:
-    """A stretch with a label; an error of Python's where it is something else."""
-    start, end = (float(pick(part, keys)) for keys in (BEGIN_KEYS, END_KEYS))
-    label = _label(pick(part, LABEL_KEYS))
-    if not (0 <= start <= end < math.inf and label):
-        raise ValueError(part)
-    return Segment(start, end, label.replace(" ", "_"))
 
 
 def _span(row: dict[str, Any]) -> tuple[float, float] | None:

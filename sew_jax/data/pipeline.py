@@ -17,7 +17,7 @@ from grain._src.python.dataset.transformations import process_prefetch
 
 from sew_jax.data.audio import AudioError, change_speed
 from sew_jax.data.batch_plan import BatchPlan
-from sew_jax.data.labels import Labels
+from sew_jax.data.labels import FrameLabels, Labels
 from sew_jax.data.problems import Problem
 from sew_jax.data.sources import Source
 from sew_jax.data.vocabulary import Vocabulary
@@ -135,10 +135,10 @@ class Batches:
             return 1.0
         return 1 + self._speed * (uniform_int(2001, self._seed, epoch, utterance, "speed") / 1000 - 1)
 
-    def _symbols(self, text: str, samples: int, pace: float) -> list[int]:
+    def _symbols(self, text: str, samples: int, pace: float) -> list[int] | np.ndarray:
+        if isinstance(self._vocabulary, FrameLabels):
+            return self._vocabulary.read(text, samples // self._vocabulary.frame_samples, pace)
         assert self._vocabulary
-        if isinstance(self._vocabulary, Labels):
-            text = self._vocabulary.told(text, samples, pace)
         return self._vocabulary.encode(text)
 
 

@@ -139,8 +139,15 @@ def _fingerprint(config: ConfigDict, splits: dict[str, list[Entry]]) -> str:
     digest = hashlib.sha256(json.dumps({**config, "workers": None}, default=str, sort_keys=True).encode())
     for split, entries in splits.items():
         for entry in entries:
-            digest.update(repr((split, entry, _version(entry.path))).encode("utf-8", "backslashreplace"))
+            digest.update(f"({split!r}, {_said(entry)}, {_version(entry.path)!r})".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def _said(entry: Entry) -> str:
+    """An entry as it was written before there were segments, and these where it has them."""
+    said = entry._asdict()
+    segments = said.pop("segments")
+    return f"Entry({', '.join(f'{name}={value!r}' for name, value in said.items())})" + (segments or "")
 
 
 @patient

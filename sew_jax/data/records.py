@@ -214,7 +214,7 @@ class RecordStore:
 
 
 def _with_all_columns(index: pa.Table) -> pa.Table:
-    """An index that was written before there were labels, with none."""
+    """An index that was written before there were labels or segments, with none."""
     for name in ("label", "segments"):
         if name not in index.column_names:
             index = index.append_column(name, pa.nulls(len(index), pa.large_string()))

@@ -20,6 +20,7 @@ from sew_jax.data.entries import Entry, fetch, is_part, measure, read_segment
 from sew_jax.data.listing import manifest_hint
 from sew_jax.data.problems import AudioError, Problem, check_damaged
 from sew_jax.data.records import INDEX_SCHEMA, RecordStore, dataset_folder, splits_of_dataset
+from sew_jax.data.segments import problem_of
 from sew_jax.errors import UserError
 from sew_jax.names import split_names
 from sew_jax.rates import SAMPLE_RATE
@@ -30,7 +31,7 @@ _AT_ONCE = 100_000  # rows that are Python objects at a time
 _LACKS = {
     "text": "has no transcript",
     "label": "has no label",
-    "segments": 'has no segments, each with "start", "end" and "label"',
+    "segments": "has no segments",
 }
 _EXAMPLES = {
     "label": '{"audio": PATH, "label": "happy"}',
@@ -184,6 +185,10 @@ def open_source(
             has_text = pc.is_valid(index[target]).to_numpy()
             without_text += [Problem(index["id"][i].as_py(), _LACKS[target]) for i in np.flatnonzero(keep & ~has_text)]
             keep &= has_text
+        if target == "segments":
+            wrong = _wrong_segments(index, np.flatnonzero(keep))
+            without_text += [Problem(index["id"][i].as_py(), reason) for i, reason in wrong.items()]
+            keep[list(wrong)] = False
         corpora.append(Corpus(root, store, np.flatnonzero(keep)))
     usable = sum(map(len, corpora))
     if without_text and not usable and target != "text":
@@ -247,6 +252,13 @@ def _open_root(root: str, split: str) -> tuple[Store, list[Problem]]:
         raise UserError(f"data: {root} cannot be reached: {error}") from error
     problems = [Problem(entry.id, entry.problem) for entry in entries if entry.problem]
     return FileStore([entry for entry in entries if not entry.problem]), problems
+
+
+def _wrong_segments(index: pa.Table, rows: np.ndarray) -> dict[int, str]:
+    """Rows whose segments make no sense -> why."""
+    texts, samples = (index[name].take(rows).to_pylist() for name in ("segments", "samples"))
+    reasons = (problem_of(text, length / SAMPLE_RATE) for text, length in zip(texts, samples, strict=True))
+    return {i: reason for i, reason in zip(rows.tolist(), reasons, strict=True) if reason}
 
 
 def _too(index: pa.Table, i: int, why: str) -> Problem:

@@ -19,6 +19,8 @@ from sew_jax.data.sources import Source, open_source
 from sew_jax.data.transcripts import text_notes
 from sew_jax.data.vocabulary import Vocabulary
 from sew_jax.decoding.recognizer import Output, Recognizer
+from sew_jax.models.config import BackboneConfig
+from sew_jax.models.frontend import frame_count
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.agreement import check_same
 from sew_jax.runtime.distributed import on_host, texts_of_all, whole
@@ -99,14 +101,15 @@ class EvalSet:
         return outputs, spent
 
 
-def open_eval_sets(
-    config: ConfigDict, splits: Sequence[str], symbols: Vocabulary | Labels, mesh: Mesh
-) -> list[EvalSet]:
+def open_eval_sets(config: ConfigDict, splits: Sequence[str], recognizer: Recognizer) -> list[EvalSet]:
     """A set for each split of `config.data`, all padded to the same few bucket lengths. An empty name is all there is.
 
     Raises:
       UserError: a split does not exist, or too much of it cannot be used, or it has a label that the model lacks.
     """
+    symbols, mesh = recognizer.labels or recognizer.vocabulary, recognizer.mesh
+    assert symbols
+    told = told_by(symbols, recognizer.model.backbone)
     options = {"min_samples": 1, "need_text": True, "max_bad": config.input.max_bad, "target": target_of(symbols)}
     sources = [open_source(config.data, split, **options) for split in splits]
     buckets = choose_buckets(np.concatenate([source.samples for source, _ in sources]), config.input.buckets)
@@ -122,8 +125,7 @@ def open_eval_sets(
         say(f"  text      text_normalizer={symbols.normalizer}, of references and hypotheses")
     say(f"  buckets   {', '.join(f'{b / SAMPLE_RATE:.1f} s x {n}' for b, n in rows.items())}")
     return [
-        EvalSet(split, source, rows, mesh, config, told_by(symbols))
-        for split, (source, _) in zip(splits, sources, strict=True)
+        EvalSet(split, source, rows, mesh, config, told) for split, (source, _) in zip(splits, sources, strict=True)
     ]
 
 
@@ -132,10 +134,10 @@ def target_of(symbols: Vocabulary | Labels | None) -> str:
     return symbols.target if isinstance(symbols, Labels) else "text"
 
 
-def told_by(symbols: Vocabulary | Labels) -> Callable[[str, int], str]:
+def told_by(symbols: Vocabulary | Labels, backbone: BackboneConfig) -> Callable[[str, int], str]:
     """What makes a reference, as it is compared, of a source's text and the utterance's samples."""
     if isinstance(symbols, Labels):
-        return symbols.told
+        return lambda text, samples: symbols.decode(symbols.read(text, max(int(frame_count(backbone, samples)), 0)))
     return lambda text, samples: symbols.normalize(text)
 
 

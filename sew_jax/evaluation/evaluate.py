@@ -73,7 +73,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Point]:
     if dev_splits and {"", *dev_splits} & set(splits):
         say(f"  ! tune_split={config.tune_split} is reported, too: there the weights do better than on other speech")
     symbols: Any = recognizer.labels or recognizer.vocabulary
-    sets = open_eval_sets(config, [*splits, *dev_splits], symbols, mesh)
+    sets = open_eval_sets(config, [*splits, *dev_splits], recognizer)
     dev = sets.pop() if dev_splits else None
     with BeamPool(symbols, options, config.beam.workers) if options else contextlib.nullcontext() as pool:
         if pool:  # what is wrong with its files is said before anything long

@@ -48,15 +48,10 @@ class Scored(NamedTuple):
 
     @property
     def labels(self) -> tuple[list[list[str]], list[list[str]]]:
-        """Of a classifier, the labels of each utterance, one or one a frame: by the reference, and as they were found.
-
-        A reference may have a frame more, of which the model's front end lacks some samples.
-        """
+        """Of a classifier, the labels of each utterance, one or one a frame: by the reference, and as found."""
         assert self.recognizer.labels
         split = self.recognizer.labels.split
-        found = [split(text) for text in self.texts]
-        told = [split(text)[: len(labels)] for text, labels in zip(self.part.references, found, strict=True)]
-        return told, found
+        return [split(text) for text in self.part.references], [split(text) for text in self.texts]
 
     @property
     def total(self) -> ErrorCounts:
@@ -148,12 +143,13 @@ def points_of(scored: Sequence[Scored], part: EvalSet, device: str) -> list[Poin
 def _of_labels(scored: Scored, wer_low: float, wer_high: float) -> dict[str, Any]:
     """What a point says of labels beside errors."""
     low, high = ACCURACY.interval(wer_low, wer_high)
-    f1_low, f1_high = macro_f1_interval(*scored.labels)
+    told, found = scored.labels
+    f1_low, f1_high = macro_f1_interval(told, found)
     return {
         "accuracy": ACCURACY.of(scored.total.wer),
         "accuracy_low": low,
         "accuracy_high": high,
-        "macro_f1": macro_f1(*scored.labels),
+        "macro_f1": macro_f1(told, found),
         "macro_f1_low": f1_low,
         "macro_f1_high": f1_high,
     }

@@ -41,7 +41,7 @@ def search(config: ConfigDict, workdir: Path) -> list[Point]:
     recognizer = load_recognizer(config.init_from, config.dtype, mesh, text_normalizer=config.text_normalizer)
     squeezes = tuple(config.squeeze) or tuple(dict.fromkeys(setting.squeeze for setting in recognizer.trained))
     layers = recognizer.model.backbone.layers
-    (dev,) = open_eval_sets(config, [config.dev_split], recognizer.vocabulary, mesh)
+    (dev,) = open_eval_sets(config, [config.dev_split], recognizer)
     say(f"  space     squeeze {squeezes}, queries and keys of {layers} layers each by {tuple(config.factors)}")
     measure, whole = _Measure(recognizer, dev, config.trials), split_macs(recognizer, dev, Compression())
     tried = search_settings(

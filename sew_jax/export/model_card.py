@@ -69,7 +69,8 @@ def write_card(
     if isinstance(pretrained.head, CTCHeadConfig):
         does, task = "Speech to text (CTC)", "automatic-speech-recognition"
     elif pretrained.labels:
-        does, task = f"Speech to labels of {pretrained.labels.unit}s ({pretrained.labels})", "audio-classification"
+        does = f"Speech to labels of {pretrained.labels.unit}s ({pretrained.labels})"
+        task = "audio-classification" if isinstance(pretrained.head, ClassifierHeadConfig) else ""
     tags = ["sew_jax", "speech", "audio", *([task] if task else [])]
     front = [f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else []), "tags:"]
     backbone = pretrained.backbone
@@ -211,7 +212,7 @@ def transformers_use(architecture: Architecture, kind: str) -> str:
     """How a folder of Hugging Face's is run; `kind` is the class that it names."""
     ctc = isinstance(architecture.head, CTCHeadConfig)
     auto = "AutoModelForCTC" if ctc else "AutoModelForPreTraining" if architecture.head else "AutoModel"
-    labels, frames = (isinstance(architecture.head, kind) for kind in (ClassifierHeadConfig, FrameHeadConfig))
+    labels, frames = (isinstance(architecture.head, head) for head in (ClassifierHeadConfig, FrameHeadConfig))
     auto = "AutoModelForAudioClassification" if labels else "AutoModelForAudioFrameClassification" if frames else auto
     loader = "AutoProcessor" if ctc else "AutoFeatureExtractor"
     output = (

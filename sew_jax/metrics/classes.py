@@ -4,6 +4,7 @@ U utterances, C classes, R resamples.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,9 @@ from sew_jax.metrics.wer import ErrorCounts
 
 
 def count_labels(references: Sequence[str], labels: Sequence[str]) -> ErrorCounts:
-    """An utterance's labels, one or one a frame, as words, so that the word error rate is the share of wrong ones.
-
-    The longer of the two has frames at its end that the other lacks, which do not count.
-    """
-    pairs = list(zip(references, labels, strict=False))
-    wrong = sum(reference != label for reference, label in pairs)
-    counts = {"words": len(pairs), "substitutions": wrong, "characters": len(pairs), "character_errors": wrong}
+    """An utterance's labels, one or one a frame, as words, so that the word error rate is the share of wrong ones."""
+    wrong = sum(reference != label for reference, label in zip(references, labels, strict=True))
+    counts = {"words": len(labels), "substitutions": wrong, "characters": len(labels), "character_errors": wrong}
     return ErrorCounts(**counts, utterances=1)
 
 
@@ -30,7 +27,8 @@ def macro_f1(references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]
     Args:
       references, labels: of each utterance, as `count_labels` takes them.
     """
-    return float(_macro_f1(*(x.sum(0) for x in _hits_and_seen(references, labels)))) if len(references) else 0.0
+    hits_UxC, seen_UxC = _hits_and_seen(references, labels)
+    return float(_macro_f1(np.asarray(hits_UxC.sum(0)), np.asarray(seen_UxC.sum(0))))
 
 
 def macro_f1_interval(
@@ -56,20 +54,22 @@ def macro_f1_interval(
     return resampled_interval(utterance_U, utterance_U, of_draws, seed, resamples)
 
 
-def _hits_and_seen(
-    references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(U, C) how often each utterance is right about a class; and has it, by the reference and by the labels."""
-    pairs = [list(zip(*both, strict=False)) for both in zip(references, labels, strict=True)]
-    names = sorted({name for utterance in pairs for pair in utterance for name in pair})
-    number = {name: i for i, name in enumerate(names)}
-    hits_UxC, seen_UxC = np.zeros((2, len(pairs), len(names)))
-    for hits_C, seen_C, utterance in zip(hits_UxC, seen_UxC, pairs, strict=True):
-        for reference, label in utterance:
-            seen_C[number[reference]] += 1
-            seen_C[number[label]] += 1
-            hits_C[number[label]] += reference == label
-    return hits_UxC, seen_UxC
+def _hits_and_seen(references: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> tuple[Any, Any]:
+    """(U, C), sparse: how often each utterance is right about a class; and has it, on either side."""
+    from scipy import sparse  # takes a moment to import, which what stops before its first figure should not wait for
+
+    told, found = ([label for utterance in side for label in utterance] for side in (references, labels))
+    lengths_U = [len(utterance) for utterance in labels]
+    names, numbers = np.unique([*told, *found], return_inverse=True)
+    told_N, found_N = numbers[: len(told)], numbers[len(told) :]
+    utterance_N = np.repeat(np.arange(len(labels)), lengths_U)
+    shape = len(labels), len(names)
+
+    def count(number_N: np.ndarray, utterance_N: np.ndarray) -> Any:
+        return sparse.coo_array((np.ones(len(number_N)), (utterance_N, number_N)), shape).tocsr()
+
+    right_N = told_N == found_N
+    return count(found_N[right_N], utterance_N[right_N]), count(told_N, utterance_N) + count(found_N, utterance_N)
 
 
 def _macro_f1(hits_xC: np.ndarray, seen_xC: np.ndarray) -> np.ndarray:

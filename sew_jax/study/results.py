@@ -60,7 +60,7 @@ class Scorer:
             str(workdir), self._config.dtype, self._mesh, text_normalizer=self._config.text_normalizer
         )
         if not self._sets:
-            self._sets = open_eval_sets(self._config, self._splits, recognizer.vocabulary, self._mesh)
+            self._sets = open_eval_sets(self._config, self._splits, recognizer)
         model = recognizer.model
         shape = json.dumps([dataclasses.asdict(model.backbone), dataclasses.asdict(model.head)])
         recognizer.programs = self._programs.setdefault(shape, recognizer.programs)

@@ -152,11 +152,11 @@ def _labelling(
     sandwich: Sandwich,
 ) -> _Made:
     """Cross-entropy on labels, with the head of a classifier that `init_from` may be, in its form."""
-    labels = choose_labels(source, Labels(()), pretrained.labels)
+    labels, note = choose_labels(source, Labels(()), pretrained.labels)
     known = pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else ClassifierHeadConfig()
     head = dataclasses.replace(known, labels=len(labels), dropout=config.head.dropout)
     model = ClassifierModel(backbone, head)
-    spelt = spell_labels(labels, source, source.samples)
+    spelt = spell_labels(labels, source.samples, note)
     return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
 
 
@@ -169,11 +169,11 @@ def _labelling_frames(
     sandwich: Sandwich,
 ) -> _Made:
     """Cross-entropy on the labels of frames, with the head of such a model that `init_from` may be, in its form."""
-    labels = choose_labels(source, FrameLabels((), backbone.frame_samples), pretrained.labels)
+    labels, note = choose_labels(source, FrameLabels((), backbone.frame_samples), pretrained.labels)
     known = pretrained.head if isinstance(pretrained.head, FrameHeadConfig) else FrameHeadConfig()
     head = dataclasses.replace(known, frame_labels=len(labels), dropout=config.head.dropout)
     model = FrameClassifierModel(backbone, head)
-    spelt = spell_labels(labels, source, longest_samples(source, config.input.speed))
+    spelt = spell_labels(labels, longest_samples(source, config.input.speed), note)
     return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
 
 

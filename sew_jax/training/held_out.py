@@ -184,9 +184,11 @@ def _errors(
     assert vocabulary
     rows = rows_to_measure([source], buckets, seconds, mesh.size)
     sharding = batch_sharding(mesh)
-    part = EvalSet(split, source, rows, mesh, config, told_by(vocabulary))
     if isinstance(vocabulary, Labels):
-        check_labels(vocabulary, source)  # before they are numbers
+        check_labels(vocabulary, source)
+    part = EvalSet(split, source, rows, mesh, config, told_by(vocabulary, task.model.backbone))
+    symbols: list[list[int] | None]
+    if isinstance(vocabulary, Labels):
         symbols = [vocabulary.encode(label) for label in part.references]
     else:
         symbols = [None if vocabulary.unknown(text) else vocabulary.encode(text) for text in part.references]
