@@ -163,7 +163,7 @@ def test_a_label_that_frames_have_at_some_paces_alone(audio):
     assert labels.names == ("click", "none", "speech")
     assert {*labels.read(source.text(0), 100).tolist()} == {2}  # at its own pace neither has any
     counts = np.zeros(3, int)
-    for pace in np.linspace(0.9, 1.1, 41):
+    for pace in np.linspace(0.8, 1.2, 41):
         counts += np.bincount(labels.read(source.text(0), int(32_000 / pace) // 320, pace), minlength=3)
     assert (counts > 0).all()
 
