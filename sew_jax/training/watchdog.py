@@ -143,8 +143,8 @@ class Watchdog:
             )
         if mean["blank_frac"] > 0.999:
             findings["blank"] = (
-                "the model outputs blanks only: usual in the first updates; "
-                "if it stays, raise optim.lr or shorten optim.freeze"
+                "the model outputs blanks only: usual in the first updates; if it stays, halve optim.lr where the loss "
+                "or grad_norm had jumped, which a pre-trained start may do, else raise it or shorten optim.freeze"
             )
         return findings
 
