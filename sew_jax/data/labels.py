@@ -31,13 +31,15 @@ class Labels:
 
     Attributes:
       target: what of a source they stand for.
-      unit: what has one each, in words.
+      unit, counted: what has one each, and what of a source names them, in words.
       method: of the Python API, which says what they are.
+      always: which there are, whether a source's texts name them or not.
     """
 
     names: tuple[str, ...]
     target = "label"
-    unit, method = "utterance", "classify"
+    unit, counted, method = "utterance", "utterances", "classify"
+    always = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -110,7 +112,8 @@ class FrameLabels(Labels):
 
     frame_samples: int = FRAME_SAMPLES
     target = "segments"
-    unit, method = "frame", "label_frames"
+    unit, counted, method = "frame", "segments", "label_frames"
+    always = (NONE,)
 
     def found_in(self, text: str) -> list[str]:
         return [segment.label for segment in read_segments(text)]
@@ -139,20 +142,17 @@ def choose_labels(source: Source, form: Labels, known: Labels | None) -> tuple[L
       UserError: there is nothing to tell apart.
     """
     counts = Counter(itertools.chain.from_iterable(form.found_in(source.text(i) or "") for i in range(len(source))))
-    of_frames = isinstance(form, FrameLabels)
-    found = sorted({*counts, NONE} if of_frames else counts)
+    found = sorted({*counts, *form.always})
     if len(found) < 2:
-        same = "segments without labels" if of_frames else f"the label {found[0]!r}"
         raise UserError(
-            f"data: all {len(source)} utterances of {source.name} have {same}, and there is nothing to "
-            "tell apart; name splits that have several by --config.split"
+            f"data: all {form.unit}s of {source.name} have the label {found[0]!r}, and there is nothing to tell apart; "
+            "name splits that have several by --config.split"
         )
     fits = known and type(known) is type(form) and set(found) <= set(known.names)
     labels = known if known and fits else dataclasses.replace(form, names=tuple(found))
     shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(_SHOWN))
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-    what = "segments" if of_frames else "utterances"
-    return labels, f"  labels    {len(labels)}, {what} of each: {shown}{more}"
+    return labels, f"  labels    {len(labels)}, {form.counted} of each: {shown}{more}"
 
 
 def spell_labels(labels: Labels, samples_U: np.ndarray, note: str) -> Transcripts:
@@ -183,7 +183,7 @@ def check_labels(labels: Labels, source: Source) -> None:
 
 
 def _unknown(labels: Labels, text: str) -> set[str]:
-    return {*labels.found_in(text)} - {*labels.names}
+    return {*labels.found_in(text), *labels.always} - {*labels.names}
 
 
 def _listed(names: Sequence[str]) -> str:

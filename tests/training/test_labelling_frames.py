@@ -13,7 +13,8 @@ import sew_jax
 from configs import evaluate as evaluate_config
 from configs import export as export_config
 from sew_jax.checkpoints.hf_folder import open_released, write_folder
-from sew_jax.data.labels import Labels
+from sew_jax.data.labels import FrameLabels, Labels, check_labels
+from sew_jax.data.sources import open_source
 from sew_jax.errors import UserError
 from sew_jax.evaluation.evaluate import evaluate
 from sew_jax.export.export import export
@@ -149,8 +150,17 @@ def test_one_label_alone_teaches_nothing(runs, tmp_path):
     path.write_text(json.dumps({"audio": str(runs / "train1.wav"), "segments": []}) + "\n")
     config = finetuning(path, runs / "pretrain")
     config.task = "frames"
-    with pytest.raises(UserError, match=r"all 1 utterances of .* have segments without labels, and there is nothing"):
+    with pytest.raises(UserError, match=r"all frames of .* have the label 'none', and there is nothing"):
         open_task(config)
+
+
+def test_a_model_that_has_no_class_for_the_rest(runs):
+    """As one of somebody else may."""
+    options = dict(min_samples=1, need_text=True, max_bad=0, target="segments")
+    source, _ = open_source(str(runs / "segments.jsonl"), "dev", **options)
+    check_labels(FrameLabels(("hum", "none")), source)
+    with pytest.raises(UserError, match=r"have labels that training did not \('none'; it had hum\)"):
+        check_labels(FrameLabels(("hum",)), source)
 
 
 def test_the_loss_is_numpys():
