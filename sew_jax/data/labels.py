@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Labels:
     names: tuple[str, ...]
     target = "label"
     unit, counted, method = "utterance", "utterances", "classify"
-    always = ()
+    always: ClassVar[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,7 +114,7 @@ class FrameLabels(Labels):
     frame_samples: int = FRAME_SAMPLES
     target = "segments"
     unit, counted, method = "frame", "segments", "label_frames"
-    always = (NONE,)
+    always: ClassVar[tuple[str, ...]] = (NONE,)
 
     def found_in(self, text: str) -> list[str]:
         return [segment.label for segment in read_segments(text)]
