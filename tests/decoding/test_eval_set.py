@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 
 from configs.evaluate import get_config
+from sew_jax.compression import Compression
 from sew_jax.data.vocabulary import LETTERS, Vocabulary
 from sew_jax.decoding.eval_set import open_eval_sets
+from sew_jax.decoding.recognizer import Recognizer
+from sew_jax.models.config import BackboneConfig, CTCHeadConfig
+from sew_jax.models.ctc import CTCModel
 from sew_jax.runtime.sharding import make_mesh
 from tests.runs import make_corpus
 
@@ -16,7 +20,9 @@ def test_all_utterances_and_few_filler_rows(devices, batch_seconds, tmp_path):
     config = get_config()
     config.data, config.input.batch_seconds = str(make_corpus(tmp_path / "corpus")), batch_seconds
     mesh = make_mesh(devices, 1, jax.devices()[:devices])
-    sets = open_eval_sets(config, ["train", "test"], Vocabulary(LETTERS), mesh)
+    model = CTCModel(BackboneConfig(frontend="logmel"), CTCHeadConfig())
+    recognizer = Recognizer("runs/small", "", model, {}, Vocabulary(LETTERS), [Compression()], mesh)
+    sets = open_eval_sets(config, ["train", "test"], recognizer)
     shapes = {}
     for part, count in zip(sets, (12, 5), strict=True):
         assert sorted(u for _, _, members in part.batches for _, u in members) == list(range(count))
