@@ -41,6 +41,7 @@ def _write_table(folder: Path, utterances: int) -> None:
         "samples": samples,
         "text": pa.repeat(pa.scalar(text, pa.large_string()), utterances),
         "label": pa.nulls(utterances, pa.large_string()),
+        "segments": pa.nulls(utterances, pa.large_string()),
         "speaker": [str(i // 10_000) for i in range(utterances)],
     }
     (folder / records.index_name("train")).write_bytes(

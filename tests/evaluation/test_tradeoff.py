@@ -128,7 +128,7 @@ def test_a_table_from_before_there_were_run_times_is_of_jax(tmp_path):
 
 def test_labels_are_shown_by_what_is_right(tmp_path):
     """Accuracy and F1 where texts have WER; the files hold both kinds as they were."""
-    of_labels = dict(accuracy=0.9, accuracy_low=0.87, accuracy_high=0.92)
+    of_labels = dict(accuracy=0.9, accuracy_low=0.87, accuracy_high=0.92, words=20)
     of_labels |= dict(macro_f1=0.8, macro_f1_low=0.7, macro_f1_high=0.85)
     labelled = [dataclasses.replace(one, **of_labels) for one in POINTS]
     shown, first = format_table(labelled), format_table(labelled).splitlines()
