@@ -152,33 +152,24 @@ def _labelling(
     sandwich: Sandwich,
 ) -> _Made:
     """Cross-entropy on labels, with the head of a classifier that `init_from` may be, in its form."""
-    labels, note = choose_labels(source, Labels(()), pretrained.labels)
-    known = pretrained.head if isinstance(pretrained.head, ClassifierHeadConfig) else ClassifierHeadConfig()
-    head = dataclasses.replace(known, labels=len(labels), dropout=config.head.dropout)
-    model = ClassifierModel(backbone, head)
-    spelt = spell_labels(labels, source.samples, note)
-    return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
-
-
-def _labelling_frames(
-    config: ConfigDict,
-    pretrained: Pretrained,
-    backbone: BackboneConfig,
-    source: Source,
-    masks: Masks,
-    sandwich: Sandwich,
-) -> _Made:
-    """Cross-entropy on the labels of frames, with the head of such a model that `init_from` may be, in its form."""
-    labels, note = choose_labels(source, FrameLabels((), backbone.frame_samples), pretrained.labels)
-    known = pretrained.head if isinstance(pretrained.head, FrameHeadConfig) else FrameHeadConfig()
-    head = dataclasses.replace(known, frame_labels=len(labels), dropout=config.head.dropout)
-    model = FrameClassifierModel(backbone, head)
+    model: ClassifierModel | FrameClassifierModel
+    dropout, known = config.head.dropout, pretrained.head
+    if config.task == "frames":
+        labels, note = choose_labels(source, FrameLabels((), backbone.frame_samples), pretrained.labels)
+        of_frames = known if isinstance(known, FrameHeadConfig) else FrameHeadConfig()
+        model = FrameClassifierModel(
+            backbone, dataclasses.replace(of_frames, frame_labels=len(labels), dropout=dropout)
+        )
+    else:
+        labels, note = choose_labels(source, Labels(()), pretrained.labels)
+        of_utterances = known if isinstance(known, ClassifierHeadConfig) else ClassifierHeadConfig()
+        model = ClassifierModel(backbone, dataclasses.replace(of_utterances, labels=len(labels), dropout=dropout))
     spelt = spell_labels(labels, longest_samples(source, config.input.speed), note)
     return _Made(labels, spelt, model, label_micro_loss(model, masks, sandwich))
 
 
 # what makes each task, and what of a manifest it learns
-_TASKS = {"ctc": (_writing, "text"), "classify": (_labelling, "label"), "frames": (_labelling_frames, "segments")}
+_TASKS = {"ctc": (_writing, "text"), "classify": (_labelling, "label"), "frames": (_labelling, "segments")}
 
 
 def _spelt(
