@@ -27,7 +27,6 @@ _PARTS = (
     "norm_epsilon",
 )
 
-_HEADS: dict[type, str] = {FrameHeadConfig: "labels of frames (--config.format=sew_jax takes them)"}
 _ONE_LABEL = "single_label_classification"
 
 
@@ -200,6 +199,8 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
     backbone, head, squeeze = architecture
     kind, default = FAMILIES[family], BackboneConfig()
     fixed = {field: getattr(default, field) for field in _PARTS if field not in kind.fields} | dict(kind.shared)
+    of_frames = isinstance(head, FrameHeadConfig)
+    named = "labels of frames (--config.format=sew_jax takes them)" if of_frames else "a pre-training head"
     obstacles = {
         f"model.frontend is {backbone.frontend}": backbone.frontend not in ("wav2vec2", "compact"),
         "its squeeze factor is above 1": not kind.squeezes and squeeze > 1,
@@ -207,7 +208,7 @@ def _check_expressible(family: str, architecture: Architecture) -> None:
         "its squeeze factor is 1": kind.squeezes and squeeze == 1,
         "model.width equals the extractor's": not kind.squeezes and feature_width(backbone) == backbone.width,
         "head.projection is mlp": isinstance(head, PretrainHeadConfig) and head.projection != "linear",
-        f"it has {_HEADS.get(type(head), 'a pre-training head')}": head is not None and type(head) not in kind.heads,
+        f"it has {named}": head is not None and type(head) not in kind.heads,
         f"model.rel_unit is not the squeeze factor {squeeze}": backbone.rel_buckets and backbone.rel_unit != squeeze,
     }
     obstacles |= {f"model.{x} is {getattr(backbone, x)}": getattr(backbone, x) != value for x, value in fixed.items()}

@@ -103,31 +103,33 @@ class Batches:
         for row, (utterance, crop) in enumerate(zip(mine.tolist(), crops.tolist(), strict=True)):
             if utterance < 0:
                 continue
+            pace = self._pace(utterance, planned.epoch)
             try:
-                speech = self._read(utterance, crop, bucket, planned.epoch)
+                speech = self._read(utterance, crop, bucket, planned.epoch, pace)
             except AudioError as error:
                 problems.append(Problem(self._source.id(utterance), str(error)))
                 continue
             wave[row, : len(speech)], length[row] = speech, len(speech)
             if self._vocabulary:
                 text = self._source.text(utterance)
-                labels = self._symbols(text or "", len(speech), self._pace(utterance, planned.epoch))
+                labels = self._symbols(text or "", len(speech), pace)
                 arrays["labels"][row, : len(labels)] = labels
                 arrays["label_length"][row] = -1 if text is None else len(labels)
         ids = tuple(self._source.id(int(u)) for u in planned.utterances if u >= 0)
         return Batch(arrays, planned.number, planned.epoch, bucket, ids, tuple(problems))
 
-    def _read(self, utterance: int, crop: int, bucket: int, epoch: int) -> np.ndarray:
+    def _read(self, utterance: int, crop: int, bucket: int, epoch: int, pace: float) -> np.ndarray:
         """What an epoch takes of an utterance: int16, at most as long as the bucket. Raises AudioError.
 
         Where it takes several crops, these begin at equal distances, in each epoch at others.
         """
-        key, factor = (self._seed, epoch, utterance), self._pace(utterance, epoch)
-        wanted = math.ceil(bucket * factor)
+        wanted = math.ceil(bucket * pace)
         begins = max(int(self._source.samples[utterance]) - wanted, 0) + 1  # where a crop could begin
-        begin = (crop * begins + uniform_int(begins, *key, "crop")) // int(self._plan.crops[utterance])
+        begin = (crop * begins + uniform_int(begins, self._seed, epoch, utterance, "crop")) // int(
+            self._plan.crops[utterance]
+        )
         speech = self._source.audio(utterance, begin, wanted)
-        return change_speed(speech, factor)[:bucket] if self._speed else speech
+        return change_speed(speech, pace)[:bucket] if self._speed else speech
 
     def _pace(self, utterance: int, epoch: int) -> float:
         """How fast an epoch plays an utterance."""
