@@ -21,6 +21,7 @@ from sew_jax.checks.check import check_config
 from sew_jax.config_files import find_config, importable
 from sew_jax.console import typed
 from sew_jax.errors import Unavailable, UserError
+from sew_jax.huge_pages import begin_with_huge_pages
 from sew_jax.names import in_language
 from sew_jax.storage import errors_in_words
 
@@ -196,6 +197,7 @@ def _on_devices(run: Callable[[], object]) -> None:
     from sew_jax.checkpoints.checkpointer import quiet_orbax
     from sew_jax.console import speak_as
     from sew_jax.files import cache_folder
+    from sew_jax.models.platforms import compiled_for_own_devices
     from sew_jax.runtime import distributed
 
     # programs compiled once are kept for later runs of the same command, where JAX's own variable names no other place
@@ -205,12 +207,18 @@ def _on_devices(run: Callable[[], object]) -> None:
     speak_as(jax.process_index())
     quiet_orbax()
     try:
-        with errors_in_words():
+        with errors_in_words(), compiled_for_own_devices():
             run()
     except BaseException as error:
         distributed.abandon(error)
         raise
 
 
+def command() -> int:
+    """`main` of a process of its own."""
+    begin_with_huge_pages()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

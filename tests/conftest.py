@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from sew_jax.models.platforms import compiled_for
+
 # One cache of compiled programs for the whole session: workers and child processes of the tests share it
 if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ["SEW_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="sew_jax_programs_")
@@ -31,6 +33,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+compiled_for("cpu").__enter__()  # as the command line has it
 
 
 # Looking for garbage among the modules' own objects, which tracing sets off all the time, is a tenth of the suite

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *["errors", "names", "config_files", "rates", "machines", "hashing", "console", "storage", "buckets", "files"],
-    *["tables", "line_files", "processes", "compression"],
+    *["tables", "line_files", "processes", "huge_pages", "compression"],
     *["models", "engines", "checks", "data", "metrics", "runtime", "checkpoints", "decoding", "training", "evaluation"],
     *["transcription", "export", "study", "benchmarks", "demo", "jobs", "api", "serving", "main"],
 ]

@@ -20,6 +20,7 @@ from sew_jax.console import say
 from sew_jax.models.config import BackboneConfig, CTCHeadConfig, PretrainHeadConfig
 from sew_jax.models.ctc import CTCModel
 from sew_jax.models.int8 import operands
+from sew_jax.models.platforms import compiled_for_own_devices
 from sew_jax.runtime.programs import compile_one
 from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import OfRun, make_gradients, make_update, new_state
@@ -103,7 +104,8 @@ def _compile(jitted, arguments: tuple, table: Sequence[Compression | Draw]) -> t
 def _compile_one(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled, dict[str, float]]:
     """A program, compiled as those of runs are, and what XLA says of it."""
     begin = time.perf_counter()
-    program = compile_one(lower())
+    with compiled_for_own_devices():
+        program = compile_one(lower())
     seconds, memory = time.perf_counter() - begin, program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return program, {

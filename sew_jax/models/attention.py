@@ -17,6 +17,7 @@ from sew_jax.models.int8 import linear
 from sew_jax.models.layers import dropout
 from sew_jax.models.lengths import MASKED, mask_from_lengths
 from sew_jax.models.noise import site_seeds
+from sew_jax.models.platforms import by_platform
 from sew_jax.models.products import widen
 from sew_jax.models.relative import Gate, disentangled, gated
 from sew_jax.models.times import alibi, alibi_slopes, rotate
@@ -159,7 +160,7 @@ def attend_to_valid(
     if flash_attention and v_BxKxHxE.dtype == jnp.bfloat16 and not of_head and not any_batch:
         forms["cuda"] = by_kernel
     arguments = q_BxQxHxE, k_BxKxHxE, v_BxKxHxE, key_length_B, seed_BxHx2, parts
-    return jax.lax.platform_dependent(*arguments, **forms)
+    return by_platform(*arguments, **forms)
 
 
 def attend(q_xQxE, k_xKxE, v_xKxE, valid_xK, seed_x2, bias_xQxK=None, *, rate: float):

@@ -22,6 +22,7 @@ from sew_jax.models.lengths import mean_pool, pooled_length, repeat_frames, scal
 from sew_jax.models.merging import Track, merge_neighbours, start_track, unmerge
 from sew_jax.models.noise import row_seeds, rows_or_places, site_seeds
 from sew_jax.models.parameters import cast_kernels
+from sew_jax.models.platforms import by_platform
 from sew_jax.models.positions import PositionalConv, PositionalStack
 from sew_jax.models.products import PRODUCT
 from sew_jax.models.relative import RelativeBias, RelativeEmbeddings
@@ -221,7 +222,7 @@ def _branch_or_choice(keep):
     published layer-drop of 0.05 leaves out: a GPU's host waits for each, and nothing that devices say to each other
     moves over one (docs/scaling.md).
     """
-    return jax.lax.platform_dependent(
+    return by_platform(
         keep, cpu=lambda keep: (keep, jnp.ones_like(keep)), default=lambda keep: (jnp.ones_like(keep), keep)
     )
 

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sew_jax.models.platforms import by_platform
+
 # (parameters, state, of_layer, setting) -> state
 LayerFunction = Callable[[Any, Any, Any, Any], Any]
 
@@ -42,7 +44,7 @@ def run_layers(
             states += layer(*arguments)
         else:
             loop = functools.partial(_as_a_loop, function, setting)
-            states += jax.lax.platform_dependent(*arguments, tpu=loop, default=layer)
+            states += by_platform(*arguments, tpu=loop, default=layer)
         state = states[-1]
     return states
 

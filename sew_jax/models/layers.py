@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sew_jax.models.noise import hash_positions, hash_words, positions, row_seeds, rows_or_places, site_seeds
+from sew_jax.models.platforms import by_platform
 from sew_jax.models.products import dense_product
 
 EPSILON = 1e-5  # torch's, for every norm of wav2vec 2.0 and SEW
@@ -137,5 +138,5 @@ def dropout(x, rate: float, seed_x2):
         words_x = hash_positions(seed_x2, positions((*rows, 1)) * np.uint32(words) + column // 4)
         return (words_x >> (column % 4 * 8)) & 0xFF >= dropped
 
-    kept = jax.lax.platform_dependent(seed_x2, cpu=bytes_of_words, default=one_by_one)
+    kept = by_platform(seed_x2, cpu=bytes_of_words, default=one_by_one)
     return jnp.where(kept, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)

@@ -15,6 +15,7 @@ from jax.export import is_symbolic_dim
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.layers import gelu, layer_norm, torch_uniform
 from sew_jax.models.lengths import zero_padding
+from sew_jax.models.platforms import by_platform
 from sew_jax.models.products import wide_on_cpu
 from sew_jax.models.spectral_conv import convolve_by_spectrum
 
@@ -48,8 +49,7 @@ def grouped_convolution(x_BxTxD, kernel_KxIxO, stride: int, groups: int):
     if not is_symbolic_dim(x_BxTxD.shape[1]):  # an exported program does not know how many blocks there are
         forms["cuda"] = convolve_by_spectrum
     forms = {name: functools.partial(form, stride=stride, groups=groups) for name, form in forms.items()}
-    by_platform = functools.partial(jax.lax.platform_dependent, **forms)
-    return wide_on_cpu(by_platform, x_BxTxD, kernel_KxIxO)
+    return wide_on_cpu(functools.partial(by_platform, **forms), x_BxTxD, kernel_KxIxO)
 
 
 class PositionalConv(nn.Module):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from sew_jax.models.platforms import by_platform
+
 # By what `remat=dots` knows the results of layers' matrix products, in whichever form they are computed
 PRODUCT = "product"
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -65,7 +67,7 @@ def _on_cpu(x, kernel_IxO):
 
 @jax.custom_vjp
 def _product(x, kernel_IxO):
-    return jax.lax.platform_dependent(x, kernel_IxO, cpu=_on_cpu, default=_plain)
+    return by_platform(x, kernel_IxO, cpu=_on_cpu, default=_plain)
 
 
 def _forward(x, kernel_IxO):
@@ -81,7 +83,7 @@ def _backward(kept, dy):
         dx = cpu_product(dy, kernel_IxO, ((dy.ndim - 1,), (1,)))
         return dx.astype(x.dtype), cpu_product(x, dy, (rows, rows)).astype(x.dtype)
 
-    return jax.lax.platform_dependent(*kept, dy, cpu=on_cpu, default=plain)
+    return by_platform(*kept, dy, cpu=on_cpu, default=plain)
 
 
 _product.defvjp(_forward, _backward)
@@ -95,4 +97,4 @@ def wide_on_cpu(function, *arrays):
     def wide(*arrays):
         return function(*(x.astype(jnp.float32) for x in arrays)).astype(arrays[0].dtype)
 
-    return jax.lax.platform_dependent(*arrays, cpu=wide, default=function)
+    return by_platform(*arrays, cpu=wide, default=function)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sew_jax.models.layers import kaiming_normal, torch_uniform
 from sew_jax.models.lengths import conv_length
+from sew_jax.models.platforms import by_platform
 from sew_jax.models.products import cpu_multiplies_bfloat16, cpu_product, wide_on_cpu
 
 
@@ -49,7 +50,7 @@ def _convolve_wave(x_BxNx1, kernel_Kx1xD, stride: int):
     by_xla = functools.partial(_convolve, stride=stride)
     on_tpu = functools.partial(_multiply_windows, stride=stride)
     on_cpu = functools.partial(wide_on_cpu, by_xla)
-    return jax.lax.platform_dependent(x_BxNx1, kernel_Kx1xD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
+    return by_platform(x_BxNx1, kernel_Kx1xD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -65,7 +66,7 @@ def strided_conv(x_BxNxC, kernel_KxCxD, stride: int):
 
     exact = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
     on_tpu = functools.partial(_multiply_taps, stride=stride, product=exact)
-    return jax.lax.platform_dependent(x_BxNxC, kernel_KxCxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
+    return by_platform(x_BxNxC, kernel_KxCxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 def _multiply_taps(x_BxNxC, kernel_KxCxD, *, stride: int, product: Callable):
@@ -108,7 +109,7 @@ def _backward(stride: int, kept, dy_BxTxD):
 
     # XLA's CPU backend convolves dilated gradients: for wav2vec 2.0's layers 1.1 to 1.8 times as long as products
     on_cpu = functools.partial(_by_products, stride=stride)
-    return jax.lax.platform_dependent(*kept, dy_BxTxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
+    return by_platform(*kept, dy_BxTxD, cpu=on_cpu, tpu=on_tpu, default=by_xla)
 
 
 strided_conv.defvjp(_forward, _backward)

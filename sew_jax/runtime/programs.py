@@ -23,6 +23,7 @@ from sew_jax.buckets import is_remote
 from sew_jax.compression import Compression, Draw
 from sew_jax.console import format_duration, say
 from sew_jax.files import WORKDIR_HINT, cache_folder, writing_to
+from sew_jax.models.platforms import compiled_for_own_devices
 from sew_jax.rates import SAMPLE_RATE
 from sew_jax.runtime.agreement import at_all_processes
 from sew_jax.runtime.distributed import all_processes
@@ -137,7 +138,8 @@ class Compiling:
 
         def timed(key: tuple[_Setting, int]):
             start, before = time.monotonic(), getattr(_cached, "count", 0)
-            program = compile_one(jitted.lower(*arguments(key), compression=key[0]))
+            with compiled_for_own_devices():
+                program = compile_one(jitted.lower(*arguments(key), compression=key[0]))
             self._say_done(key, program, time.monotonic() - start, getattr(_cached, "count", 0) - before)
             return program
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from sew_jax.compression import Draw
 from sew_jax.machines import Slice
 from sew_jax.models.config import BackboneConfig, PretrainHeadConfig, Remat
+from sew_jax.models.platforms import compiled_for
 from sew_jax.runtime.sharding import batch_sharding, bytes_per_device, make_mesh, tree_shardings
 from sew_jax.training.pretraining import contrastive
 from sew_jax.training.step import Gradients, OfRun, make_gradients, new_state
@@ -124,7 +125,8 @@ def compile_gradients(
     jitted = jax.jit(
         make_gradients(learning.micro_loss, way.accumulate), static_argnames="compression", out_shardings=sums
     )
-    lowered, begin = jitted.lower(state, batch, of_run, compression=draw), time.process_time()
+    with compiled_for("tpu"):
+        lowered, begin = jitted.lower(state, batch, of_run, compression=draw), time.process_time()
     try:
         with _no_cache():
             program = lowered.compile()

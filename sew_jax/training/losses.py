@@ -11,6 +11,7 @@ import optax
 
 from sew_jax.models.layers import EPSILON
 from sew_jax.models.lengths import centred_over_time, mask_from_lengths
+from sew_jax.models.platforms import by_platform
 
 LOG2E = 1.4426950408889634  # nats to bits, as fairseq logs losses
 _EXCLUDED = -1e9  # the logit of a negative that is no negative
@@ -82,7 +83,7 @@ def _take_backward(kept, dy_BxMxN):
         return jnp.where(equal_BxMxMxN, dy_BxMxN[:, :, None], 0.0).sum(-1)
 
     # CPUs scatter in order, and take 160 times as long to compare
-    dx_BxMxM = jax.lax.platform_dependent(index_BxMxN, dy_BxMxN, cpu=by_scatter, default=by_comparison)
+    dx_BxMxM = by_platform(index_BxMxN, dy_BxMxN, cpu=by_scatter, default=by_comparison)
     return dx_BxMxM, None
 
 

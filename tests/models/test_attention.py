@@ -7,6 +7,7 @@ import pytest
 
 from sew_jax.models import attention
 from sew_jax.models.lengths import mask_from_lengths
+from sew_jax.models.platforms import compiled_for
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 5, 7, 4
 
@@ -108,7 +109,8 @@ def test_head_by_head_all_products_take_operands_of_the_dtype_on_gpus():
     """Also those of the backward pass, whose gradients of float32 sums XLA would keep in float32."""
     arguments = jax.eval_shape(lambda: long_arguments("bfloat16", 200, 150))
     pull = lambda *a: jax.vjp(lambda q, k, v: head_by_head(q, k, v, *a[3:], 0.1), *a[:3])[1](a[0])  # noqa: E731
-    program = jax.export.export(jax.jit(pull), platforms=["cuda"])(*arguments).mlir_module()
+    with compiled_for("cuda"):
+        program = jax.export.export(jax.jit(pull), platforms=["cuda"])(*arguments).mlir_module()
     operands = [
         line.rsplit(" : (", 1)[1].split(") ->")[0] for line in program.splitlines() if "stablehlo.dot_general " in line
     ]

@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
+from sew_jax.models.platforms import compiled_for
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
 from tests.models.test_partitioning import FRAMES, ROWS, SAMPLES, sizes
@@ -71,7 +72,8 @@ def compiled_text(dtype, devices):
         jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
         for shape, dtype in (((ROWS, SAMPLES), jnp.int16), ((ROWS,), jnp.int32), ((ROWS,), jnp.int32))
     ]
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks what the device is
+    # Pallas asks what the device is
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), compiled_for("cuda"):
         return jax.jit(jax.grad(loss), out_shardings=placed).lower(like, *batch).compile().as_text()
 
 

@@ -12,6 +12,7 @@ from sew_jax.compression import Compression
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.config import precision_fields
 from sew_jax.models.int8 import Int8Dense, operands, quantize
+from sew_jax.models.platforms import compiled_for
 from tests.models.build import init, noise, small
 
 CONFIG = small("logmel", loop_layers=False, **precision_fields("int8"))
@@ -72,8 +73,9 @@ def test_layers_products_alone_are_of_8_bits(platform):
     made = operands(params, CONFIG)["backbone"]
     assert {x.dtype for x in jax.tree.leaves(made)} == {np.dtype("float32"), jnp.dtype("int8"), jnp.dtype("bfloat16")}
     run = functools.partial(Backbone(CONFIG).apply, deterministic=True)
-    traced = jax.jit(lambda p, w: run({"params": p}, w, jnp.array([4000]), Compression())).trace(made, noise((1, 4000)))
-    text = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+    jitted = jax.jit(lambda p, w: run({"params": p}, w, jnp.array([4000]), Compression()))
+    with compiled_for(platform):
+        text = jitted.trace(made, noise((1, 4000))).lower(lowering_platforms=(platform,)).as_text().splitlines()
     products = [line for line in text if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
     of_8_bits = [line for line in products if "xi8>" in line]
     assert len(of_8_bits) == 6 * CONFIG.layers and all(line.rstrip().endswith("xi32>") for line in of_8_bits)

@@ -15,10 +15,6 @@ from tests.models.build import small
 LENGTH = jnp.array([13, 8])
 
 
-def tpus_branch(*arguments, tpu=None, cpu=None, default=None, **others):
-    return (tpu or cpu or default)(*arguments)
-
-
 def gradients(name, **changes):
     """Of a sum of outputs, for input and parameters."""
     noise = dict(dropout=0.2, attention_dropout=0.2, activation_dropout=0.2, layerdrop=0.4)
@@ -49,7 +45,7 @@ def gradients(name, **changes):
 def test_a_loop_is_the_layers_written_out(name, changes, loops_expected, monkeypatch):
     written_out = gradients(name, **changes)
     loops = []
-    monkeypatch.setattr(jax.lax, "platform_dependent", tpus_branch)
+    monkeypatch.setattr(layer_stack, "by_platform", lambda *arguments, tpu, default: tpu(*arguments))
     as_a_loop = layer_stack._as_a_loop
     monkeypatch.setattr(layer_stack, "_as_a_loop", lambda *a: (loops.append(1), as_a_loop(*a))[1])
     looped = gradients(name, **changes)

@@ -12,16 +12,13 @@ from sew_jax.compression import Compression
 from sew_jax.models import attention, positions
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.flash_attention import flash_attention
+from sew_jax.models.platforms import compiled_for
 from sew_jax.models.spectral_conv import convolve_by_spectrum
 from sew_jax.runtime.sharding import batch_sharding, make_mesh, tree_shardings
 from tests.models.build import shapes, small
 
 ROWS, FRAMES = 56, 104  # numbers that nothing else in the program has; frames in eights, which bfloat16 has them in
 SAMPLES = 400 + 320 * (FRAMES - 1)
-
-
-def gpus_branch(*arguments, default, cuda=None, **others):
-    return (cuda or default)(*arguments)
 
 
 def compiled_text(dtype):
@@ -65,8 +62,9 @@ def sizes_of_scores(text):
 
 @pytest.fixture
 def on_gpus(monkeypatch):
-    monkeypatch.setattr(jax.lax, "platform_dependent", gpus_branch)
     monkeypatch.setattr(attention, "flash_attention", lambda *arguments: flash_attention(*arguments, True))
+    with compiled_for("cuda"):
+        yield
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,6 +11,7 @@ from sew_jax.compression import Compression
 from sew_jax.models import products, strided_conv
 from sew_jax.models.backbone import Backbone
 from sew_jax.models.parameters import cast_ahead, path_name
+from sew_jax.models.platforms import compiled_for
 from tests.models.build import apply, init, noise, small
 
 INFO = {
@@ -107,7 +108,8 @@ def test_other_platforms_multiply_and_convolve_bfloat16_as_it_is(platform):
         z = strided_conv._convolve_wave(wave, kernel[:, None], 1)
         return (strided_conv.strided_conv(y, kernel[:2, :, None] * kernel, 2).sum() + z.sum()).astype(jnp.float32)
 
-    lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(x, kernel, wave).lower(lowering_platforms=(platform,))
+    with compiled_for(platform):
+        lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(x, kernel, wave).lower(lowering_platforms=(platform,))
     lines = [line for line in lowered.as_text().splitlines() if "dot_general" in line or "convolution" in line]
     assert lines and not [line for line in lines if "f32" in line.replace("bf16", "").partition("->")[0]]
     assert any("convolution" in line for line in lines) == (platform == "cuda")

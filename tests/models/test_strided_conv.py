@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sew_jax.models import strided_conv
+from sew_jax.models.platforms import compiled_for
 
 CASES = [(9, 3, 2), (8, 3, 2), (7, 2, 2), (8, 2, 2), (5, 1, 1), (20, 10, 5), (23, 10, 5), (9, 2, 3), (3, 3, 2)]
 
@@ -26,10 +27,6 @@ def test_it_is_the_sum_of_its_definition(case):
     np.testing.assert_allclose(strided_conv.strided_conv(x, kernel, stride), expected, rtol=1e-5, atol=1e-5)
 
 
-def tpus_branch(*arguments, tpu, **others):
-    return tpu(*arguments)
-
-
 def outputs_and_gradients(convolve, case, dtype):
     """In float32, whatever `dtype` it is computed in; of whole numbers that bfloat16 holds."""
     x, kernel, stride = arguments(*case)
@@ -41,10 +38,10 @@ def outputs_and_gradients(convolve, case, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", [*CASES, (2, 3, 2), (4, 10, 5)], ids=str)
 @pytest.mark.parametrize("form", ["strided_conv", "_convolve_wave"])
-def test_a_tpus_form_and_its_gradients_are_the_convolution(form, case, dtype, monkeypatch):
+def test_a_tpus_form_and_its_gradients_are_the_convolution(form, case, dtype):
     exact = outputs_and_gradients(strided_conv._convolve, case, "float32")
-    monkeypatch.setattr(jax.lax, "platform_dependent", tpus_branch)
-    ours = outputs_and_gradients(getattr(strided_conv, form), case, dtype)
+    with compiled_for("tpu"):
+        ours = outputs_and_gradients(getattr(strided_conv, form), case, dtype)
     # of overlapping windows gradients of x are rounded once for each product and once more
     tolerance = {"float32": 1e-6, "bfloat16": 2 * 2**-8}[dtype]
     scales = jax.tree.map(lambda a: np.abs(a).max(initial=1), exact)

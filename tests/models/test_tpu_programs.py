@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from sew_jax.models import frontend, strided_conv
 from sew_jax.models.attention import attend_to_valid
 from sew_jax.models.frontend import Frontend
+from sew_jax.models.platforms import compiled_for
 from sew_jax.models.positions import PositionalConv
 from sew_jax.models.sizes import published
 from sew_jax.runtime.sharding import batch_sharding, make_mesh
@@ -53,7 +54,8 @@ def bytes_of_extractor():
 
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), (params, *batch))
     options = {"exec_time_optimization_effort": -1.0}
-    return jax.jit(jax.grad(loss)).lower(*arguments).compile(options).cost_analysis()["bytes accessed"]
+    with compiled_for("tpu"):
+        return jax.jit(jax.grad(loss)).lower(*arguments).compile(options).cost_analysis()["bytes accessed"]
 
 
 def test_the_extractor_moves_much_less_than_xlas_convolutions_would(monkeypatch):
@@ -76,6 +78,7 @@ def test_each_chip_holds_its_rows_and_the_scores_of_a_head():
     conv = jax.eval_shape(lambda: CONV.init(jax.random.key(0), jnp.zeros((1, FRAMES, 24)), 1))
     conv = jax.tree.map(lambda p: of(everywhere, p.dtype, *p.shape), conv)
     arguments = x, conv, of(rows, jnp.int32, ROWS), of(rows, jnp.uint32, ROWS, 3, 2)
-    text = jax.jit(attended_and_convolved).lower(*arguments).compile().as_text()
+    with compiled_for("tpu"):
+        text = jax.jit(attended_and_convolved).lower(*arguments).compile().as_text()
     assert not [axes for axes in sizes(text) if ROWS in axes]
     assert max(sizes_of_scores(text)) == ROWS // 4 * FRAMES**2

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sew_jax.compression import Compression, Draw
 from sew_jax.models.config import BackboneConfig
 from sew_jax.models.encoder import Encoder
+from sew_jax.models.platforms import compiled_for
 from sew_jax.runtime.sharding import batch_sharding, make_mesh
 from sew_jax.training.losses import Term
 from sew_jax.training.step import OfRun, TrainState, make_gradients
@@ -80,7 +81,8 @@ def compiled_text(accumulate):
     params, of_run = jax.tree.map(lambda x: of(everywhere, x.dtype, *x.shape), (params, of_run))
     state = TrainState(of(everywhere, jnp.int32), params, (), {})
     jitted = jax.jit(make_gradients(micro_loss, accumulate), static_argnums=3, out_shardings=everywhere)
-    return params, jitted.lower(state, batch, of_run, Draw(Compression())).compile().as_text()
+    with compiled_for("tpu"):
+        return params, jitted.lower(state, batch, of_run, Draw(Compression())).compile().as_text()
 
 
 def summed(text):
