@@ -10,6 +10,7 @@ from pathlib import Path
 
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TUNABLE = "glibc.malloc.hugetlb"
+_BEGUN = "SEW_JAX_BEGUN"  # number of a process that has begun anew
 
 
 def begin_with_huge_pages() -> None:
@@ -17,15 +18,21 @@ def begin_with_huge_pages() -> None:
 
     glibc asks where this variable says so, which it reads before Python begins. One that the user has set stays.
     """
+    begun = os.environ.pop(_BEGUN, "") == str(os.getpid())  # glibc may have kept the variable from us
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    ours = {"sew_jax.main", sys.argv[0]} & set(sys.orig_argv)  # and no notebook's that runs the module
-    if not ours or _TUNABLE in tunables or not _must_ask():
+    if begun or _TUNABLE in tunables or not (_is_main() and _must_ask()):
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{_TUNABLE}=1")))
+    changed = {"GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{_TUNABLE}=1"))), _BEGUN: str(os.getpid())}
     try:
-        os.execv(sys.executable, sys.orig_argv)
+        os.execve(sys.executable, sys.orig_argv, os.environ | changed)
     except OSError:  # it is only slower
         return
+
+
+def _is_main() -> bool:
+    """Whether Python was asked for this program first, and not for a debugger or a notebook that runs it."""
+    words = [word for word in sys.orig_argv[1:] if not word.startswith("-")]
+    return bool(sys.executable and words and words[0] in ("sew_jax.main", sys.argv[0]))
 
 
 def _must_ask() -> bool:

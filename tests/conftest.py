@@ -23,6 +23,7 @@ if "SEW_JAX_TEST_PROGRAMS" not in os.environ:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["SEW_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"  # no process of a test begins anew for huge pages
 os.environ["JAX_PLATFORMS"] = "cpu"  # with libtpu installed, JAX would look for a TPU first
 jax.config.update("jax_disable_most_optimizations", True)
 # one LLVM module for each program: an eighth of compiling
@@ -33,7 +34,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["SEW_JAX_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-compiled_for("cpu").__enter__()  # as the command line has it
+compiled_for("cpu").__enter__()  # as runs have it
 
 
 # Looking for garbage among the modules' own objects, which tracing sets off all the time, is a tenth of the suite

@@ -10,6 +10,7 @@ import pytest
 from sew_jax import huge_pages
 
 ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+ASK = "always [madvise] never"
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def started(monkeypatch, tmp_path):
         monkeypatch.setenv("GLIBC_TUNABLES", tunables)
         monkeypatch.setattr(sys, "argv", list(argv))
         monkeypatch.setattr(sys, "orig_argv", list(orig))
-        monkeypatch.setattr(os, "execv", lambda *command: calls.append((*command, os.environ["GLIBC_TUNABLES"])))
+        monkeypatch.setattr(os, "execve", lambda *command: calls.append(command))
         huge_pages.begin_with_huge_pages()
         return calls[0] if calls else None
 
@@ -38,19 +39,44 @@ def started(monkeypatch, tmp_path):
 
 
 def test_the_same_command_begins_anew_where_programs_must_ask(started):
-    command = ["python", "-m", "sew_jax.main", "-h"]
-    assert started("always [madvise] never") == (sys.executable, command, "glibc.malloc.hugetlb=1")
-    assert started("always [madvise] never", "glibc.malloc.check=1")[2] == "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
+    program, command, environment = started(ASK)
+    assert (program, command) == (sys.executable, ["python", "-m", "sew_jax.main", "-h"])
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    beside = started(ASK, "glibc.malloc.check=1")[2]["GLIBC_TUNABLES"]
+    assert beside == "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
     installed = ("/bin/sew-jax", "-h"), ("python", "/bin/sew-jax", "-h")
-    assert started("always [madvise] never", "", *installed)[1] == list(installed[1])
+    assert started(ASK, "", *installed)[1] == list(installed[1])
 
 
 def test_nothing_begins_anew_elsewhere(started):
     assert started("[always] madvise never") is None
     assert started("always madvise [never]") is None
-    assert started("always [madvise] never", "glibc.malloc.hugetlb=0") is None
-    kernel = ("python", "-m", "ipykernel_launcher", "-f", "kernel.json")  # `%run -m sew_jax.main -h`
-    assert started("always [madvise] never", orig=kernel) is None
+    assert started(ASK, "glibc.malloc.hugetlb=0") is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig"),
+    [
+        (
+            ["/x/main.py", "-h"],
+            ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"],
+        ),  # `%run -m ...`
+        (["/x/main.py", "-h"], ["python", "-m", "pdb", "-m", "sew_jax.main", "-h"]),
+        (["-", "-h"], ["python", "-", "-h"]),  # what came from there is gone
+        (["-c", "-h"], ["python", "-c", "import sew_jax", "-h"]),
+    ],
+    ids=["notebook", "debugger", "standard input", "code"],
+)
+def test_what_runs_it_goes_on(argv, orig, started):
+    assert started(ASK, argv=argv, orig=orig) is None
+
+
+def test_it_begins_anew_once(started, monkeypatch):
+    """Also where glibc has kept the variable from it, as from programs with another's rights."""
+    monkeypatch.setenv("SEW_JAX_BEGUN", started(ASK)[2]["SEW_JAX_BEGUN"])
+    assert started(ASK) is None
+    assert "SEW_JAX_BEGUN" not in os.environ  # of its children
+    assert started(ASK)
 
 
 def test_no_linux_and_no_right_to_begin_programs(monkeypatch, tmp_path):
@@ -61,11 +87,12 @@ def test_no_linux_and_no_right_to_begin_programs(monkeypatch, tmp_path):
     def refuse(*command):
         raise PermissionError
 
-    monkeypatch.setattr(os, "execv", refuse)
+    monkeypatch.setattr(os, "execve", refuse)
     huge_pages.begin_with_huge_pages()
     assert os.environ["GLIBC_TUNABLES"] == ""
-    (tmp_path / "absent").write_text("always [madvise] never")
+    (tmp_path / "absent").write_text(ASK)
     huge_pages.begin_with_huge_pages()
+    assert os.environ["GLIBC_TUNABLES"] == ""
 
 
 @pytest.mark.skipif(

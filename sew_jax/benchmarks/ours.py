@@ -70,7 +70,8 @@ def training(
     arguments = state, arrays, of_run
     jitted = jax.jit(make_gradients(learning.micro_loss, accumulate=1), static_argnames="compression")
     programs, facts = _compile(jitted, arguments, draws)
-    sums = jitted.eval_shape(*arguments, compression=draws[0])
+    with compiled_for_own_devices():  # as it was traced for these
+        sums = jitted.eval_shape(*arguments, compression=draws[0])
     shared = jax.jit(make_update(learning.optimizer, learning.schedule), donate_argnums=0)
     update, of_update = _compile_one(functools.partial(shared.lower, state, sums))
     facts = {name: _in_turn(of_gradients, of_update) for name, of_gradients in facts.items()}

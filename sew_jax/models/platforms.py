@@ -1,7 +1,7 @@
 """The form of a computation that a platform computes best.
 
-`jax.lax.platform_dependent` traces and differentiates the forms of all platforms, some of them in each other: three
-fifths of the time that a program's tracing takes. Where it is known what is compiled for, one is enough.
+`jax.lax.platform_dependent` traces and differentiates the forms of all platforms, some of them in each other. Where it
+is known what is compiled for, one is enough, which is half the time of tracing and less (docs/scaling.md).
 """
 
 from collections.abc import Callable
@@ -21,9 +21,10 @@ def compiled_for(platform: str | None) -> AbstractContextManager:
 def compiled_for_own_devices() -> AbstractContextManager:
     """The same for the devices of this process."""
     platform = jax.default_backend()
-    if platform == "gpu":
-        platform = "rocm" if "rocm" in jax.devices()[0].client.platform_version else "cuda"
-    return compiled_for(platform)
+    if platform != "gpu":
+        return compiled_for(platform)
+    version = jax.devices()[0].client.platform_version
+    return compiled_for(next((name for name in ("cuda", "rocm") if name in version), None))
 
 
 def by_platform(*arguments: Any, default: Callable, **forms: Callable) -> Any:
