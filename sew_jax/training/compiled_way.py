@@ -14,8 +14,7 @@ from sew_jax.training.compiled_plan import Compiled, Way, compile_gradients
 from sew_jax.training.task import draws_of
 
 _GIB = 2**30
-# What estimates are taken by before the compiler has said anything: they are from above, on CPU by a factor of two
-_FIRST_PART = 0.5
+_FIRST_PART = 0.75  # of the estimates, which are from above, before the compiler has said anything
 _REFUSED_PART = 1.5  # by which they grow where it gives no number
 
 
