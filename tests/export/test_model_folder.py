@@ -125,4 +125,4 @@ def test_the_model_that_comes_with_the_package_hears_what_a_stranger_says():
     for setting in model.settings:
         assert model.transcribe(clip, setting=setting).text == "ZERO TWO SEVEN FOUR"
     fast = model.transcribe(clip, budget="0.4")
-    assert str(fast.setting) == "s4q1k1" and fast.text == "ZERO TWO SEVEN FOUR"
+    assert str(fast.setting) == "s4q2k2" and fast.text == "ZERO TWO SEVEN FOUR"
