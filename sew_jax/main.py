@@ -194,7 +194,7 @@ def _on_devices(run: Callable[[], object]) -> None:
     """With the processes of a job joined, and programs of earlier runs at hand."""
     import jax
 
-    from sew_jax.checkpoints.checkpointer import quiet_orbax
+    from sew_jax.checkpoints.quiet import quiet_orbax
     from sew_jax.console import speak_as
     from sew_jax.files import cache_folder
     from sew_jax.models.platforms import compiled_for_own_devices

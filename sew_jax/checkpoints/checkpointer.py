@@ -4,15 +4,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import logging
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -20,6 +16,7 @@ from jax.sharding import Sharding
 
 from sew_jax.buckets import as_path, children, is_remote, make_folder, move_folder
 from sew_jax.checkpoints.checksums import checksums, differences
+from sew_jax.checkpoints.quiet import errors_alone
 from sew_jax.console import say
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.files import WORKDIR_HINT, writing_to
@@ -180,7 +177,7 @@ def load_params(workdir: Path, sharding: Sharding) -> tuple[int, Any]:
         )
 
     def read(step: int) -> dict[str, Any]:
-        with ocp.StandardCheckpointer() as checkpointer:  # tells the shapes; reading is done as for a run
+        with errors_alone(), ocp.StandardCheckpointer() as checkpointer:  # the shapes; reading is done as for a run
             saved = dict(checkpointer.metadata(_folder(workdir) / str(step) / "params").item_metadata)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
         return _read(workdir, step, {"params": like})
@@ -330,21 +327,3 @@ def _meta(workdir: Path, step: int) -> dict[str, Any]:
     if not isinstance(meta, dict) or not isinstance(meta.get("checksums"), dict):
         raise ValueError("it has no checksums")
     return meta
-
-
-def quiet_orbax() -> None:
-    """Leaves it to callers to say what went wrong: Orbax logs it for each of its threads, gcsfs for each call."""
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    for name in ("asyncio", "gcsfs"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited", category=RuntimeWarning)
-    usual = sys.unraisablehook
-
-    def hook(unraisable) -> None:
-        # after an error that Orbax has reported: TensorStore's, and what its own other reads come to
-        code = getattr(unraisable.object, "cr_code", None)
-        abandoned = code is not None and "orbax" in Path(code.co_filename).parts
-        if str(unraisable.exc_value) != "Event loop is closed" and not abandoned:
-            usual(unraisable)
-
-    sys.unraisablehook = hook

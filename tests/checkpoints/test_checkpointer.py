@@ -14,8 +14,9 @@ import pytest
 
 from sew_jax import storage
 from sew_jax.checkpoints import checkpointer as checkpoint
-from sew_jax.checkpoints.checkpointer import Checkpoints, quiet_orbax
+from sew_jax.checkpoints.checkpointer import Checkpoints
 from sew_jax.checkpoints.checksums import checksums
+from sew_jax.checkpoints.quiet import quiet_orbax
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.runtime.sharding import make_mesh, tree_shardings
 from sew_jax.training.step import new_state

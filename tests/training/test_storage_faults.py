@@ -11,7 +11,7 @@ import pytest
 from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from sew_jax import storage
-from sew_jax.checkpoints.checkpointer import quiet_orbax
+from sew_jax.checkpoints.quiet import quiet_orbax
 from sew_jax.errors import Unavailable, UserError
 from sew_jax.metrics.metrics_file import MetricsFile
 from sew_jax.training.train import train

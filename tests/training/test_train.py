@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sew_jax.checkpoints.checkpointer import Checkpoints, newest_record, quiet_orbax
+from sew_jax.checkpoints.checkpointer import Checkpoints, newest_record
+from sew_jax.checkpoints.quiet import quiet_orbax
 from sew_jax.errors import UserError
 from sew_jax.metrics.metrics_file import MetricsFile, read_metrics
 from sew_jax.training.train import train
