@@ -41,6 +41,9 @@ def get_config(arguments: str = "") -> ConfigDict:
     recipe, stochastic = _parts(arguments)
     small = not recipe
     num_steps, lr, freeze, channel_prob, layerdrop = RECIPES.get(recipe, (2000, 2e-3, 0.0, 0.0, 0.0))
+    time_prob = 0.0 if small else 0.65
+    if stochastic:  # nothing is frozen, and the model hears what its teacher hears
+        freeze, time_prob, channel_prob, layerdrop = 0.0, 0.0, 0.0, 0.0
 
     config = ConfigDict()
     config.mode = "finetune"
@@ -93,12 +96,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.teacher = ConfigDict({"weight": 1.0 if stochastic else 0.0})  # of the divergence from its symbols
 
     config.mask = ConfigDict()
-    config.mask.time_prob = 0.0 if small else 0.65
+    config.mask.time_prob = time_prob
     config.mask.time_span = 5 if small else 10
     config.mask.channel_prob = channel_prob
     config.mask.channel_span = 64
 
-    config.optim = _optim(lr, 0.0 if stochastic else freeze, small)
+    config.optim = _optim(lr, freeze, small)
 
     config.eval = _held_out(small)
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import pretrain
+from configs import finetune, pretrain
 from sew_jax.errors import UserError
 from sew_jax.models.sizes import SIZES
 from sew_jax.training import optimizer as optim
@@ -97,6 +97,20 @@ def test_the_two_large_models(size, model, head):
     assert {key: config.model[key] for key in model} == model
     assert {key: config.head[key] for key in head} == head
     assert (config.compression.squeeze, config.compression.query_pool, config.compression.kv_pool) == ((1,), (1,), (1,))
+
+
+@pytest.mark.parametrize("recipe", ["", "10m", "1h", "10h", "100h"])
+def test_what_learns_from_its_teacher_hears_the_same(recipe):
+    """Without masks and dropped layers; the rest is the recipe's, but that nothing is frozen."""
+    taught, alone = (finetune.get_config(",".join(filter(None, (recipe, name)))) for name in ("stochastic", ""))
+    assert (taught.mask.time_prob, taught.mask.channel_prob, taught.model.layerdrop, taught.optim.freeze) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert (taught.num_steps, taught.optim.lr, taught.teacher.weight) == (alone.num_steps, alone.optim.lr, 1)
+    assert bool(recipe) == (alone.mask.time_prob > 0)
 
 
 def test_each_size_has_a_recipe_and_is_named_where_one_is_unknown():
