@@ -103,12 +103,7 @@ def test_the_two_large_models(size, model, head):
 def test_what_learns_from_its_teacher_hears_the_same(recipe):
     """Without masks and dropped layers; the rest is the recipe's, but that nothing is frozen."""
     taught, alone = (finetune.get_config(",".join(filter(None, (recipe, name)))) for name in ("stochastic", ""))
-    assert (taught.mask.time_prob, taught.mask.channel_prob, taught.model.layerdrop, taught.optim.freeze) == (
-        0,
-        0,
-        0,
-        0,
-    )
+    assert taught.mask.time_prob == taught.mask.channel_prob == taught.model.layerdrop == taught.optim.freeze == 0
     assert (taught.num_steps, taught.optim.lr, taught.teacher.weight) == (alone.num_steps, alone.optim.lr, 1)
     assert bool(recipe) == (alone.mask.time_prob > 0)
 
