@@ -22,7 +22,7 @@ from sew_jax.training.step import new_state
 from sew_jax.training.task import fields_of_table
 
 _GIB = 2**30
-# What XLA needs to what the backward pass is kept: 1.08 to 1.42 for base and large on v5e (docs/scaling.md)
+# XLA's work space is up to so many times what is kept for the backward pass: base and large on v5e (docs/scaling.md)
 _ROOM = 1.4
 
 
